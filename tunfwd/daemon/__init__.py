@@ -1,0 +1,1 @@
+"""The running program: configuration, state on disk, and the parts wired into one nursery."""

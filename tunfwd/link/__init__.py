@@ -1,0 +1,1 @@
+"""Reliable streams, ordered control messages and datagrams over lossy packets, without I/O."""

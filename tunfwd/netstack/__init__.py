@@ -1,0 +1,1 @@
+"""IP packets <-> TCP connections and UDP datagrams, without I/O."""

@@ -1,0 +1,1 @@
+"""Ordinary sockets on the serving side."""

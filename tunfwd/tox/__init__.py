@@ -1,0 +1,1 @@
+"""Tox itself: the binding to libtoxcore and the trio client that drives it."""

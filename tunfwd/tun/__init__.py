@@ -1,0 +1,1 @@
+"""The TUN device, and the addresses and routes that lead to it."""
