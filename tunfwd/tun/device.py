@@ -1,0 +1,216 @@
+"""The TUN device: whole IP packets between the kernel and this process, up to 64 KB at a time.
+
+Opened by daemon, which hands what is read to the netstack and writes what the netstack answers. Every frame,
+either way, is a 10-byte virtio_net_hdr (little-endian; linux/virtio_net.h) followed by one IP packet. The
+kernel leaves TCP segmentation and checksums to that header, so a frame may be a super-segment far above the
+MTU, and a checksum in it may be partial.
+
+The device is not persistent: the kernel removes it, its addresses and its routes with the last descriptor,
+however the process ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+
+import pytun
+import trio
+
+from tunfwd.tun.privileges import PrivilegeError
+
+FRAME_LIMIT = 10 + 65_535  # bytes: virtio_net_hdr and the largest IPv4 packet
+READ_FRAMES = 256  # per read: how long the netstack may be kept from answering
+READ_BYTES = 4 << 20  # per read: 64 full super-segments
+
+# ioctl requests, linux/if_tun.h
+TUNSETOFFLOAD = 0x400454D0
+TUNSETVNETHDRSZ = 0x400454D8
+TUNSETVNETLE = 0x400454DC
+
+
+class Offload(IntFlag):
+    """What the kernel may leave to the reader of a frame; TUN_F_* of linux/if_tun.h."""
+
+    NONE = 0
+    CSUM = 0x01
+    TSO4 = 0x02
+    TSO6 = 0x04
+    TSO_ECN = 0x08
+    USO4 = 0x20
+    USO6 = 0x40
+
+
+OFFLOADS = (
+    Offload.CSUM
+    | Offload.TSO4
+    | Offload.TSO6
+    | Offload.TSO_ECN
+    | Offload.USO4
+    | Offload.USO6,  # Linux >= 6.2
+    Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN,
+    Offload.NONE,
+)
+
+
+class DeviceError(Exception):
+    """The device cannot be opened as asked; the message is for the user."""
+
+
+class DeviceLost(Exception):
+    """The device is gone from under us: somebody deleted it."""
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts since the device was opened. Bytes are IP packets without the virtio_net_hdr."""
+
+    frames_read: int = 0
+    bytes_read: int = 0
+    frames_written: int = 0
+    bytes_written: int = 0
+    dropped_invalid: int = 0
+    """The kernel found the frame malformed."""
+    dropped_down: int = 0
+    """The interface was down."""
+    dropped_memory: int = 0
+    """The kernel had no memory for it."""
+
+
+class Device:
+    """An open TUN device."""
+
+    def __init__(self, tun: pytun.TunTapDevice, mtu: int) -> None:
+        self._tun = tun
+        self._fd: int = tun.fileno()
+        self.name: str = tun.name
+        self.mtu = mtu
+        """Bytes of an IP packet that is no super-segment."""
+        self.offload = Offload.NONE
+        self.statistics = Statistics()
+
+    @classmethod
+    def open(cls, name: str, mtu: int = 1500) -> Device:
+        """Create a device. A `name` that is taken gives way to the next free number, as in tunfwd0, tunfwd1.
+
+        Never takes over a device that exists, not even an unused one: it is somebody else's. Raises
+        PrivilegeError if this process may not create one, and DeviceError for a name or an MTU that cannot be
+        had.
+        """
+        tun = _create(name)
+        try:
+            tun.mtu = mtu
+        except OSError as error:
+            tun.close()
+            raise DeviceError(f"the TUN device cannot have an MTU of {mtu}: {error.strerror}") from error
+        device = cls(tun, mtu)
+        try:
+            device._configure_frames()
+        except BaseException:
+            device.close()
+            raise
+        return device
+
+    def _configure_frames(self) -> None:
+        os.set_inheritable(self._fd, False)
+        os.set_blocking(self._fd, False)
+        fcntl.ioctl(self._fd, TUNSETVNETHDRSZ, struct.pack("@i", 10))
+        fcntl.ioctl(self._fd, TUNSETVNETLE, struct.pack("@i", 1))
+        for offload in OFFLOADS:
+            try:
+                fcntl.ioctl(self._fd, TUNSETOFFLOAD, int(offload))
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+            else:
+                self.offload = offload
+                return
+
+    def fileno(self) -> int:
+        """Return the descriptor, for waiting on it."""
+        return self._fd
+
+    async def wait_readable(self) -> None:
+        """Return once a frame can be read, or the device is lost, which `read` then says."""
+        await trio.lowlevel.wait_readable(self._fd)
+
+    def read(self) -> list[bytes]:
+        """Return the frames that are waiting: all of them, or the first READ_FRAMES or READ_BYTES."""
+        frames: list[bytes] = []
+        size = 0
+        fd = self._fd
+        try:
+            while len(frames) < READ_FRAMES and size < READ_BYTES:
+                frame = os.read(fd, FRAME_LIMIT)
+                frames.append(frame)
+                size += len(frame)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise DeviceLost(f"the TUN device {self.name} is gone: {error.strerror}") from error
+        self.statistics.frames_read += len(frames)
+        self.statistics.bytes_read += size - 10 * len(frames)
+        return frames
+
+    def write(self, frame: Sequence[bytes | bytearray | memoryview]) -> bool:
+        """Hand one frame, in pieces, to the kernel. False if it has to wait: `wait_writable`, then try again.
+
+        True means done with. A frame that the kernel rejects would be rejected again, and one that finds the
+        interface down or memory short is lost as on any interface: these are counted and dropped.
+        """
+        try:
+            written = os.writev(self._fd, frame)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            match error.errno:
+                case errno.EINVAL | errno.E2BIG | errno.EMSGSIZE:
+                    self.statistics.dropped_invalid += 1
+                    return True
+                case errno.EIO:
+                    self.statistics.dropped_down += 1
+                    return True
+                case (
+                    errno.ENOBUFS | errno.ENOMEM
+                ):  # not False: the descriptor stays writable, and we would spin
+                    self.statistics.dropped_memory += 1
+                    return True
+            raise DeviceLost(f"the TUN device {self.name} is gone: {error.strerror}") from error
+        self.statistics.frames_written += 1
+        self.statistics.bytes_written += written - 10
+        return True
+
+    async def wait_writable(self) -> None:
+        """Return once `write` may succeed again."""
+        await trio.lowlevel.wait_writable(self._fd)
+
+    def close(self) -> None:
+        """Close the device, and with it the interface. Tasks that wait get trio.ClosedResourceError."""
+        if self._fd < 0:
+            return
+        if trio.lowlevel.in_trio_run():
+            trio.lowlevel.notify_closing(self._fd)
+        self._fd = -1
+        self._tun.close()
+
+
+def _create(name: str) -> pytun.TunTapDevice:
+    flags = pytun.IFF_TUN | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR | pytun.IFF_TUN_EXCL
+    try:
+        return pytun.TunTapDevice(name=name, flags=flags)
+    except OSError as error:
+        match error.errno:
+            case errno.EBUSY if (family := name.rstrip("0123456789")) != name:
+                return _create(family + "%d")  # the kernel puts the lowest free number
+            case errno.EBUSY:
+                raise DeviceError(f"an interface named {name} exists already") from error
+            case errno.EPERM | errno.EACCES | errno.ENOENT | errno.ENODEV | errno.ENXIO:
+                raise PrivilegeError(f"no TUN device can be created: {error.strerror}") from error
+            case errno.ENFILE:
+                raise DeviceError(f"no free number for an interface named {name}") from error
+        raise DeviceError(f"{name!r} is no name for a TUN device: {error.strerror or error}") from error

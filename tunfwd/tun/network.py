@@ -1,0 +1,157 @@
+"""The addresses and routes of the TUN device: a range nobody else uses, ours until the device closes.
+
+The only user of pyroute2. Called by daemon between opening the device and giving up privileges; blocks for a
+few milliseconds, so it belongs before the trio run or in a thread. Nothing is ever undone here: addresses and
+routes go when the device does.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+TXQUEUELEN = (
+    10_000  # packets the kernel keeps for us; its 500 overflow under load, and TCP pays for each loss
+)
+RTN_UNICAST, RTN_LOCAL = 1, 2  # linux/rtnetlink.h
+IFA_F_NODAD = 0x02  # linux/if_addr.h
+IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
+
+# Where another range is looked for: RFC 1918 without 192.168 (too often a home network), the shared space of
+# RFC 6598, and at last the benchmarking space of RFC 2544.
+PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10", "198.18.0.0/15")))
+
+
+class NetworkError(Exception):
+    """The network cannot be set up as asked; the message is for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A network that something else on this machine already uses."""
+
+    network: IPv4Network
+    interface: str
+
+    def __str__(self) -> str:
+        return f"{self.network} on {self.interface}"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The range to use, and what stood in the way of the preferred one."""
+
+    network: IPv4Network
+    conflict: Use | None
+
+
+def choose_range(preferred: IPv4Network, interface: str) -> Range:
+    """Return `preferred`, or where that is in use the next one of its size that is not.
+
+    In use means that a route or an address of an interface other than `interface` overlaps it, in any routing
+    table; default routes, also in the two halves that VPNs install, do not count. Raises NetworkError if no
+    range of that size is free.
+    """
+    with IPRoute() as netlink:
+        uses = list(_uses(netlink, interface))
+    conflict = _conflict(preferred, uses)
+    if conflict is None:
+        return Range(preferred, None)
+    for network in _alternatives(preferred):
+        if _conflict(network, uses) is None:
+            return Range(network, conflict)
+    raise NetworkError(f"the range {preferred} overlaps {conflict}, and no other range of that size is free")
+
+
+def _uses(netlink: IPRoute, interface: str) -> Iterator[Use]:
+    names = {link["index"]: link.get("ifname") for link in netlink.get_links()}
+    for route in netlink.get_routes(family=2):
+        destination, length = route.get("dst"), route["dst_len"]
+        if destination is None or length <= 1 or route["type"] not in (RTN_UNICAST, RTN_LOCAL):
+            continue
+        hops = route.get("multipath") or ()
+        index = route.get("oif") or (hops[0]["oif"] if hops else 0)
+        if (name := names.get(index, "no interface")) != interface:
+            yield Use(IPv4Network((destination, length), strict=False), name)
+    for address in netlink.get_addr(family=2):  # an interface that is down has addresses, but no routes yet
+        name = names.get(address["index"], "no interface")
+        if name != interface and (destination := address.get("address")):
+            yield Use(IPv4Network((destination, address["prefixlen"]), strict=False), name)
+
+
+def _conflict(network: IPv4Network, uses: Iterable[Use]) -> Use | None:
+    return next((use for use in uses if use.network.overlaps(network)), None)
+
+
+def _alternatives(preferred: IPv4Network) -> Iterator[IPv4Network]:
+    """Ranges of the same size, one in each /16: after `preferred`, before it, then in other spaces."""
+    step = min(preferred.prefixlen, 16)
+    for space in PRIVATE:
+        if step < space.prefixlen:
+            continue
+        blocks = list(space.subnets(new_prefix=step))
+        after = [block for block in blocks if block.network_address > preferred.network_address]
+        before = [block for block in blocks if block.network_address <= preferred.network_address]
+        for block in after + before:
+            yield IPv4Network((block.network_address, preferred.prefixlen))
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """How far the configuration went."""
+
+    ipv6_failure: str | None
+    """Why there is no IPv6 on the device, or None if there is."""
+
+
+def configure(interface: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> Configured:
+    """Give the device its own addresses, whose networks become its routes, and bring it up.
+
+    A kernel without IPv6 gets IPv4 only. Raises NetworkError if the device cannot be configured.
+    """
+    with IPRoute() as netlink:
+        found = netlink.link_lookup(ifname=interface)
+        if not found:
+            raise NetworkError(f"there is no interface {interface}")
+        index = found[0]
+        try:
+            _silence_ipv6(netlink, index)
+            netlink.link("set", index=index, txqlen=TXQUEUELEN)
+            netlink.addr("add", index=index, address=str(ipv4.ip), prefixlen=ipv4.network.prefixlen)
+            netlink.link("set", index=index, state="up")
+            ipv6_failure = _add_ipv6(netlink, index, ipv6)
+        except NetlinkError as error:
+            raise NetworkError(f"{interface} cannot be configured: {error}") from error
+    return Configured(ipv6_failure)
+
+
+def _silence_ipv6(netlink: IPRoute, index: int) -> None:
+    """Keep the kernel from making a link-local address, from which it would solicit routers."""
+    mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
+    try:
+        netlink.link("set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", mode)]})
+    except NetlinkError as error:
+        if error.code not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # no IPv6, no noise
+            raise
+
+
+def _add_ipv6(netlink: IPRoute, index: int, ipv6: IPv6Interface) -> str | None:
+    try:
+        netlink.addr(
+            "add", index=index, address=str(ipv6.ip), prefixlen=ipv6.network.prefixlen, flags=IFA_F_NODAD
+        )
+    except NetlinkError as error:
+        match error.code:
+            case errno.EACCES:
+                return "IPv6 is switched off (sysctl disable_ipv6)"
+            case errno.EAFNOSUPPORT | errno.EOPNOTSUPP:
+                return "this kernel has no IPv6"
+            case errno.EINVAL:
+                return "the interface's MTU is below the 1280 bytes that IPv6 needs"
+        raise
+    return None
