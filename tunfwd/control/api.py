@@ -1,0 +1,429 @@
+"""Every method of the control socket: its name, its parameters, and the shape of its result.
+
+The daemon's handlers and the command line share these types, and `--json` prints the results as they stand:
+keys are added here, never renamed or removed. Parameters are dataclasses, decoded and judged before a handler
+sees them. Results are TypedDicts: plain data. Byte counts are integers since the daemon started; public keys
+are upper-case hex; times are seconds.
+
+What a person may write for a contact is its name, the beginning of its public key, or, for a member of a
+group, "group:GROUP/NAME"; for an offer or mapping its name or the beginning of its id.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Generic, Literal, NotRequired, TypedDict, TypeVar
+
+from .decode import Parse
+from .notation import Port, Protocol, TargetText, read_address, read_contact_name, read_name
+
+Link = Literal["direct", "relay", "offline"]
+Kind = Literal["friend", "group", "conference"]
+Direction = Literal["server", "connection"]
+Origin = Literal["local", "remote"]
+Source = Literal["auto", "peer", "host"]
+ContactName = Annotated[str, Parse(str, read_contact_name)]
+OfferName = Annotated[str, Parse(str, read_name)]
+
+
+# Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class FriendAdd:
+    """Asks the owner of a Tox address to be our friend."""
+
+    address: Annotated[str, Parse(str, read_address)]
+    name: ContactName | None = None  # None: the nickname they will tell us
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FriendAccept:
+    """Says yes to someone who asks to be our friend. `key`: the beginning of their public key."""
+
+    key: str
+    name: ContactName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FriendReject:
+    """Forgets someone who asks to be our friend; they are not told."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class FriendRemove:
+    """Ends a friendship, and with it every offer and mapping."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAdd:
+    """Offers a service of ours. `to`: contacts, "group:GROUP", "group:GROUP/NAME", "conference:NAME"."""
+
+    protocol: Protocol
+    port: Port
+    to: list[str]
+    name: OfferName | None = None
+    target: TargetText | None = None  # None: this machine, at the port offered
+    source: Source = "auto"  # whom the service sees: the peer's virtual address, or this host
+
+    def __post_init__(self) -> None:
+        if not self.to:
+            raise ValueError("an offer needs someone to go to")
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAccept:
+    """Takes an offer. `contact` decides between offers of one name."""
+
+    offer: str
+    contact: str | None = None
+    port: Port | None = None  # the port at the virtual address, where the one offered does not suit
+    target: TargetText | None = None  # for a connection offer: what it leads to, instead of [[expose]]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferDeny:
+    """Declines an offer made to us."""
+
+    offer: str
+    contact: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Ends an offer or a mapping, ours or theirs, and every connection in it."""
+
+    id: str
+    contact: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Asks a contact to let us reach one of its ports (a connection offer)."""
+
+    protocol: Protocol
+    port: Port
+    contact: str
+    local_port: Port | None = None
+    name: OfferName | None = None
+
+
+def _read_timeout(seconds: float) -> float:
+    if not 0 < seconds <= 100:
+        raise ValueError("must be more than 0 and at most 100 seconds")
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """One round trip to a contact over Tox."""
+
+    name: str
+    timeout: Annotated[float, Parse(float, _read_timeout)] = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCreate:
+    """Founds a group. Only a public one can be joined by its chat id; a private one takes an invitation."""
+
+    name: OfferName
+    public: bool = False
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupJoin:
+    """Joins a group by its chat id, or takes an invitation, named by its group's name or id."""
+
+    group: str
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """Invites a friend into a group or conference."""
+
+    group: str
+    friend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group or conference of ours, by name or the beginning of its id."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConferenceCreate:
+    """Founds a conference."""
+
+    name: OfferName
+
+
+# Results
+
+
+class IdentityResult(TypedDict):
+    """Who we are."""
+
+    address: str
+    public_key: str
+    dht_key: str
+    udp_port: int  # 0: Tox uses no UDP
+    nickname: str
+    virtual_address: str
+    virtual_address6: str
+    interface: str
+    version: str
+    toxcore: str
+
+
+class ContactEntry(TypedDict):
+    """A friend, a group's member, or a conference's member, as `status` lists it."""
+
+    name: str
+    public_key: str
+    kind: Kind
+    via: str  # "friend", "group:NAME", "conference:NAME"
+    address: str
+    address6: str
+    link: Link
+    offline_seconds: float | None  # None: online, or not seen since the daemon started
+    ports: int
+    connections: int
+    tx_bytes: int
+    rx_bytes: int
+    extended: bool
+    features: list[str]
+    reason: NotRequired[str]  # why it cannot be reached, where there is more to say than "offline"
+
+
+class GroupEntry(TypedDict):
+    """A group or conference, or an invitation into one."""
+
+    name: str
+    id: str  # the chat id of a group, the conference's id
+    kind: Literal["group", "conference"]
+    state: Literal["online", "connecting", "invited", "lost"]
+    public: bool
+    members: int  # without ourselves
+    reason: str | None  # kicked, wrong password, full, ...
+    inviter: str | None
+
+
+class StatusResult(TypedDict):
+    """Everything at a glance."""
+
+    network: Literal["online", "offline"]
+    contacts: list[ContactEntry]
+    drops: dict[str, int]  # packets dropped since the start, by cause
+    groups: NotRequired[list[GroupEntry]]
+
+
+class FriendEntry(TypedDict):
+    """A friend, or someone who asks to be one (`state` "pending")."""
+
+    public_key: str
+    name: str
+    state: Literal["online", "offline", "pending"]
+    address: str | None  # virtual; None while pending
+    address6: str | None
+    message: str | None  # what someone who asks said
+
+
+class FriendsResult(TypedDict):
+    """friend.list."""
+
+    friends: list[FriendEntry]
+
+
+class FriendResult(TypedDict):
+    """friend.add, friend.accept, friend.reject, friend.remove: the one concerned."""
+
+    friend: FriendEntry
+
+
+class OfferEntry(TypedDict):
+    """An offer between us and a contact; for a standing offer to a group, `contact` is "group:NAME"."""
+
+    id: str  # the msg_id as 8 hex digits
+    contact: str
+    direction: Direction
+    protocol: Protocol
+    port: int
+    name: str
+    origin: Origin
+    state: str
+    target: str | None
+
+
+class OffersResult(TypedDict):
+    """offer.add, offer.list, offer.request, offer.deny: the offers concerned."""
+
+    offers: list[OfferEntry]
+
+
+class MappingEntry(TypedDict):
+    """An accepted offer: where it is reached, and what went through it."""
+
+    id: str
+    contact: str
+    protocol: Protocol
+    address: str  # the virtual address it is reached at, or whose connections come to us
+    address6: str
+    port: int
+    name: str
+    state: str
+    connections: int
+    rx_bytes: int
+    tx_bytes: int
+    drops: int
+    target: str | None  # on the serving side: what it leads to
+    origin: Origin
+    direction: Direction
+
+
+class MappingResult(TypedDict):
+    """offer.accept."""
+
+    mapping: MappingEntry
+
+
+class MappingsResult(TypedDict):
+    """mapping.list."""
+
+    ports: list[MappingEntry]
+
+
+class Killed(TypedDict):
+    """Something that was ended."""
+
+    id: str
+    contact: str
+    name: str
+
+
+class KilledResult(TypedDict):
+    """kill."""
+
+    killed: list[Killed]
+
+
+class PingResult(TypedDict):
+    """The round trip."""
+
+    contact: str
+    seconds: float
+    path: Literal["direct", "relay"]
+
+
+class VersionResult(TypedDict):
+    """What runs."""
+
+    version: str
+    toxcore: str
+
+
+class Check(TypedDict):
+    """One thing `doctor` looked at. `ok` is False only at level "error"."""
+
+    name: str
+    ok: bool
+    level: Literal["ok", "warning", "error"]
+    detail: str
+
+
+class DoctorResult(TypedDict):
+    """What the daemon can see of its own health."""
+
+    checks: list[Check]
+
+
+class GroupsResult(TypedDict):
+    """group.list, conference.list: members and invitations alike."""
+
+    groups: list[GroupEntry]
+
+
+class GroupResult(TypedDict):
+    """The one group or conference concerned."""
+
+    group: GroupEntry
+
+
+class MemberEntry(TypedDict):
+    """A member of a group or conference, ourselves left out."""
+
+    name: str
+    public_key: str
+    address: str | None  # None: cannot be reached
+    address6: str | None
+    link: Link
+    reachable: bool
+    advice: str | None  # what would make it reachable: a conference's member who is no friend
+
+
+class MembersResult(TypedDict):
+    """group.peers, conference.peers."""
+
+    group: GroupEntry
+    peers: list[MemberEntry]
+
+
+# Methods
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[P, R]):
+    """A method's name with the types of its parameters and its result."""
+
+    name: str
+    params: type[P]
+    result: type[R]
+
+
+IDENTITY = Method("id", Nothing, IdentityResult)
+STATUS = Method("status", Nothing, StatusResult)
+VERSION = Method("version", Nothing, VersionResult)
+DOCTOR = Method("doctor", Nothing, DoctorResult)
+PING = Method("ping", Ping, PingResult)
+
+FRIEND_ADD = Method("friend.add", FriendAdd, FriendResult)
+FRIEND_ACCEPT = Method("friend.accept", FriendAccept, FriendResult)
+FRIEND_REJECT = Method("friend.reject", FriendReject, FriendResult)
+FRIEND_REMOVE = Method("friend.remove", FriendRemove, FriendResult)
+FRIEND_LIST = Method("friend.list", Nothing, FriendsResult)
+
+OFFER_ADD = Method("offer.add", OfferAdd, OffersResult)
+OFFER_LIST = Method("offer.list", Nothing, OffersResult)
+OFFER_ACCEPT = Method("offer.accept", OfferAccept, MappingResult)
+OFFER_DENY = Method("offer.deny", OfferDeny, OffersResult)
+REQUEST = Method("request", Ask, OffersResult)
+PORTS = Method("ports", Nothing, MappingsResult)
+KILL = Method("kill", Kill, KilledResult)
+
+GROUP_CREATE = Method("group.create", GroupCreate, GroupResult)
+GROUP_JOIN = Method("group.join", GroupJoin, GroupResult)
+GROUP_INVITE = Method("group.invite", Invite, GroupResult)
+GROUP_LIST = Method("group.list", Nothing, GroupsResult)
+GROUP_PEERS = Method("group.peers", Group, MembersResult)
+GROUP_LEAVE = Method("group.leave", Group, GroupResult)
+
+CONFERENCE_CREATE = Method("conference.create", ConferenceCreate, GroupResult)
+CONFERENCE_JOIN = Method("conference.join", Group, GroupResult)
+CONFERENCE_INVITE = Method("conference.invite", Invite, GroupResult)
+CONFERENCE_LIST = Method("conference.list", Nothing, GroupsResult)
+CONFERENCE_PEERS = Method("conference.peers", Group, MembersResult)
+CONFERENCE_LEAVE = Method("conference.leave", Group, GroupResult)

@@ -1,0 +1,52 @@
+"""Where things are: the configuration file, the state directory and the control socket.
+
+The daemon of root is the system's, and lives under /etc, /var/lib and /run. Anyone else's is their own, under
+the XDG base directories. The environment goes before both; options of the command line before that.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CONFIG_VARIABLE: Final = "TUNFWD_CONFIG"  # the configuration file
+STATE_VARIABLE: Final = "TUNFWD_STATE_DIR"  # the state directory
+SOCKET_VARIABLE: Final = "TUNFWD_SOCKET"  # the control socket
+LOG_VARIABLE: Final = "TUNFWD_LOG"  # the log level: debug, info, warning or error
+
+SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its terminating zero (unix(7))
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The three places of one installation."""
+
+    config: Path
+    state: Path
+    socket: Path
+
+
+SYSTEM: Final = Places(
+    Path("/etc/tunfwd/config.toml"), Path("/var/lib/tunfwd"), Path("/run/tunfwd/control.sock")
+)
+
+
+def of_user(environ: Mapping[str, str]) -> Places:
+    """The places of an ordinary user (XDG Base Directory Specification 0.8: relative paths are ignored)."""
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))
+    state = _base(environ, "XDG_STATE_HOME", home / ".local/state") / "tunfwd"
+    runtime = _base(environ, "XDG_RUNTIME_DIR", Path(f"/run/user/{os.getuid()}"))
+    # Without a session (cron, su) there may be no runtime directory; the state directory is as private.
+    socket = (runtime / "tunfwd" if runtime.is_dir() else state) / "control.sock"
+    return Places(_base(environ, "XDG_CONFIG_HOME", home / ".config") / "tunfwd/config.toml", state, socket)
+
+
+def of(euid: int, environ: Mapping[str, str]) -> Places:
+    """The default places of whoever runs this."""
+    return SYSTEM if euid == 0 else of_user(environ)
+
+
+def _base(environ: Mapping[str, str], variable: str, default: Path) -> Path:
+    path = Path(environ.get(variable, ""))
+    return path if path.is_absolute() else default

@@ -1,0 +1,216 @@
+"""Serves the control socket: lines in, the handler's answers out.
+
+Whoever may connect could end the daemon anyway, so this guards against accidents: programs gone wild,
+garbage, clients that stop halfway. Everything is bounded: the connections, a line's length and time, the work
+in flight (one request a connection) and the rate of requests over all connections. A failure of one request
+or client stays with it.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import select
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from typing import Protocol as Interface
+
+import trio
+
+from .errors import ControlError
+from .listener import Access, listening
+from .protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
+
+MAX_CONNECTIONS: Final = 64
+MAX_BAD_LINES: Final = 8  # what is no request; after that it is no client of ours
+IDLE_TIME: Final = 60.0  # s between requests
+LINE_TIME: Final = 10.0  # s from a line's first byte to its last
+REQUEST_TIME: Final = 120.0  # s for the handler; its own limits are shorter and say more
+ANSWER_TIME: Final = 10.0  # s for the client to take its answer
+RATE: Final = 500.0  # requests/s over all connections
+BURST: Final = 50.0  # requests answered at once after a pause
+
+log = logging.getLogger(__name__)
+
+
+class Handler(Interface):
+    """What answers requests; dispatch.Dispatcher is one. Raises ControlError to refuse."""
+
+    async def __call__(self, method: str, params: dict[str, object]) -> Mapping[str, object]:
+        """The result of one call."""
+        ...
+
+
+async def serve(
+    path: str | os.PathLike[str],
+    handler: Handler,
+    *,
+    group: str | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves at `path` until cancelled; has started once clients can connect.
+
+    Raises ControlError when it cannot: a daemon runs there already, or path, group or permissions are wrong.
+    """
+    with listening(Path(path), group) as (listener, access):
+        accepting = trio.socket.from_stdlib_socket(listener)
+        pace = _Pace()
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    peer, _ = await accepting.accept()
+                except OSError as failure:
+                    if failure.errno not in _PASSING:
+                        raise
+                    log.warning("the control socket cannot accept now: %s", failure.strerror)
+                    await trio.sleep(0.1)
+                    continue
+                stream = trio.SocketStream(peer)
+                if refusal := _refusal(peer, access, len(nursery.child_tasks)):
+                    await _turn_away(stream, refusal)
+                else:
+                    nursery.start_soon(_Connection(stream, handler, pace).run)
+
+
+# errnos of accept(2) that concern one connection or this moment, not the listening socket
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPERM)
+
+
+@dataclass(frozen=True, slots=True)
+class _TooLong:
+    """In place of a line: it had no end."""
+
+
+class _Connection:
+    """One client: a task that reads lines, and one that answers them in order."""
+
+    def __init__(self, stream: trio.SocketStream, handler: Handler, pace: "_Pace") -> None:
+        self._stream = stream
+        self._handler = handler
+        self._pace = pace
+        self._answering = False
+        self._bad_lines = 0
+
+    async def run(self) -> None:
+        # A task apart reads, so that a client that hangs up takes its unfinished request with it.
+        send, receive = trio.open_memory_channel[bytes | _TooLong](0)
+        async with self._stream, trio.open_nursery() as nursery:
+            nursery.start_soon(self._read, send, nursery.cancel_scope)
+            async with receive:
+                async for line in receive:
+                    if not await self._answer(line):
+                        break
+            nursery.cancel_scope.cancel()
+
+    async def _read(self, lines: trio.MemorySendChannel[bytes | _TooLong], client: trio.CancelScope) -> None:
+        buffer = bytearray()
+        deadline = trio.current_time() + IDLE_TIME
+        async with lines:
+            while True:
+                with trio.move_on_at(deadline) as patience:
+                    try:
+                        data = await self._stream.receive_some(MAX_REQUEST)
+                    except trio.BrokenResourceError:
+                        client.cancel()
+                        return
+                if patience.cancelled_caught:
+                    if buffer or not self._answering:
+                        return
+                    deadline = trio.current_time() + IDLE_TIME
+                    continue
+                if not data:
+                    if self._hung_up():
+                        client.cancel()
+                    return
+                *ends, rest = data.split(b"\n")
+                fresh = bool(ends) or not buffer
+                for end in ends:
+                    line = bytes(buffer + end)
+                    buffer.clear()
+                    await lines.send(line if len(line) < MAX_REQUEST else _TooLong())
+                buffer += rest
+                if len(buffer) >= MAX_REQUEST:
+                    await lines.send(_TooLong())
+                    return
+                if fresh:
+                    deadline = trio.current_time() + (LINE_TIME if buffer else IDLE_TIME)
+
+    def _hung_up(self) -> bool:
+        """At end of file: whether the client is gone, or only has no more to ask (shutdown(2), `nc -N`)."""
+        poll = select.poll()
+        poll.register(self._stream.socket.fileno(), 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+    async def _answer(self, line: bytes | _TooLong) -> bool:
+        """False when nothing more is to be answered."""
+        self._answering = True
+        try:
+            await self._pace.wait()
+            go_on, answer = await self._outcome(line)
+            with trio.move_on_after(ANSWER_TIME) as patience:
+                await self._stream.send_all(answer)
+        except trio.BrokenResourceError:
+            return False
+        else:
+            return go_on and not patience.cancelled_caught
+        finally:
+            self._answering = False
+
+    async def _outcome(self, line: bytes | _TooLong) -> tuple[bool, bytes]:
+        """Whether to go on after this line, and the answer to it."""
+        if isinstance(line, _TooLong):
+            return False, encode_error(None, ControlError("usage", f"a line has at most {MAX_REQUEST} bytes"))
+        try:
+            request = decode_request(line)
+        except ControlError as wrong:
+            self._bad_lines += 1
+            return self._bad_lines < MAX_BAD_LINES, encode_error(None, wrong)
+        return True, await self._call(request)
+
+    async def _call(self, request: Request) -> bytes:
+        try:
+            with trio.fail_after(REQUEST_TIME):
+                result = await self._handler(request.method, request.params)
+            return encode_result(request.id, result)
+        except ControlError as refused:
+            return encode_error(request.id, refused)
+        except trio.TooSlowError:
+            return encode_error(request.id, ControlError("timeout", f"{request.method} took too long"))
+        except Exception:
+            # A mistake of ours in one method; the contacts' connections are not to pay for it.
+            log.exception("the request %s failed", request.method)
+            return encode_error(
+                request.id, ControlError("failed", "an error inside the daemon; its log says more")
+            )
+
+
+class _Pace:
+    """Spaces requests out once they come faster than RATE (the generic cell rate algorithm, ITU-T I.371)."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    async def wait(self) -> None:
+        now = trio.current_time()
+        self._due = max(self._due, now - BURST / RATE) + 1 / RATE
+        await trio.sleep_until(self._due)
+
+
+def _refusal(peer: trio.socket.SocketType, access: Access, connections: int) -> ControlError | None:
+    if not access.allows(peer):
+        return ControlError(
+            "denied", "you may not use this daemon: ask its owner to add you to [control] group"
+        )
+    if connections >= MAX_CONNECTIONS:
+        return ControlError("failed", f"the daemon serves {MAX_CONNECTIONS} clients already; try again")
+    return None
+
+
+async def _turn_away(stream: trio.SocketStream, refusal: ControlError) -> None:
+    async with stream:
+        with trio.move_on_after(0.1):  # an empty socket buffer takes a line at once
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(encode_error(None, refusal))
