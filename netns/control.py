@@ -1,7 +1,7 @@
 """Questions to a running emulator: one JSON datagram each way over a Unix socket that only root can open.
 
-A request is {"change": {HOST: {FIELD: VALUE}}}, with the fields of link.Conditions, or {"quit": true}, or {}. The
-answer tells the conditions and counters of every host's direction, or {"error": TEXT}.
+A request is {"change": {HOST: {FIELD: VALUE}}}, with the fields of link.Conditions, or {"quit": true}, or {}.
+The answer tells the conditions and counters of every host's direction, or {"error": TEXT}.
 """
 
 import json

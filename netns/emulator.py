@@ -1,10 +1,12 @@
 """Joins hosts through TAP devices, and carries their frames as link.py decides.
 
-A process of its own, started by topology.py. It stands where the bridge would: each host's eth0 is a TAP device,
-and this process a switch that learns addresses. What a host sends passes through that host's Direction; what it
-receives has passed through the senders'. So two hosts with a delay of 25 ms each are 50 ms of round trip apart.
+A process of its own, started by topology.py. It stands where the bridge would: each host's eth0 is a TAP
+device, and this process a switch that learns addresses. What a host sends passes through that host's
+Direction; what it receives has passed through the senders'. So two hosts with a delay of 25 ms each are 50 ms
+of round trip apart.
 
-Not trio: its timeouts are rounded to milliseconds. select() keeps the microseconds, and with few devices is as fast.
+Not trio: its timeouts are rounded to milliseconds. select() keeps the microseconds, and with few devices is
+as fast.
 """
 
 import contextlib
@@ -150,7 +152,7 @@ def _serve(switch: Switch, control: socket.socket) -> bool:
 
 
 def main(settings: dict[str, Any]) -> None:
-    """With "control" (a path), "hosts" ({name: namespace}), "conditions", "seed", and "keep": without an owner."""
+    """With "control" (a path), "hosts" ({name: namespace}), "conditions", "seed", and "keep" (no owner)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)  # other work on the machine is not to show as jitter

@@ -63,7 +63,7 @@ class Direction:
         self._bytes_under_way = 0
 
     def change(self, conditions: Conditions) -> None:
-        """From now on. Frames under way arrive as was decided when they were sent, unless the cable is cut."""
+        """From now on. What is under way arrives as was decided when it was sent, unless the cable is cut."""
         self.conditions = conditions
         if not conditions.up:
             self.counters.cut += sum(not copy for _, _, copy, _ in self._under_way)

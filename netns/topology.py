@@ -4,13 +4,13 @@
         net["bob"].start(["python3", "-m", "http.server", "80"])
         print(net["alice"].run(["curl", "-s", f"http://{net['bob'].address}/"]).stdout)
 
-Each host has a loopback and one interface, `eth0`. They meet at a bridge in one more namespace, or, when the link
-between them is to be worse than perfect, at the emulator (emulator.py). The machine's own namespace is not touched,
-and from within a host nothing but the other hosts can be reached.
+Each host has a loopback and one interface, `eth0`. They meet at a bridge in one more namespace, or, when the
+link between them is to be worse than perfect, at the emulator (emulator.py). The machine's own namespace is
+not touched, and from within a host nothing but the other hosts can be reached.
 
-Namespaces are named tunfwd-LABEL-HOST. A topology that belongs to a process carries its pid in the label, so that
-the next one to be made can sweep away what a killed process left; one with a label given by a person stays until it
-is taken down.
+Namespaces are named tunfwd-LABEL-HOST. A topology that belongs to a process carries its pid in the label, so
+that the next one to be made can sweep away what a killed process left; one with a label given by a person
+stays until it is taken down.
 """
 
 import dataclasses
