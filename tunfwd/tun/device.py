@@ -24,7 +24,7 @@ import trio
 
 from tunfwd.tun.privileges import PrivilegeError
 
-FRAME_LIMIT = 10 + 65_535  # bytes: virtio_net_hdr and the largest IPv4 packet
+FRAME_LIMIT = 10 + 40 + 65_535  # bytes: virtio_net_hdr and the largest IPv6 packet
 READ_FRAMES = 256  # per read: how long the netstack may be kept from answering
 READ_BYTES = 4 << 20  # per read: 64 full super-segments
 
@@ -46,16 +46,8 @@ class Offload(IntFlag):
     USO6 = 0x40
 
 
-OFFLOADS = (
-    Offload.CSUM
-    | Offload.TSO4
-    | Offload.TSO6
-    | Offload.TSO_ECN
-    | Offload.USO4
-    | Offload.USO6,  # Linux >= 6.2
-    Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN,
-    Offload.NONE,
-)
+TSO = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN
+OFFLOADS = (TSO | Offload.USO4 | Offload.USO6, TSO, Offload.NONE)  # the best first; USO is of Linux 6.2
 
 
 class DeviceError(Exception):

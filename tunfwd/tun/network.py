@@ -101,18 +101,10 @@ def _alternatives(preferred: IPv4Network) -> Iterator[IPv4Network]:
             yield IPv4Network((block.network_address, preferred.prefixlen))
 
 
-@dataclass(frozen=True, slots=True)
-class Configured:
-    """How far the configuration went."""
-
-    ipv6_failure: str | None
-    """Why there is no IPv6 on the device, or None if there is."""
-
-
-def configure(interface: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> Configured:
+def configure(interface: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> str | None:
     """Give the device its own addresses, whose networks become its routes, and bring it up.
 
-    A kernel without IPv6 gets IPv4 only. Raises NetworkError if the device cannot be configured.
+    Returns why it has IPv4 only, or None if it has both. Raises NetworkError if it cannot be configured.
     """
     with IPRoute() as netlink:
         found = netlink.link_lookup(ifname=interface)
@@ -124,10 +116,9 @@ def configure(interface: str, ipv4: IPv4Interface, ipv6: IPv6Interface) -> Confi
             netlink.link("set", index=index, txqlen=TXQUEUELEN)
             netlink.addr("add", index=index, address=str(ipv4.ip), prefixlen=ipv4.network.prefixlen)
             netlink.link("set", index=index, state="up")
-            ipv6_failure = _add_ipv6(netlink, index, ipv6)
+            return _add_ipv6(netlink, index, ipv6)
         except NetlinkError as error:
             raise NetworkError(f"{interface} cannot be configured: {error}") from error
-    return Configured(ipv6_failure)
 
 
 def _silence_ipv6(netlink: IPRoute, index: int) -> None:

@@ -1,0 +1,202 @@
+"""UDP sockets to services, one for each flow, so that a service can tell the flows apart and answer each.
+
+What arrives goes to the handler at once, and what the kernel has no room for is dropped, as on any network.
+UDP does not say whether anybody is there; so until something answers, the last few datagrams are kept: for
+the time the name is resolved, and for the next address when one refuses.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+
+import trio
+
+from tunfwd.forwarding.local import ConnectFailure, DatagramHandler
+from tunfwd.services.poller import READABLE, WRITABLE, Poller
+from tunfwd.services.target import ConnectFailed, SocketAddress, Target, classify, resolve_datagram
+
+RESOLVE_TIMEOUT = 10.0  # s
+RESOLVE_AGAIN = 5.0  # s after a failure
+KEPT_LIMIT = 8  # datagrams; the oldest goes first
+DATAGRAM_LIMIT = 65_535  # bytes
+BATCH = 64  # datagrams received before other sockets get their turn
+RECEIVE_BUFFER = 1 << 20  # bytes; the kernel cuts it to its rmem_max
+
+# linux/in.h and linux/in6.h: fragment what is larger than the path takes, rather than refuse it
+DONT_DISCOVER_MTU = {
+    socket.AF_INET: (socket.IPPROTO_IP, 10, 0),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 23, 0),
+}
+
+
+class ServiceFlow:
+    """The datagrams between one remote application and one service."""
+
+    __slots__ = (
+        "_addresses",
+        "_answered",
+        "_failure",
+        "_handler",
+        "_kept",
+        "_next",
+        "_poller",
+        "_resolving",
+        "_socket",
+        "dropped",
+        "target",
+    )
+
+    def __init__(self, poller: Poller, target: Target, handler: DatagramHandler) -> None:
+        self.target = target
+        self.dropped = 0
+        """Datagrams to the service that were lost on this machine."""
+        self._poller = poller
+        self._handler = handler
+        self._addresses: list[SocketAddress] = []
+        self._next = 0  # of them, the one to try
+        self._socket: socket.socket | None = None
+        self._kept: deque[bytes] = deque(maxlen=KEPT_LIMIT)
+        self._answered = False
+        self._failure: ConnectFailure | None = None  # met by a call, to be told by the poller
+        self._resolving = trio.CancelScope()
+        poller.start(self._resolve)
+
+    async def _resolve(self) -> None:
+        with self._resolving:
+            while not self._addresses:
+                failure = ConnectFailure.TIMED_OUT
+                with trio.move_on_after(RESOLVE_TIMEOUT):
+                    try:
+                        self._addresses = await resolve_datagram(self.target)
+                        break
+                    except ConnectFailed as failed:
+                        failure = failed.failure
+                self._give_up(failure)
+                await trio.sleep(RESOLVE_AGAIN)
+            if not self._resolving.cancel_called:
+                self._try_next(ConnectFailure.UNREACHABLE)
+
+    # Addresses
+
+    def _try_next(self, failure: ConnectFailure) -> None:
+        """Send what nobody has answered to the next address, or report `failure` where there is none."""
+        if self._open():
+            for payload in self._kept:
+                self._send(payload)
+        else:
+            self._give_up(failure)
+
+    def _give_up(self, failure: ConnectFailure) -> None:
+        if self._kept:
+            self.dropped += len(self._kept)
+            self._kept.clear()
+            self._handler.datagram_failed(self, failure)
+
+    def _open(self) -> bool:
+        """Connect to the next address that there is a route to. After the last the first will be next."""
+        self._close_socket()
+        while self._next < len(self._addresses):
+            family, address = self._addresses[self._next]
+            self._next += 1
+            try:
+                opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            except OSError:
+                continue
+            try:
+                opened.setsockopt(*DONT_DISCOVER_MTU[opened.family])
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+                opened.connect(address)
+                if opened.getsockname() == opened.getpeername():  # nobody is there, and we got that very port
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
+            except OSError:
+                opened.close()
+                continue
+            self._socket = opened
+            self._wait()
+            return True
+        self._next = 0
+        return False
+
+    def _wait(self) -> None:
+        if self._socket is not None:
+            # Room to send is always at hand: asking for it is asking to be called.
+            interest = READABLE if self._failure is None else READABLE | WRITABLE
+            self._poller.watch(self._socket.fileno(), interest, self)
+
+    # To the service
+
+    def send(self, payload: bytes) -> bool:
+        """See DatagramFlow."""
+        if not self._answered:
+            if len(self._kept) == KEPT_LIMIT and not self._addresses:
+                self.dropped += 1
+            self._kept.append(payload)
+            if not self._addresses:
+                return True
+        if self._socket is None and not self._open():
+            self.dropped += 1
+            return False
+        return self._send(payload)
+
+    def _send(self, payload: bytes) -> bool:
+        assert self._socket is not None
+        for _ in range(
+            2
+        ):  # the first attempt may meet the answer to an earlier datagram, and is not made then
+            try:
+                self._socket.send(payload)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in (errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM):
+                    break
+                self._failure = classify(error)
+                self._wait()
+            else:
+                return True
+        self.dropped += 1
+        return False
+
+    # From the service
+
+    def ready(self, _events: int) -> None:
+        """Serve the socket; called by the poller."""
+        for _ in range(BATCH):
+            if self._socket is None:
+                return
+            try:
+                payload = self._socket.recv(DATAGRAM_LIMIT)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._failure = classify(error)
+                continue
+            self._answered = True
+            self._kept.clear()
+            self._handler.datagram(self, payload)
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return
+        self._wait()
+        if self._answered:
+            self._handler.datagram_failed(self, failure)
+        else:
+            self._try_next(failure)
+
+    # The end
+
+    def close(self) -> None:
+        """See DatagramFlow."""
+        self._resolving.cancel()
+        self._addresses = []
+        self._close_socket()
+
+    discard = close
+
+    def _close_socket(self) -> None:
+        if self._socket is not None:
+            self._poller.watch(self._socket.fileno(), None, self)
+            self._socket.close()
+            self._socket = None

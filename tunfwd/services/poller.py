@@ -1,0 +1,91 @@
+"""Waits for all sockets towards services in one task.
+
+A task for each socket would cost some kilobytes and a rescheduling for each wake-up. Here the sockets are in
+one epoll set, whose descriptor trio waits on, and whoever owns a socket is called when it is ready. Streams
+and datagram flows register here; daemon runs it.
+"""
+
+from __future__ import annotations
+
+import resource
+import select
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+BROKEN = select.EPOLLERR | select.EPOLLHUP  # always reported, asked for or not
+
+READY_LIMIT = 256  # sockets served before other tasks get their turn
+
+
+class Watcher(Protocol):
+    """Owns a registered socket."""
+
+    def ready(self, events: int) -> None:
+        """Serve the socket. Must not raise for anything a remote does."""
+
+    def discard(self) -> None:
+        """The poller ends: close the socket, and report nothing."""
+
+
+class Poller:
+    """An epoll set served by one task."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watchers: dict[int, Watcher] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled, then discard every socket. An exception is a fault of a watcher."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                while True:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self._serve()
+        finally:
+            self._nursery = None
+            for watcher in list(self._watchers.values()):
+                watcher.discard()
+            self._epoll.close()
+
+    def _serve(self) -> None:
+        for descriptor, events in self._epoll.poll(0, READY_LIMIT):
+            watcher = self._watchers.get(descriptor)  # one served before may have closed it
+            if watcher is not None:
+                watcher.ready(events)
+
+    def start(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task that ends with the poller, for what takes more than a call: to resolve, to connect."""
+        if self._nursery is None:
+            raise RuntimeError("the poller is not running")
+        self._nursery.start_soon(task)
+
+    def watch(self, descriptor: int, interest: int | None, watcher: Watcher) -> None:
+        """Call `watcher` whenever `descriptor` is ready for `interest`, or broken. None: no more.
+
+        A descriptor must be let go before it is closed.
+        """
+        if interest is None:
+            if self._watchers.pop(descriptor, None) is not None:
+                self._epoll.unregister(descriptor)
+        elif descriptor in self._watchers:
+            self._epoll.modify(descriptor, interest)
+        else:
+            self._epoll.register(descriptor, interest)
+            self._watchers[descriptor] = watcher
+
+
+def raise_descriptor_limit() -> int:
+    """Raise this process's limit of open descriptors to the hard one, and return that.
+
+    Every forwarded connection is a descriptor, and the usual soft limit, 1024, is for programs that use
+    select.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

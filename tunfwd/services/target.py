@@ -1,0 +1,127 @@
+"""Where a service is, how to open a socket to it, and what a failure to do so means.
+
+Used by streams.py and datagrams.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import trio
+
+from tunfwd.forwarding.local import ConnectFailure
+
+LOOPBACK = ("127.0.0.1", "::1")  # in this order: more services listen on IPv4 only than on IPv6 only
+
+FAILURES = {
+    errno.ECONNREFUSED: ConnectFailure.REFUSED,
+    errno.EHOSTUNREACH: ConnectFailure.UNREACHABLE,
+    errno.ENETUNREACH: ConnectFailure.UNREACHABLE,
+    errno.ENETDOWN: ConnectFailure.UNREACHABLE,
+    errno.EHOSTDOWN: ConnectFailure.UNREACHABLE,
+    errno.EACCES: ConnectFailure.UNREACHABLE,  # a prohibit route, or a firewall's icmp-admin-prohibited
+    errno.EPERM: ConnectFailure.UNREACHABLE,  # a local firewall's drop
+    errno.EADDRNOTAVAIL: ConnectFailure.UNREACHABLE,  # ::1 where IPv6 is switched off
+    errno.EAFNOSUPPORT: ConnectFailure.UNREACHABLE,
+    errno.ETIMEDOUT: ConnectFailure.TIMED_OUT,
+}
+
+# Of several addresses that failed, the failure to report: the one that says most about the service.
+TELLING = (
+    ConnectFailure.REFUSED,
+    ConnectFailure.TIMED_OUT,
+    ConnectFailure.UNREACHABLE,
+    ConnectFailure.FAILED,
+)
+
+
+class Target(NamedTuple):
+    """A service: `host` is a name, an address, or None for this machine's loopback."""
+
+    host: str | None
+    port: int
+
+    def __str__(self) -> str:
+        host = self.host or "localhost"
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """What to try, in this order."""
+        return LOOPBACK if self.host is None else (self.host,)
+
+
+class SocketAddress(NamedTuple):
+    """One resolved address, as socket.socket and connect want it."""
+
+    family: int
+    address: tuple[object, ...]
+
+
+class ConnectFailed(Exception):
+    """A service does not answer."""
+
+    def __init__(self, failure: ConnectFailure, detail: str) -> None:
+        super().__init__(f"{failure.value}: {detail}")
+        self.failure = failure
+
+
+def classify(*errors: BaseException) -> ConnectFailure:
+    """Return what errors of the socket calls, or of trio.open_tcp_stream, say about the service."""
+    failures = {_failure(leaf) for error in errors for leaf in _leaves(error)}
+    return next(failure for failure in TELLING if failure in failures)
+
+
+def _failure(error: BaseException) -> ConnectFailure:
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror):  # whose numbers are no errno
+        return FAILURES.get(error.errno or 0, ConnectFailure.FAILED)
+    return ConnectFailure.FAILED
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors of single attempts: trio raises one OSError from a group of them."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    elif isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
+        yield from _leaves(error.__cause__)
+    else:
+        yield error
+
+
+async def connect_stream(target: Target) -> socket.socket:
+    """Open a TCP connection: names resolved, addresses raced as in RFC 8305. Returns a non-blocking socket.
+
+    Raises ConnectFailed.
+    """
+    failed: list[BaseException] = []
+    for host in target.hosts:
+        try:
+            stream = await trio.open_tcp_stream(host, target.port)
+        except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
+            failed.append(error)
+            continue
+        connected = socket.socket(fileno=stream.socket.detach())
+        if connected.getsockname() != connected.getpeername():
+            connected.setblocking(False)
+            return connected
+        # Nobody listens, and the kernel took the very port we connect to for our own: we met ourselves.
+        connected.close()
+        failed.append(ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)))
+    raise ConnectFailed(classify(*failed), f"{target}: {failed[0]}")
+
+
+async def resolve_datagram(target: Target) -> list[SocketAddress]:
+    """Return the addresses of a UDP service in the order to try. Raises ConnectFailed."""
+    found: list[SocketAddress] = []
+    for host in target.hosts:
+        try:
+            entries = await trio.socket.getaddrinfo(host, target.port, type=socket.SOCK_DGRAM)
+        except (OSError, ValueError) as error:
+            raise ConnectFailed(ConnectFailure.FAILED, f"{target}: {error}") from error
+        found += [SocketAddress(family, address) for family, _, _, _, address in entries]
+    return found
