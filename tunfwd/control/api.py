@@ -12,8 +12,8 @@ group, "group:GROUP/NAME"; for an offer or mapping its name or the beginning of 
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, NotRequired, TypedDict, TypeVar
 
-from .decode import Parse
-from .notation import Port, Protocol, TargetText, read_address, read_contact_name, read_name
+from tunfwd.control.decode import Parse
+from tunfwd.control.notation import Port, Protocol, TargetText, read_address, read_contact_name, read_name
 
 Link = Literal["direct", "relay", "offline"]
 Kind = Literal["friend", "group", "conference"]

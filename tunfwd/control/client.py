@@ -9,11 +9,11 @@ from time import monotonic
 from types import TracebackType
 from typing import TypeVar, cast
 
-from .api import Method
-from .decode import Mismatch, decode
-from .errors import ControlError
-from .paths import SOCKET_PATH_BYTES
-from .protocol import MAX_ANSWER, Request, decode_answer, encode_request
+from tunfwd.control.api import Method
+from tunfwd.control.decode import Mismatch, decode
+from tunfwd.control.errors import ControlError
+from tunfwd.control.paths import SOCKET_PATH_BYTES
+from tunfwd.control.protocol import MAX_ANSWER, Request, decode_answer, encode_request
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from .api import Method
-from .decode import Mismatch, decode
-from .errors import ControlError
+from tunfwd.control.api import Method
+from tunfwd.control.decode import Mismatch, decode
+from tunfwd.control.errors import ControlError
 
 P = TypeVar("P")
 R = TypeVar("R", bound=Mapping[str, object])

@@ -52,10 +52,3 @@ class ConfigurationError(ControlError):
 
     def __init__(self, message: str) -> None:
         super().__init__("configuration", message)
-
-
-class PrivilegeError(ControlError):
-    """The right to make or use a TUN device is missing."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("privilege", message)

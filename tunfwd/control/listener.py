@@ -18,8 +18,8 @@ from pathlib import Path
 
 import trio
 
-from .errors import ConfigurationError, ControlError, PrivilegeError
-from .paths import SOCKET_PATH_BYTES
+from tunfwd.control.errors import ConfigurationError, ControlError
+from tunfwd.control.paths import SOCKET_PATH_BYTES
 
 BACKLOG = 64  # connections the kernel holds until we accept them
 
@@ -47,8 +47,8 @@ class Access:
 def listening(path: Path, group: str | None) -> Iterator[tuple[socket.socket, Access]]:
     """A listening socket at `path`, with those who may use it; removed at the end.
 
-    Raises ConfigurationError for a path or group that cannot be, PrivilegeError where permission is missing,
-    and ControlError "failed" when a daemon already listens there.
+    Raises ControlError: "configuration" for a path or group that cannot be, "privilege" where permission is
+    missing, "failed" when a daemon already listens there.
     """
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise ConfigurationError(f"the socket's path is longer than {SOCKET_PATH_BYTES} bytes: {path}")
@@ -60,7 +60,9 @@ def listening(path: Path, group: str | None) -> Iterator[tuple[socket.socket, Ac
             listener = undo.enter_context(_bind(path, gid))
             undo.callback(path.unlink, missing_ok=True)
         except PermissionError as refused:
-            raise PrivilegeError(f"cannot make the control socket {path}: {refused.strerror}") from None
+            raise ControlError(
+                "privilege", f"cannot make the control socket {path}: {refused.strerror}"
+            ) from None
         except OSError as wrong:
             raise ConfigurationError(f"cannot make the control socket {path}: {wrong.strerror}") from None
         yield listener, Access(os.geteuid(), gid)

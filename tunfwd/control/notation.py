@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from socket import AF_INET6, inet_pton
 from typing import Annotated, Final, Literal, cast
 
+from tunfwd.control.decode import Parse
 from tunfwd.wire.text import clean
-
-from .decode import Parse
 
 Protocol = Literal["tcp", "udp"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .errors import EXIT_CODES, ControlError
+from tunfwd.control.errors import EXIT_CODES, ControlError
 
 MAX_REQUEST = 64 * 1024  # bytes of a request's line
 MAX_ANSWER = 16 * 1024 * 1024  # bytes of an answer's line: thousands of contacts

@@ -19,9 +19,9 @@ from typing import Protocol as Interface
 
 import trio
 
-from .errors import ControlError
-from .listener import Access, listening
-from .protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
+from tunfwd.control.errors import ControlError
+from tunfwd.control.listener import Access, listening
+from tunfwd.control.protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
 
 MAX_CONNECTIONS: Final = 64
 MAX_BAD_LINES: Final = 8  # what is no request; after that it is no client of ours

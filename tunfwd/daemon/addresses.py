@@ -1,0 +1,112 @@
+"""Gives every contact its virtual address, for good.
+
+The IPv4 address comes from a hash of who the contact is, so that it is the same on a machine set up anew;
+where two want one address, the second takes the next free one, and the table in state.py remembers. IPv6 has
+room for 80 bits of hash: no collision to expect, and no table.
+"""
+
+from collections.abc import MutableMapping
+from hashlib import blake2b
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+_PERSON = b"tunfwd address"  # keeps this hash apart from any other use of the same ids
+
+
+class NoAddressLeft(Exception):
+    """Every address of the range belongs to a contact; the message says what to change."""
+
+
+class AddressBook:
+    """The addresses of the contacts, in one IPv4 range and one IPv6 /48.
+
+    A contact goes by its id (state.ContactId). `table` is kept up to date in place, for state.py to save.
+    What it holds from another range keeps its host part where that is free, so that 10.77.3.9 becomes
+    10.78.3.9, and is derived anew where it is not.
+    """
+
+    def __init__(
+        self, network: IPv4Network, network6: IPv6Network, table: MutableMapping[str, IPv4Address]
+    ) -> None:
+        self.network = network
+        self.network6 = network6
+        self._table = table
+        self._owners: dict[IPv4Address, str] = {}
+        self._adopt()
+
+    @property
+    def own(self) -> IPv4Address:
+        """Our address: the first of the range."""
+        return self.network[1]
+
+    @property
+    def own6(self) -> IPv6Address:
+        """Our address: the first of the prefix."""
+        return self.network6[1]
+
+    @property
+    def capacity(self) -> int:
+        """How many contacts the range has room for."""
+        size = self.network.num_addresses
+        return size // 256 * 254 - 1 if size >= 256 else size - 3
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def assign(self, contact: str) -> IPv4Address:
+        """The address of `contact`, from now on. Raises NoAddressLeft."""
+        known = self._table.get(contact)
+        return known if known is not None else self._give(contact, _hash(contact, 8))
+
+    def address6(self, contact: str) -> IPv6Address:
+        """The IPv6 address of `contact`."""
+        return self.network6[_hash(contact, 10)]
+
+    def owner(self, address: IPv4Address) -> str | None:
+        """Who is at `address`."""
+        return self._owners.get(address)
+
+    def release(self, contact: str) -> None:
+        """Forgets a contact, if it has an address; another may get it."""
+        address = self._table.pop(contact, None)
+        if address is not None:
+            del self._owners[address]
+
+    def _adopt(self) -> None:
+        """Makes sense of a table that another range, or another hand, may have written."""
+        moved = []
+        for contact, address in self._table.items():
+            if address in self.network and self._is_free(address):
+                self._owners[address] = contact
+            else:
+                moved.append((contact, address))
+        for contact, _ in moved:
+            del self._table[contact]
+        for contact, address in moved:
+            if len(self) >= self.capacity:
+                break  # the others come back one by one, and are told that the range is full
+            here = self.network[int(address) % self.network.num_addresses]
+            self._give(contact, int(here) if self._is_free(here) else _hash(contact, 8))
+
+    def _give(self, contact: str, wanted: int) -> IPv4Address:
+        if len(self) >= self.capacity:
+            raise NoAddressLeft(
+                f"{self.network} is full with {len(self)} contacts: set a larger [network] range"
+            )
+        size = self.network.num_addresses
+        while not self._is_free(address := self.network[wanted % size]):
+            wanted += 1
+        self._table[contact] = address
+        self._owners[address] = contact
+        return address
+
+    def _is_free(self, address: IPv4Address) -> bool:
+        # Some programs still take .0 and .255 for a network's and its broadcast, whatever the prefix.
+        reserved = address in (self.network[0], self.own, self.network[-1]) or int(address) & 0xFF in (
+            0,
+            0xFF,
+        )
+        return not reserved and address not in self._owners
+
+
+def _hash(contact: str, size: int) -> int:
+    return int.from_bytes(blake2b(contact.encode(), digest_size=size, person=_PERSON).digest())
