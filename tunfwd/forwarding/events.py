@@ -1,0 +1,100 @@
+"""What a session tells its owner, in the order it happened."""
+
+from dataclasses import dataclass
+
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.mapping import Mapping
+from tunfwd.wire.packets import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class OfferArrived:
+    """The contact offers something: a person or a rule decides, with `Session.take` or `Session.end`."""
+
+    mapping: Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class MappingChanged:
+    """A mapping has a new state."""
+
+    mapping: Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceWanted:
+    """Connect `flow` to the service behind its mapping; answer with `service_up` or `service_failed`."""
+
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The contact's service is connected: the local connection may be answered."""
+
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The contact's service could not be connected, and why."""
+
+    flow: Flow
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """`flow.read` has something, or `flow.at_end` is true."""
+
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """`flow.write` has room again."""
+
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramArrived:
+    """A datagram of a UDP flow."""
+
+    flow: Flow
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEnded:
+    """Forget the flow. `reason` is None where it ended in order, and says why it was reset otherwise."""
+
+    flow: Flow
+    reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
+class PongArrived:
+    """The contact has answered a ping."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class HelloArrived:
+    """The contact speaks our extensions."""
+
+
+Event = (
+    OfferArrived
+    | MappingChanged
+    | ServiceWanted
+    | Opened
+    | Failed
+    | Readable
+    | Writable
+    | DatagramArrived
+    | FlowEnded
+    | PongArrived
+    | HelloArrived
+)

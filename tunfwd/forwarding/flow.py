@@ -1,0 +1,132 @@
+"""A flow: one TCP connection, or one UDP conversation, between an application and a service.
+
+The owner splices it to something local: `read` and `write` for TCP, `send_datagram` and `DatagramArrived`
+for UDP. The negotiation opens it, feeds it and takes it away.
+"""
+
+from typing import TYPE_CHECKING
+
+from tunfwd.forwarding.states import FLOW, FlowEvent, FlowState, Role
+from tunfwd.forwarding.transport import Channel
+from tunfwd.wire.packets import Protocol, Reason
+
+if TYPE_CHECKING:
+    from tunfwd.forwarding.mapping import Mapping
+    from tunfwd.forwarding.negotiation import Negotiation
+
+MAX_EARLY = 64 * 1024  # bytes of datagrams that wait for the flow to open; the oldest are dropped
+
+
+class Flow:
+    """One connection over a mapping. Its channel tells it what happens; it tells the negotiation."""
+
+    __slots__ = ("_early", "_early_bytes", "_owner", "channel", "mapping", "msg_id", "state")
+
+    def __init__(self, owner: "Negotiation", mapping: "Mapping", msg_id: int, state: FlowState) -> None:
+        self._owner = owner
+        self.mapping = mapping
+        self.msg_id = msg_id
+        self.state = state
+        self.channel: Channel | None = None
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+
+    @property
+    def protocol(self) -> Protocol:
+        """TCP or UDP."""
+        return self.mapping.protocol
+
+    @property
+    def role(self) -> Role:
+        """Which end of it is here."""
+        return self.mapping.role
+
+    @property
+    def is_open(self) -> bool:
+        """Whether data may go out."""
+        return self.state is FlowState.OPEN
+
+    def handle(self, event: FlowEvent) -> bool:
+        """Change state by the table; False where the table has nothing for it."""
+        state = FLOW.get((self.state, event))
+        if state is None:
+            return False
+        self.state = state
+        return True
+
+    # TCP.
+
+    @property
+    def space(self) -> int:
+        """Bytes that `write` takes now; 0 before the flow is open."""
+        return self.channel.space if self.channel is not None and self.is_open else 0
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the contact has ended its direction and all of it was read."""
+        return self.channel is not None and self.channel.at_end
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Send towards the contact; returns how much was taken."""
+        if self.channel is None or not self.is_open:
+            return 0
+        taken = self.channel.write(data)
+        self.mapping.tx_bytes += taken
+        return taken
+
+    def read(self, limit: int) -> bytes:
+        """Return bytes from the contact, up to `limit`; b"" for none. Nothing is read before it is open."""
+        if self.channel is None or not self.is_open:
+            return b""
+        data = self.channel.read(limit)
+        self.mapping.rx_bytes += len(data)
+        return data
+
+    def finish(self, now: float) -> None:
+        """Half-close: no more from here."""
+        if self.channel is not None and self.is_open:
+            self.channel.finish()
+            self._owner.flow_finished(self, now)
+
+    def reset(self, reason: Reason = Reason.ABORTED) -> None:
+        """End it here and there at once."""
+        self._owner.reset_flow(self, reason)
+
+    # UDP.
+
+    def send_datagram(self, payload: bytes, now: float) -> bool:
+        """Send a datagram, or keep it until the flow is open; False where it is too large to be carried."""
+        if self.is_open:
+            return self._owner.send_datagram(self, payload, now)
+        self._early.append(payload)
+        self._early_bytes += len(payload)
+        while self._early_bytes > MAX_EARLY:
+            self._early_bytes -= len(self._early.pop(0))
+            self.mapping.drops += 1
+        return True
+
+    def send_early(self, now: float) -> None:
+        """Send what was kept."""
+        early, self._early, self._early_bytes = self._early, [], 0
+        for payload in early:
+            if not self._owner.send_datagram(self, payload, now):
+                self.mapping.drops += 1
+
+    # What the channel says (transport.Sink).
+
+    def channel_readable(self) -> None:
+        """Pass it on, once the flow is open."""
+        if self.is_open:
+            self._owner.flow_readable(self)
+
+    def channel_writable(self) -> None:
+        """Pass it on."""
+        self._owner.flow_writable(self)
+
+    def channel_done(self) -> None:
+        """Both directions ended in order."""
+        self._owner.flow_done(self)
+
+    def channel_broken(self, reason: Reason) -> None:
+        """The contact went past its credit."""
+        self._owner.reset_flow(self, reason, tell_owner=True)

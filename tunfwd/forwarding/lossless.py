@@ -1,0 +1,314 @@
+"""The plain transport: everything in the packets of the lossless carrier, datagrams in lossy ones.
+
+Control packets go first; then channels take turns. What toxcore cannot take yet comes back with `put_back`
+and goes first the next time, so that nothing is lost and nothing overtakes. With the feature FLOW each
+channel has credit, half-close and reset; without it the stream is bounded by `PLAIN_UNREAD` on arrival
+only, and its end, in either direction, is the end of both.
+"""
+
+from collections import deque
+
+from tunfwd.forwarding.transport import Sink
+from tunfwd.wire.carriers import Carrier
+from tunfwd.wire.packets import (
+    Credit,
+    Fin,
+    Kill,
+    Lossless,
+    Reason,
+    Reset,
+    data_header,
+    datagram_header,
+    encode,
+)
+
+SEND_BUFFER = 256 * 1024  # bytes a channel holds that the carrier has not taken
+WINDOW = 1024 * 1024  # bytes of credit; 4 MB/s over 250 ms
+PLAIN_UNREAD = 16 * 1024 * 1024  # bytes; WIRE: a plain peer is killed past it, as nothing else bounds it
+UNLIMITED = 1 << 62
+TURN = 8  # packets a channel sends before the next one's turn
+MAX_CONTROL = 8192  # packets; a contact that provokes more answers than it reads gets no more of them
+MAX_DATAGRAMS = 1024  # packets waiting for the carrier; the oldest are dropped
+
+
+class LosslessTransport:
+    """Sends by `next_packet` and `next_datagram`, which the session's owner drains."""
+
+    def __init__(self, carrier: Carrier) -> None:
+        self.carrier = carrier
+        self.flow_control = False
+        """Whether FLOW is in force, for channels opened from now on."""
+        self.dropped_datagrams = 0
+        self.dropped_control = 0
+        self._unsent: deque[bytes] = deque()
+        self._control: deque[bytes] = deque()
+        self._ready: deque[LosslessChannel] = deque()
+        self._turn = 0
+        self._datagrams: deque[bytes] = deque()
+
+    def send(self, packet: Lossless) -> None:
+        """Queue a control packet."""
+        if len(self._control) >= MAX_CONTROL:
+            self.dropped_control += 1
+            return
+        self._control.append(encode(self.carrier, packet))
+
+    def send_datagram(self, msg_id: int, payload: bytes) -> bool:
+        """Queue a datagram; False where it is too large for one packet."""
+        if len(payload) > self.carrier.datagram_payload:
+            return False
+        if len(self._datagrams) >= MAX_DATAGRAMS:
+            self._datagrams.popleft()
+            self.dropped_datagrams += 1
+        self._datagrams.append(datagram_header(self.carrier, msg_id) + payload)
+        return True
+
+    def send_extension(self, packet: bytes) -> None:
+        """Queue a lossy extension packet, encoded already."""
+        if len(self._datagrams) < MAX_DATAGRAMS:
+            self._datagrams.append(packet)
+
+    def open_channel(self, msg_id: int, sink: Sink) -> "LosslessChannel":
+        """Open the stream of a flow."""
+        return LosslessChannel(self, msg_id, sink)
+
+    def clear(self) -> None:
+        """Forget all that was queued: the carrier was interrupted, and a gap is worse than nothing."""
+        for queue in (self._unsent, self._control, self._datagrams):
+            queue.clear()
+        for channel in self._ready:
+            channel.scheduled = False
+        self._ready.clear()
+
+    def schedule(self, channel: "LosslessChannel") -> None:
+        """Give a channel its turns until it has nothing more to send."""
+        if not channel.scheduled:
+            channel.scheduled = True
+            self._ready.append(channel)
+
+    def next_packet(self) -> bytes | None:
+        """Return the next lossless packet to send, or None."""
+        if self._unsent:
+            return self._unsent.popleft()
+        if self._control:
+            return self._control.popleft()
+        while self._ready:
+            channel = self._ready[0]
+            packet = channel.next_packet()
+            if packet is None:
+                channel.scheduled = False
+                self._ready.popleft()
+                self._turn = 0
+                continue
+            self._turn += 1
+            if self._turn >= TURN:
+                self._turn = 0
+                self._ready.rotate(-1)
+            return packet
+        return None
+
+    def put_back(self, packet: bytes) -> None:
+        """Take back a packet from `next_packet` that the carrier refused."""
+        self._unsent.appendleft(packet)
+
+    def next_datagram(self) -> bytes | None:
+        """Return the next lossy packet to send, or None."""
+        return self._datagrams.popleft() if self._datagrams else None
+
+
+class LosslessChannel:
+    """The stream of one flow in Data packets."""
+
+    __slots__ = (
+        "_buffer",
+        "_cut_short",
+        "_fin_queued",
+        "_fin_received",
+        "_fin_sent",
+        "_flow_control",
+        "_granted",
+        "_header",
+        "_inbox",
+        "_kill_queued",
+        "_limit",
+        "_msg_id",
+        "_over",
+        "_payload",
+        "_read",
+        "_sent",
+        "_sink",
+        "_transport",
+        "_unread",
+        "scheduled",
+    )
+
+    def __init__(self, transport: LosslessTransport, msg_id: int, sink: Sink) -> None:
+        self._transport = transport
+        self._msg_id = msg_id
+        self._sink = sink
+        self._header = data_header(transport.carrier, msg_id)
+        self._payload = transport.carrier.stream_payload
+        self._flow_control = transport.flow_control
+        self.scheduled = False
+        self._over = False
+        # Towards the contact.
+        self._buffer = bytearray()
+        self._sent = 0
+        self._limit = WINDOW if self._flow_control else UNLIMITED
+        self._cut_short = False
+        self._fin_queued = self._fin_sent = self._kill_queued = False
+        # From the contact.
+        self._inbox: deque[bytes] = deque()
+        self._unread = 0
+        self._read = 0
+        self._granted = WINDOW if self._flow_control else UNLIMITED
+        self._fin_received = False
+
+    # Outwards, in order: write, next_packet, credit from the far side.
+
+    @property
+    def space(self) -> int:
+        """Bytes that `write` takes now."""
+        return 0 if self._fin_queued or self._over else max(0, SEND_BUFFER - len(self._buffer))
+
+    @property
+    def all_sent(self) -> bool:
+        """Whether the carrier has taken every byte written."""
+        return not self._buffer
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take what there is room for."""
+        space = self.space
+        if len(data) > space:
+            self._cut_short = True
+            data = memoryview(data)[:space]
+        if data:
+            self._buffer += data
+            self._transport.schedule(self)
+        return len(data)
+
+    def finish(self) -> None:
+        """End our direction; without FLOW the session decides when that becomes a Kill."""
+        self._fin_queued = True
+        if self._flow_control:
+            self._transport.schedule(self)
+
+    def close(self) -> None:
+        """End both directions with a Kill after all that was written, as v0.1 has it."""
+        self._fin_queued = self._kill_queued = True
+        self._transport.schedule(self)
+
+    def next_packet(self) -> bytes | None:
+        """Return the next packet of this stream that credit allows, or None."""
+        if self._over:
+            return None
+        buffer = self._buffer
+        size = min(len(buffer), self._payload, self._limit - self._sent)
+        if size > 0:
+            packet = self._header + memoryview(buffer)[:size]
+            del buffer[:size]
+            self._sent += size
+            if self._cut_short and len(buffer) <= SEND_BUFFER // 2:
+                self._cut_short = False
+                self._sink.channel_writable()
+            return packet
+        if buffer or not self._fin_queued or self._fin_sent:
+            return None
+        if self._flow_control:
+            self._fin_sent = True
+            packet = encode(self._transport.carrier, Fin(self._msg_id))
+        elif self._kill_queued:
+            self._fin_sent = self._fin_received = True
+            packet = encode(self._transport.carrier, Kill(self._msg_id))
+        else:
+            return None
+        self._check_done()
+        return packet
+
+    def credit(self, limit: int) -> None:
+        """The far side takes up to `limit` bytes in all; a lower limit than before says nothing."""
+        if self._flow_control and limit > self._limit:
+            self._limit = limit
+            if self._buffer:
+                self._transport.schedule(self)
+
+    # Inwards, in order: received, fin_received, read.
+
+    def received(self, payload: bytes) -> None:
+        """A Data packet came in."""
+        if self._over or not payload:
+            return
+        self._unread += len(payload)
+        if self._fin_received or self._read + self._unread > self._granted or self._unread > PLAIN_UNREAD:
+            self._sink.channel_broken(Reason.OVERFLOW)
+            return
+        self._inbox.append(payload)
+        if len(self._inbox) == 1:
+            self._sink.channel_readable()
+
+    def ended(self) -> None:
+        """The far side has ended its direction."""
+        if self._fin_received or self._over:
+            return
+        self._fin_received = True
+        self._sink.channel_readable()
+        self._check_done()
+
+    def killed(self) -> None:
+        """The far side has ended both directions, as v0.1 has it; what it sent before can still be read."""
+        self._buffer.clear()
+        self._fin_queued = self._fin_sent = True
+        self.ended()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether there is no more to read, ever."""
+        return self._fin_received and not self._inbox
+
+    def read(self, limit: int) -> bytes:
+        """Return what has come in, and give the far side credit for as much again."""
+        inbox = self._inbox
+        if not inbox or limit <= 0:
+            return b""
+        if self._unread <= limit:
+            data = b"".join(inbox)
+            inbox.clear()
+        else:
+            pieces, room = [], limit
+            while room and len(inbox[0]) <= room:
+                room -= len(inbox[0])
+                pieces.append(inbox.popleft())
+            if room:
+                pieces.append(inbox[0][:room])
+                inbox[0] = inbox[0][room:]
+            data = b"".join(pieces)
+        self._unread -= len(data)
+        self._read += len(data)
+        if self._flow_control and not self._fin_received and not self._over:
+            limit = self._read + WINDOW
+            if limit - self._granted >= WINDOW // 4:
+                self._granted = limit
+                self._transport.send(Credit(self._msg_id, limit))
+        self._check_done()
+        return data
+
+    # The end.
+
+    def reset(self, reason: Reason) -> None:
+        """Drop everything and say so: a Reset with the reason, or v0.1's Kill."""
+        if not self._over:
+            self.drop()
+            packet = Reset(self._msg_id, reason) if self._flow_control else Kill(self._msg_id)
+            self._transport.send(packet)
+
+    def drop(self) -> None:
+        """Drop everything and say nothing."""
+        self._over = True
+        self._buffer.clear()
+        self._inbox.clear()
+        self._unread = 0
+
+    def _check_done(self) -> None:
+        if self._fin_sent and self._fin_received and not self._inbox and not self._over:
+            self._over = True
+            self._sink.channel_done()

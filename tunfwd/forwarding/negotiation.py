@@ -1,0 +1,632 @@
+"""Offers, mappings and flows of one contact: who offered what, what was accepted, what runs. Sans-IO.
+
+Stands between `session`, which decodes packets and knows when the contact is there, and `transport`, which
+carries what this says. In the order of a mapping's life: `offer` or an Offer that arrives; `take` or `end`;
+`connect` here or a connection offer from there; `service_up` or `service_failed`; the flow's own reads and
+writes; the end.
+
+Every (state, packet) pair has an outcome: those of `states.MAPPING` and `states.FLOW`, and for the rest a
+count and no effect. Only an Accept or Ack-Acc for a msg_id that we do not know is answered, with Kill, so
+that the contact stops waiting.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tunfwd.forwarding.events import (
+    DatagramArrived,
+    Event,
+    Failed,
+    FlowEnded,
+    MappingChanged,
+    OfferArrived,
+    Opened,
+    Readable,
+    ServiceWanted,
+    Writable,
+)
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.lossless import LosslessChannel, LosslessTransport
+from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.states import FlowEvent, FlowState, MappingEvent, MappingState, Role
+from tunfwd.forwarding.timers import Timers
+from tunfwd.forwarding.transport import Random
+from tunfwd.wire.packets import (
+    Accept,
+    AckAcc,
+    Credit,
+    Data,
+    Direction,
+    Feature,
+    Fin,
+    Kill,
+    Lossless,
+    Offer,
+    Protocol,
+    Reason,
+    Reset,
+)
+
+MAX_PENDING = 64  # undecided offers of one contact: more than a person reads
+MAX_MAPPINGS = 1024  # of one contact, both origins
+MAX_FLOWS = 4096  # of one contact
+MAX_HELD = 256  # local connections waiting for one mapping
+MAX_SPARE = 64  # a plain server's offers of one service that no connection has used
+HELD_TIMEOUT = 5.0  # s; a plain peer's next offer takes one round trip, a contact's return a few
+LINGER = 2.0  # s; see Negotiation.flow_finished
+RETRY = 1.0, 60.0  # s; first and longest wait before a plain mapping that came to nothing is offered again
+
+
+class Misuse(Exception):
+    """The owner asked for something that cannot be; the message is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times from the configuration, in seconds."""
+
+    connect_timeout: float = 60.0
+    """How long a local connection waits for the contact's answer, and our answer for its confirmation."""
+    udp_idle: float = 120.0
+    """Without a datagram for so long, a UDP flow ends."""
+
+
+class Negotiation:
+    """All mappings and flows with one contact."""
+
+    def __init__(
+        self,
+        transport: LosslessTransport,
+        events: deque[Event],
+        counters: Counter[str],
+        *,
+        say: Callable[[Lossless], None],
+        random: Random,
+        limits: Limits,
+    ) -> None:
+        self.mappings: list[Mapping] = []
+        self.features = Feature(0)
+        self.is_online = False
+        self.timers: Timers[Mapping | Flow] = Timers()
+        self._transport = transport
+        self._events = events
+        self._counters = counters
+        self._say = say
+        self._random = random
+        self._limits = limits
+        self._now = 0.0
+        self._ids: dict[int, Mapping | Flow] = {}
+        self._flows: set[Flow] = set()
+        self._lingering: set[Flow] = set()
+
+    # Mappings: what the owner does.
+
+    def offer(
+        self,
+        protocol: Protocol,
+        port: int,
+        name: str,
+        now: float,
+        *,
+        direction: Direction = Direction.SERVER,
+        public_id: int | None = None,
+    ) -> Mapping:
+        """Offer a port of ours, or with direction CONNECTION ask for one of the contact's.
+
+        It stands until `end`, and is offered again whenever the contact comes back. `public_id` is the
+        msg_id of an Offer that goes to the whole group at once, by the owner. Raises `Misuse` where the
+        same port stands already.
+        """
+        self._now = now
+        for mapping in self.mappings:
+            same = (mapping.origin, mapping.direction, mapping.protocol, mapping.port)
+            if same == (Origin.LOCAL, direction, protocol, port):
+                raise Misuse(f"{port}/{protocol.name.lower()} stands already; kill it first")
+        mapping = self._add(Mapping(Origin.LOCAL, direction, protocol, port, name))
+        if self.is_online and public_id is not None:
+            mapping.msg_id = mapping.public_id = public_id
+            self._ids[public_id] = mapping
+            self._move(mapping, MappingEvent.OFFER_SENT)
+        elif self.is_online:
+            self._offer(mapping)
+        return mapping
+
+    def offer_all(self, *states: MappingState) -> None:
+        """Offer, again, what is ours and in one of `states`."""
+        for mapping in self.mappings:
+            if mapping.origin is Origin.LOCAL and mapping.state in states:
+                self._offer(mapping)
+
+    def _offer(self, mapping: Mapping) -> None:
+        if self._ids.get(mapping.msg_id) is mapping:
+            del self._ids[mapping.msg_id]
+        mapping.public_id = None
+        mapping.msg_id = self._new_id()
+        self._ids[mapping.msg_id] = mapping
+        self._move(mapping, MappingEvent.OFFER_SENT)
+        self._say(Offer(mapping.msg_id, mapping.protocol, mapping.direction, mapping.port, mapping.name))
+
+    def expect(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
+        """Remember an acceptance from before: when the contact offers this again, it is taken at once."""
+        mapping = self._add(Mapping(Origin.REMOTE, direction, protocol, port, name))
+        mapping.taken = True
+        return mapping
+
+    def take(self, mapping: Mapping, now: float) -> None:
+        """Accept an offer of the contact's. Raises `Misuse` where there is none to accept."""
+        self._now = now
+        if mapping.state is not MappingState.PENDING:
+            raise Misuse(f"nothing to accept: it is {mapping.state.value}")
+        mapping.taken = True
+        mapping.many = self._lasts(mapping)
+        if not mapping.many and mapping.role is Role.SERVING:
+            self._move(mapping, MappingEvent.TAKEN)
+            self._want_service(mapping, mapping.msg_id)
+        elif mapping.many or mapping.protocol is Protocol.UDP:
+            self._move(mapping, MappingEvent.TAKEN)
+            self._say(Accept(mapping.msg_id))
+        else:
+            mapping.spare.append(mapping.msg_id)
+            self._move(mapping, MappingEvent.TAKEN_FOR_LATER)
+            self._start_held(mapping)
+
+    def end(self, mapping: Mapping, now: float) -> None:
+        """Withdraw, deny or kill, with all its flows. A public Offer's own Kill is the owner's to send."""
+        self._now = now
+        for flow in list(mapping.flows):
+            self.reset_flow(flow, Reason.ABORTED, tell_owner=True)
+        for msg_id in {mapping.msg_id, *mapping.spare} - {mapping.public_id}:
+            if self._ids.get(msg_id) is mapping:
+                self._say(Kill(msg_id))
+        self._move(mapping, MappingEvent.WITHDRAWN)
+
+    def lose(self, *, restarted: bool) -> list[int]:
+        """Everything under way is gone. Returns the flows' msg_ids: the contact may still believe in them."""
+        self._transport.clear()
+        lost = []
+        for flow in list(self._flows):
+            if flow.state is not FlowState.HELD:
+                lost.append(flow.msg_id)
+                self._drop(flow, Reason.LOST, renew=False)
+        self._ids.clear()
+        for mapping in list(self.mappings):
+            mapping.spare.clear()
+            self.timers.cancel(mapping)
+            self._move(mapping, MappingEvent.LOST)
+            if restarted:
+                self._move(mapping, MappingEvent.FORGOTTEN)
+        return lost
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        self._now = now
+        for owner in self.timers.expire(now):
+            if isinstance(owner, Mapping):
+                if self.is_online and owner.state is MappingState.WAITING:
+                    self._offer(owner)
+            elif owner.state is FlowState.OPEN:
+                if owner.channel is not None:
+                    owner.channel.close()
+                else:  # an idle UDP flow
+                    self._say(Kill(owner.msg_id))
+                    self._drop(owner, None)
+            else:
+                held = owner.state is FlowState.HELD
+                self.reset_flow(owner, Reason.REFUSED if held else Reason.TIMED_OUT, tell_owner=True)
+
+    def _lasts(self, mapping: Mapping) -> bool:
+        """Whether the mapping carries many flows, each an offer of its own, or is itself the one flow."""
+        wanted = Feature.MANY if mapping.direction is Direction.SERVER else Feature.MANY | Feature.FLOW
+        return wanted in self.features
+
+    # Mappings: what the contact does.
+
+    def on_offer(self, offer: Offer, now: float) -> None:
+        """Take an Offer."""
+        self._now = now
+        known = self._ids.get(offer.msg_id)
+        if known is not None:
+            self._counters["offer_id_in_use"] += 1
+            self._say(Kill(offer.msg_id))
+            if isinstance(known, Mapping) and known.state is MappingState.OFFERED:
+                self._offer(known)  # both sides chose this id at once: theirs is refused, ours moves away
+        elif offer.direction is Direction.CONNECTION and (mapping := self._serving(offer)):
+            if len(self._flows) < MAX_FLOWS:
+                self._want_service(mapping, offer.msg_id)
+            else:
+                self._counters["flow_over_limit"] += 1
+                self._decline(offer.msg_id, Reason.REFUSED)
+        elif (found := self._place(offer)) is not None:
+            found.msg_id = offer.msg_id
+            self._ids[offer.msg_id] = found
+            self._move(found, MappingEvent.OFFER_RECEIVED)
+            if found.taken:
+                self.take(found, now)
+            else:
+                self._events.append(OfferArrived(found))
+        else:
+            self._counters["offer_over_limit"] += 1
+            self._say(Kill(offer.msg_id))
+
+    def _serving(self, offer: Offer) -> Mapping | None:
+        """Return the running mapping that a connection offer belongs to."""
+        for mapping in self.mappings:
+            if (
+                mapping.role is Role.SERVING
+                and mapping.many
+                and mapping.taken
+                and mapping.state in (MappingState.RUNNING, MappingState.OFFERED)  # OFFERED: being renewed
+                and (mapping.protocol, mapping.port) == (offer.protocol, offer.port)
+            ):
+                return mapping
+        return None
+
+    def _place(self, offer: Offer) -> Mapping | None:
+        """Return the mapping that an Offer renews, or a new one; None where there are too many."""
+        key = (offer.direction, offer.protocol, offer.port, offer.name)
+        remote = [mapping for mapping in self.mappings if mapping.origin is Origin.REMOTE]
+        for mapping in remote:
+            if mapping.key == key:
+                if mapping.many or mapping.state is MappingState.PENDING:
+                    self._ids.pop(mapping.msg_id, None)
+                return mapping if len(mapping.spare) < MAX_SPARE else None
+        if sum(mapping.state is MappingState.PENDING for mapping in remote) >= MAX_PENDING:
+            return None
+        if len(self.mappings) >= MAX_MAPPINGS:
+            return None
+        return self._add(Mapping(Origin.REMOTE, *key))
+
+    def on_accept(self, msg_id: int, now: float) -> None:
+        """Take an Accept."""
+        self._now = now
+        match self._ids.get(msg_id):
+            case Mapping(state=MappingState.OFFERED) as mapping:
+                mapping.taken = True
+                mapping.many = self._lasts(mapping)
+                self._move(mapping, MappingEvent.ACCEPT_RECEIVED)
+                if not mapping.many and mapping.role is Role.SERVING:
+                    self._want_service(mapping, msg_id)
+                    if mapping.protocol is Protocol.UDP:
+                        self._say(AckAcc(msg_id))
+                else:
+                    self._say(AckAcc(msg_id))
+                    self._run(mapping)
+            case Flow(state=FlowState.REQUESTED) as flow if flow.mapping.many:
+                self._say(AckAcc(msg_id))
+                self._open(flow)
+            case None:
+                self._counters["accept_unknown"] += 1
+                self._say(Kill(msg_id))
+            case _:
+                self._counters["accept_unexpected"] += 1
+
+    def on_ack(self, msg_id: int, now: float) -> None:
+        """Take an Ack-Acc."""
+        self._now = now
+        match self._ids.get(msg_id):
+            case Mapping(state=MappingState.ACCEPTED) as mapping:
+                self._move(mapping, MappingEvent.ACK_RECEIVED)
+                self._run(mapping)
+            case Flow(state=FlowState.ANSWERED) as flow:
+                if not flow.mapping.many:
+                    self._move(flow.mapping, MappingEvent.ACK_RECEIVED)
+                self._open(flow)
+            case Flow(state=FlowState.REQUESTED) as flow if not flow.mapping.many:
+                self._open(flow)
+            case None:
+                self._counters["ack_unknown"] += 1
+                self._say(Kill(msg_id))
+            case _:
+                self._counters["ack_unexpected"] += 1
+
+    def on_kill(self, msg_id: int, now: float) -> None:
+        """Take a Deny/Kill."""
+        self._now = now
+        match self._ids.get(msg_id):
+            case Mapping() as mapping:
+                self._on_mapping_kill(mapping, msg_id)
+            case Flow(state=FlowState.OPEN, channel=LosslessChannel() as channel) as flow:
+                if Feature.FLOW in self.features:
+                    self._drop(flow, Reason.ABORTED)
+                else:  # v0.1's end of a connection, in order
+                    self._lingering.discard(flow)
+                    self.timers.cancel(flow)
+                    channel.killed()
+            case Flow(state=FlowState.OPEN) as flow:
+                self._drop(flow, None)
+            case Flow() as flow:
+                self._drop(flow, Reason.REFUSED)
+            case None:
+                self._counters["kill_unknown"] += 1
+
+    def _on_mapping_kill(self, mapping: Mapping, msg_id: int) -> None:
+        del self._ids[msg_id]
+        if msg_id in mapping.spare:
+            mapping.spare.remove(msg_id)
+            if mapping.spare:
+                return
+        for flow in list(mapping.flows) if mapping.many else ():
+            self.reset_flow(flow, Reason.ABORTED, tell_owner=True)
+        if mapping.origin is Origin.LOCAL:
+            mapping.taken = False
+            self._move(mapping, MappingEvent.DECLINE_RECEIVED)
+        elif mapping.many or not self._move(mapping, MappingEvent.FLOW_ENDED):
+            self._move(mapping, MappingEvent.KILL_RECEIVED)
+
+    # Flows from here: a local connection arrives.
+
+    def connect(self, mapping: Mapping, now: float) -> Flow | None:
+        """Start a flow to the contact's service; None where the contact is offline or there are too many.
+
+        `Opened` or `Failed` follows. The one flow of a plain UDP mapping is shared by all who connect.
+        """
+        self._now = now
+        if not self.is_online or mapping.role is not Role.USING or mapping.state is MappingState.ENDED:
+            return None
+        if not mapping.many and mapping.protocol is Protocol.UDP and mapping.flows:
+            return next(iter(mapping.flows))
+        if parked := mapping.parked:
+            mapping.parked = None
+            self._tell_open(parked)
+            return parked
+        if len(self._flows) >= MAX_FLOWS or len(mapping.held) >= MAX_HELD:
+            self._counters["flow_over_limit"] += 1
+            return None
+        flow = self._new_flow(mapping, FlowState.HELD)
+        if not self._start(flow):
+            mapping.held.append(flow)
+            self.timers.set(flow, now + HELD_TIMEOUT)
+        return flow
+
+    def _run(self, mapping: Mapping) -> None:
+        """The mapping is confirmed: let the local connections that waited have it."""
+        if mapping.many:
+            self._start_held(mapping)
+            return
+        # Plain: the mapping is one flow, open from now on. Whoever connects next has it.
+        held = mapping.held.popleft() if mapping.held else None
+        flow = held or self._new_flow(mapping, FlowState.HELD)
+        self._bind(flow, mapping.msg_id)
+        flow.handle(FlowEvent.SENT)
+        if held is None and mapping.protocol is Protocol.TCP:
+            mapping.parked = flow
+            flow.handle(FlowEvent.AGREED)
+        else:
+            self._open(flow)
+
+    def _start_held(self, mapping: Mapping) -> None:
+        while mapping.held and self._start(mapping.held[0]):
+            mapping.held.popleft()
+
+    def _start(self, flow: Flow) -> bool:
+        """Ask the contact for this flow, where its mapping has been negotiated that far."""
+        mapping = flow.mapping
+        if mapping.many and mapping.state is MappingState.RUNNING:
+            self._bind(flow, self._new_id())
+            self._say(Offer(flow.msg_id, mapping.protocol, Direction.CONNECTION, mapping.port, ""))
+        elif mapping.spare:
+            self._bind(flow, mapping.spare.popleft())
+            self._say(Accept(flow.msg_id))
+            if not mapping.spare:
+                self._move(mapping, MappingEvent.CONNECTED)
+        else:
+            return False
+        flow.handle(FlowEvent.SENT)
+        self.timers.set(flow, self._now + self._limits.connect_timeout)
+        return True
+
+    # Flows from there: the service is wanted.
+
+    def _want_service(self, mapping: Mapping, msg_id: int) -> None:
+        flow = self._new_flow(mapping, FlowState.CONNECTING)
+        self._bind(flow, msg_id)
+        self._events.append(ServiceWanted(flow))
+
+    def service_up(self, flow: Flow, now: float) -> None:
+        """The service is connected: give the contact the answer that waited for it."""
+        self._now = now
+        if flow.state is not FlowState.CONNECTING:
+            return
+        if flow.mapping.origin is Origin.LOCAL and not flow.mapping.many:
+            flow.handle(FlowEvent.SERVICE_UP_LAST)
+            if flow.protocol is Protocol.TCP:
+                self._say(AckAcc(flow.msg_id))
+            self._tell_open(flow)
+        else:
+            flow.handle(FlowEvent.SERVICE_UP)
+            self.timers.set(flow, now + self._limits.connect_timeout)
+            self._say(Accept(flow.msg_id))
+
+    def service_failed(self, flow: Flow, reason: Reason, now: float) -> None:
+        """The service could not be connected."""
+        self._now = now
+        if flow.state is FlowState.CONNECTING:
+            self._decline(flow.msg_id, reason)
+            self._drop(flow, reason, tell_owner=False)
+
+    def _decline(self, msg_id: int, reason: Reason) -> None:
+        self._say(Reset(msg_id, reason) if Feature.FLOW in self.features else Kill(msg_id))
+
+    # Data.
+
+    def on_data(self, data: Data, now: float) -> None:
+        """Take a piece of stream."""
+        flow = self._ids.get(data.msg_id)
+        if not isinstance(flow, Flow):
+            self._counters["data_unknown"] += 1
+        elif not isinstance(flow.channel, LosslessChannel):
+            self._counters["data_unexpected"] += 1
+        else:
+            if flow in self._lingering:
+                self.timers.set(flow, now + LINGER)
+            flow.channel.received(data.payload)
+
+    def on_datagram(self, data: Data, now: float) -> None:
+        """Take a datagram. It may have overtaken the Accept or Ack-Acc that the contact sent before it."""
+        flow = self._ids.get(data.msg_id)
+        if not isinstance(flow, Flow):
+            self._counters["data_unknown"] += 1
+        elif flow.protocol is not Protocol.UDP:
+            self._counters["data_unexpected"] += 1
+        else:
+            self._keep_alive(flow, now)
+            flow.mapping.rx_bytes += len(data.payload)
+            self._events.append(DatagramArrived(flow, data.payload))
+
+    def send_datagram(self, flow: Flow, payload: bytes, now: float) -> bool:
+        """Send a datagram of an open flow; False where it is too large to be carried."""
+        if not self._transport.send_datagram(flow.msg_id, payload):
+            flow.mapping.drops += 1
+            return False
+        self._keep_alive(flow, now)
+        flow.mapping.tx_bytes += len(payload)
+        return True
+
+    def _keep_alive(self, flow: Flow, now: float) -> None:
+        """Put off the idle end. A plain mapping is its flow, and ends only when somebody kills it."""
+        if flow.mapping.many and flow.is_open:
+            self.timers.set(flow, now + self._limits.udp_idle)
+
+    def on_flow_control(self, packet: Fin | Reset | Credit, now: float) -> None:
+        """Take a packet of the feature FLOW."""
+        self._now = now
+        flow = self._ids.get(packet.msg_id)
+        if not isinstance(flow, Flow) or Feature.FLOW not in self.features:
+            self._counters["flow_control_unknown"] += 1
+            return
+        channel = flow.channel
+        match packet:
+            case Reset():
+                self._drop(flow, packet.reason)
+            case Fin() if isinstance(channel, LosslessChannel):
+                channel.ended()
+            case Credit() if isinstance(channel, LosslessChannel):
+                channel.credit(packet.limit)
+            case _:
+                self._counters["flow_control_unexpected"] += 1
+
+    def flow_readable(self, flow: Flow) -> None:
+        """There is something to read on an open flow."""
+        self._events.append(Readable(flow))
+
+    def flow_writable(self, flow: Flow) -> None:
+        """There is room to write on a flow."""
+        self._events.append(Writable(flow))
+
+    # The beginning and the end of a flow.
+
+    def _new_flow(self, mapping: Mapping, state: FlowState) -> Flow:
+        flow = Flow(self, mapping, 0, state)
+        self._flows.add(flow)
+        mapping.flows.add(flow)
+        return flow
+
+    def _bind(self, flow: Flow, msg_id: int) -> None:
+        flow.msg_id = msg_id
+        self._ids[msg_id] = flow
+        if flow.protocol is Protocol.TCP:
+            flow.channel = self._transport.open_channel(msg_id, flow)
+
+    def _open(self, flow: Flow) -> None:
+        flow.handle(FlowEvent.AGREED)
+        self._tell_open(flow)
+
+    def _tell_open(self, flow: Flow) -> None:
+        self.timers.cancel(flow)
+        self._keep_alive(flow, self._now)
+        flow.mapping.failures = 0
+        self._events.append(Opened(flow))
+        if flow.channel is None:
+            flow.send_early(self._now)
+        else:
+            self._events.append(Readable(flow))
+
+    def flow_finished(self, flow: Flow, now: float) -> None:
+        """Our side has half-closed.
+
+        v0.1 cannot say so: a Kill ends both directions, and at once it would cost the reply, while none at
+        all would leave the service hanging. So the Kill waits until the contact has been quiet for `LINGER`.
+        """
+        if Feature.FLOW not in self.features:
+            self._lingering.add(flow)
+            self.timers.set(flow, now + LINGER)
+
+    def flow_done(self, flow: Flow) -> None:
+        """Both directions have ended in order."""
+        self._drop(flow, None)
+
+    def reset_flow(self, flow: Flow, reason: Reason, *, tell_owner: bool = False) -> None:
+        """End a flow at once, and say so to the contact."""
+        if flow.state in (FlowState.CLOSED, FlowState.HELD):
+            pass
+        elif flow.channel is not None:
+            flow.channel.reset(reason)
+        else:
+            self._decline(flow.msg_id, reason)
+        self._drop(flow, reason, tell_owner=tell_owner)
+
+    def _drop(
+        self, flow: Flow, reason: Reason | None, *, tell_owner: bool = True, renew: bool = True
+    ) -> None:
+        waiting = flow.state in (FlowState.HELD, FlowState.REQUESTED)
+        if not flow.handle(FlowEvent.ENDED):
+            return
+        mapping = flow.mapping
+        if self._ids.get(flow.msg_id) is flow:
+            del self._ids[flow.msg_id]
+        self._flows.discard(flow)
+        self._lingering.discard(flow)
+        self.timers.cancel(flow)
+        mapping.flows.discard(flow)
+        if flow in mapping.held:
+            mapping.held.remove(flow)
+        if flow.channel is not None:
+            flow.channel.drop()
+        parked = mapping.parked is flow
+        if parked:
+            mapping.parked = None
+        elif tell_owner and waiting:
+            self._events.append(Failed(flow, reason or Reason.REFUSED))
+        elif tell_owner:
+            self._events.append(FlowEnded(flow, reason))
+        if renew and not mapping.many and len(mapping.flows) == len(mapping.held):
+            self._renew(mapping, failed=parked or reason is not None)
+
+    def _renew(self, mapping: Mapping, *, failed: bool) -> None:
+        """A plain mapping's flow is over: offer the same again, the later the more often it failed."""
+        if self._move(mapping, MappingEvent.FLOW_ENDED) and mapping.origin is Origin.LOCAL:
+            first, longest = RETRY
+            delay = min(first * 2.0 ** min(mapping.failures, 10), longest) if failed else 0.0
+            mapping.failures += failed
+            self.timers.set(mapping, self._now + delay)
+
+    # Small things.
+
+    def _add(self, mapping: Mapping) -> Mapping:
+        if len(self.mappings) >= MAX_MAPPINGS:
+            raise Misuse("too many mappings with this contact")
+        self.mappings.append(mapping)
+        return mapping
+
+    def _move(self, mapping: Mapping, event: MappingEvent) -> bool:
+        before = mapping.state
+        if not mapping.handle(event):
+            return False
+        if mapping.state is MappingState.ENDED:
+            self.mappings.remove(mapping)
+            self.timers.cancel(mapping)
+            for msg_id in self._ids_of(mapping):
+                del self._ids[msg_id]
+        if mapping.state is not before:
+            self._events.append(MappingChanged(mapping))
+        return True
+
+    def _ids_of(self, mapping: Mapping) -> Iterator[int]:
+        return (i for i in {mapping.msg_id, *mapping.spare} if self._ids.get(i) is mapping)
+
+    def _new_id(self) -> int:
+        while True:
+            msg_id = self._random.getrandbits(32)
+            if msg_id and msg_id not in self._ids:
+                return msg_id

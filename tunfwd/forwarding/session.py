@@ -1,0 +1,283 @@
+"""One contact: is it there, what can it do, and what do its packets mean. Sans-IO.
+
+Packets from the contact go in by `receive_lossless` and `receive_lossy`, and on to `negotiation`. What is to
+be sent comes out of `next_packet` and `next_datagram`; what the owner has to do or know, out of `next_event`.
+A contact is plain (v0.1 only) until it says Hello.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from tunfwd.forwarding.events import Event, HelloArrived, PongArrived
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.lossless import LosslessTransport
+from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.negotiation import MAX_FLOWS, Limits, Negotiation
+from tunfwd.forwarding.states import MappingState
+from tunfwd.forwarding.transport import Random
+from tunfwd.wire.carriers import Carrier
+from tunfwd.wire.packets import (
+    Accept,
+    AckAcc,
+    Credit,
+    Data,
+    Direction,
+    Feature,
+    Fin,
+    Hello,
+    Kill,
+    Lossless,
+    Malformed,
+    Offer,
+    Ping,
+    Pong,
+    Protocol,
+    Reason,
+    Reset,
+    decode,
+    decode_datagram,
+    decode_extension,
+    encode_extension,
+)
+
+FEATURES = Feature.MANY | Feature.FLOW | Feature.PING
+HELLO_INTERVAL = (
+    2.0  # s; a Hello within it of ours is an answer, or crossed it: two programs never ring forever
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration decides."""
+
+    features: Feature = FEATURES
+    limits: Limits = field(default_factory=Limits)
+
+
+class Session:
+    """The whole of what is negotiated and under way with one contact."""
+
+    def __init__(
+        self, carrier: Carrier, *, epoch: int, random: Random, settings: Settings | None = None
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self._carrier = carrier
+        self._epoch = epoch
+        self._settings = settings or Settings()
+        self._events: deque[Event] = deque()
+        self._transport = LosslessTransport(carrier)
+        self._negotiation = Negotiation(
+            self._transport,
+            self._events,
+            self.counters,
+            say=self._say,
+            random=random,
+            limits=self._settings.limits,
+        )
+        self._now = 0.0
+        self._orphans: list[int] = []  # flows the contact may still believe in
+        self._peer_epoch: int | None = None
+        self._hello_sent_at: float | None = None  # in this online period
+        self._hello_awaited = False
+
+    @property
+    def is_online(self) -> bool:
+        """Whether the contact is."""
+        return self._negotiation.is_online
+
+    @property
+    def features(self) -> Feature:
+        """The features in force; none while the contact is plain."""
+        return self._negotiation.features
+
+    @property
+    def mappings(self) -> list[Mapping]:
+        """All mappings, in the order they were made. To be read, not changed."""
+        return self._negotiation.mappings
+
+    # The contact comes and goes.
+
+    def online(self, now: float) -> None:
+        """The contact has come online: plain until it says otherwise."""
+        self._now = now
+        self._negotiation.is_online = True
+        self._set_features(Feature(0))
+        self._hello_sent_at = None
+        self._hello_awaited = False
+        for msg_id in self._orphans:
+            self._say(Kill(msg_id))
+        self._orphans.clear()
+        if self.mappings:
+            self._greet()
+            self._negotiation.offer_all(MappingState.WAITING)
+
+    def offline(self, now: float) -> None:
+        """The contact has gone: what toxcore had queued is lost, so no stream can go on."""
+        self._now = now
+        self._negotiation.is_online = False
+        self._orphans = (self._orphans + self._negotiation.lose(restarted=False))[-MAX_FLOWS:]
+
+    def _greet(self) -> None:
+        """Say Hello, once in an online period: it goes before all else that we say."""
+        if self._hello_sent_at is None:
+            self._hello_awaited = True
+            self._say_hello()
+
+    def _say_hello(self) -> None:
+        self._hello_sent_at = self._now
+        self._transport.send(Hello(self._settings.features, self._epoch))
+
+    def _on_hello(self, hello: Hello) -> None:
+        restarted = self._peer_epoch not in (None, hello.epoch)
+        self._peer_epoch = hello.epoch
+        if restarted:
+            self._negotiation.lose(restarted=True)
+        self._set_features(hello.features & self._settings.features)
+        sent_at = self._hello_sent_at
+        fresh = sent_at is not None and self._now - sent_at < HELLO_INTERVAL
+        unasked = not self._hello_awaited and not fresh
+        self._hello_awaited = False
+        if restarted or unasked:
+            self._say_hello()
+        self._events.append(HelloArrived())
+        if restarted:
+            self._negotiation.offer_all(MappingState.WAITING)
+        elif unasked:
+            # It came back without our noticing it gone, and has forgotten: offer again, keep what runs.
+            self._negotiation.offer_all(MappingState.WAITING, MappingState.OFFERED, MappingState.RUNNING)
+
+    def _set_features(self, features: Feature) -> None:
+        self._negotiation.features = features
+        self._transport.flow_control = Feature.FLOW in features
+
+    # Packets in.
+
+    def receive_lossless(self, packet: bytes, now: float) -> None:
+        """Take a packet of the lossless carrier, prefix included."""
+        self._now = now
+        try:
+            value = decode(self._carrier, packet)
+        except Malformed as error:
+            self.counters[f"malformed_{error.kind}"] += 1
+            return
+        match value:
+            case Data():
+                self._negotiation.on_data(value, now)
+            case Hello():
+                self._on_hello(value)
+            case Offer():
+                self._negotiation.on_offer(value, now)
+            case Accept():
+                self._negotiation.on_accept(value.msg_id, now)
+            case AckAcc():
+                self._negotiation.on_ack(value.msg_id, now)
+            case Kill():
+                self._negotiation.on_kill(value.msg_id, now)
+            case Fin() | Reset() | Credit():
+                self._negotiation.on_flow_control(value, now)
+
+    def receive_lossy(self, packet: bytes, now: float) -> None:
+        """Take a packet of the lossy carrier, prefix included."""
+        self._now = now
+        try:
+            if packet.startswith(self._carrier.extension):
+                self._on_extension(decode_extension(self._carrier, packet))
+            else:
+                self._negotiation.on_datagram(decode_datagram(self._carrier, packet), now)
+        except Malformed as error:
+            self.counters[f"malformed_{error.kind}"] += 1
+
+    def _on_extension(self, packet: Ping | Pong) -> None:
+        if Feature.PING not in self.features:
+            self.counters["extension_unknown"] += 1
+        elif isinstance(packet, Ping):
+            self._transport.send_extension(encode_extension(self._carrier, Pong(packet.token)))
+        else:
+            self._events.append(PongArrived(packet.token))
+
+    # Packets and events out.
+
+    def _say(self, packet: Lossless) -> None:
+        self._greet()
+        self._transport.send(packet)
+
+    def next_packet(self) -> bytes | None:
+        """Return the next packet for the lossless carrier, or None. Only while online."""
+        return self._transport.next_packet() if self.is_online else None
+
+    def put_back(self, packet: bytes) -> None:
+        """Give back a packet from `next_packet` that the carrier had no room for."""
+        self._transport.put_back(packet)
+
+    def next_datagram(self) -> bytes | None:
+        """Return the next packet for the lossy carrier, or None. Only while online."""
+        return self._transport.next_datagram() if self.is_online else None
+
+    def next_event(self) -> Event | None:
+        """Return what happened next, or None."""
+        return self._events.popleft() if self._events else None
+
+    def next_timeout(self) -> float | None:
+        """Return when `handle_timeout` is due, or None."""
+        return self._negotiation.timers.next()
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        self._now = now
+        self._negotiation.handle_timeout(now)
+
+    # What the owner wants.
+
+    def offer(
+        self,
+        protocol: Protocol,
+        port: int,
+        name: str,
+        now: float,
+        *,
+        direction: Direction = Direction.SERVER,
+        public_id: int | None = None,
+    ) -> Mapping:
+        """Offer a port of ours, or with direction CONNECTION ask for one; see `Negotiation.offer`."""
+        self._now = now
+        return self._negotiation.offer(protocol, port, name, now, direction=direction, public_id=public_id)
+
+    def expect(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
+        """Remember an acceptance from before; see `Negotiation.expect`."""
+        return self._negotiation.expect(direction, protocol, port, name)
+
+    def take(self, mapping: Mapping, now: float) -> None:
+        """Accept an offer of the contact's; raises `Misuse` where there is none to accept."""
+        self._now = now
+        self._negotiation.take(mapping, now)
+
+    def end(self, mapping: Mapping, now: float) -> None:
+        """Withdraw, deny or kill a mapping, with all its flows."""
+        self._now = now
+        self._negotiation.end(mapping, now)
+
+    def connect(self, mapping: Mapping, now: float) -> Flow | None:
+        """Start a flow for a local connection; see `Negotiation.connect`."""
+        self._now = now
+        return self._negotiation.connect(mapping, now)
+
+    def service_up(self, flow: Flow, now: float) -> None:
+        """Answer `ServiceWanted`: the service is connected."""
+        self._now = now
+        self._negotiation.service_up(flow, now)
+
+    def service_failed(self, flow: Flow, reason: Reason, now: float) -> None:
+        """Answer `ServiceWanted`: the service could not be connected."""
+        self._now = now
+        self._negotiation.service_failed(flow, reason, now)
+
+    def ping(self, token: int, now: float) -> bool:
+        """Send a Ping; `PongArrived` follows. False while the contact has not said that it answers them."""
+        self._now = now
+        if not self.is_online:
+            return False
+        self._greet()
+        if Feature.PING not in self.features:
+            return False
+        self._transport.send_extension(encode_extension(self._carrier, Ping(token)))
+        return True

@@ -1,0 +1,75 @@
+"""How a session's packets travel: what the lossless carrier and the link have in common.
+
+A session writes packets and opens channels; it never knows which of the two is underneath.
+"""
+
+from typing import Protocol
+
+from tunfwd.wire.packets import Lossless, Reason
+
+
+class Random(Protocol):
+    """The part of `random.Random` that the cores use; `secrets.SystemRandom` in the program."""
+
+    def getrandbits(self, k: int, /) -> int:
+        """Return an integer of `k` random bits."""
+        ...
+
+
+class Sink(Protocol):
+    """The owner of a channel: what it is told."""
+
+    def channel_readable(self) -> None:
+        """Bytes, or the end of them, wait to be read where there were none."""
+
+    def channel_writable(self) -> None:
+        """There is room again after a write that was cut short."""
+
+    def channel_done(self) -> None:
+        """Both directions have ended in order, and all was sent."""
+
+    def channel_broken(self, reason: Reason) -> None:
+        """The far side broke the rules of the channel; it can only be reset."""
+
+
+class Channel(Protocol):
+    """One flow's byte stream, both ways."""
+
+    @property
+    def space(self) -> int:
+        """Bytes that `write` takes now."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the far side has ended its direction and all of it was read."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take bytes to send, in order; return how many, which may be fewer than given."""
+
+    def read(self, limit: int) -> bytes:
+        """Return up to `limit` received bytes; b"" when there are none yet, or no more."""
+
+    def finish(self) -> None:
+        """End our direction, after all that was written."""
+
+    def close(self) -> None:
+        """End both directions after all that was written, where `finish` alone cannot be told."""
+
+    def reset(self, reason: Reason) -> None:
+        """Drop everything in both directions and tell the far side."""
+
+    def drop(self) -> None:
+        """Drop everything in both directions; the far side knows, or is gone."""
+
+
+class Transport(Protocol):
+    """What a session sends with."""
+
+    def send(self, packet: Lossless) -> None:
+        """Send a control packet, in order, ahead of bulk data."""
+
+    def send_datagram(self, msg_id: int, payload: bytes) -> bool:
+        """Send one datagram, or return False where it is too large to be carried."""
+
+    def open_channel(self, msg_id: int, sink: Sink) -> Channel:
+        """Open the byte stream of a flow."""

@@ -1,0 +1,327 @@
+"""The packets of "Port forwarding in tox" and its extensions, as values and as bytes (SPEC.md).
+
+Bytes come from `tunfwd.tox` and go to `tunfwd.forwarding`, and back. Decoding is strict: whatever is not
+exactly one packet of the table raises `Malformed`, the only error that hostile bytes can cause here.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import assert_never
+
+from tunfwd.wire.carriers import Carrier
+
+VERSION = 1  # of Hello
+MAX_NAME = 255  # bytes of UTF-8
+MAX_MSG_ID = 0xFFFF_FFFF
+
+
+class Malformed(ValueError):
+    """Bytes that are not a packet. `kind` is a short stable word for counting."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class Protocol(IntEnum):
+    """What a port speaks."""
+
+    TCP = 0
+    UDP = 1
+
+
+class Direction(IntEnum):
+    """What the offerer has: a server, or a client that wants to reach one."""
+
+    SERVER = 0
+    CONNECTION = 1
+
+
+class Feature(IntFlag):
+    """What a program can do beyond v0.1; a bit is in force when both sides said it."""
+
+    MANY = 1 << 0
+    LINK = 1 << 1
+    FRAGMENT = 1 << 2
+    FLOW = 1 << 3
+    PING = 1 << 4
+
+
+class Reason(IntEnum):
+    """Why a flow was reset. Codes from a newer program that are not listed read as ABORTED."""
+
+    ABORTED = 0
+    REFUSED = 1
+    UNREACHABLE = 2
+    TIMED_OUT = 3
+    OVERFLOW = 4
+    LOST = 5
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Reason":
+        return cls.ABORTED
+
+
+class Type(IntEnum):
+    """The type byte of a lossless packet."""
+
+    OFFER = 0x00
+    ACCEPT = 0x01
+    ACK_ACC = 0x02
+    KILL = 0x03
+    DATA = 0x04
+    HELLO = 0x0F
+    FIN = 0x10
+    RESET = 0x11
+    CREDIT = 0x12
+
+
+class ExtensionType(IntEnum):
+    """The type byte of a lossy extension packet."""
+
+    PING = 0x00
+    PONG = 0x01
+    LINK = 0x02
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A server, or a connection to one, proposed under a `msg_id` of the offerer's choice."""
+
+    msg_id: int
+    protocol: Protocol
+    direction: Direction
+    port: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The receiver of an Offer takes it."""
+
+    msg_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AckAcc:
+    """The offerer confirms an Accept; Data may flow."""
+
+    msg_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Deny, withdraw or end."""
+
+    msg_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A piece of the byte stream (or, on the lossy carrier, a datagram)."""
+
+    msg_id: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the sender can do, and which run of it this is."""
+
+    features: Feature
+    epoch: int
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Fin:
+    """No more Data from the sender on this flow (feature FLOW)."""
+
+    msg_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The flow is over at once, or never came to be (feature FLOW)."""
+
+    msg_id: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """The sender of this takes up to `limit` bytes of stream in all on this flow (feature FLOW)."""
+
+    msg_id: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """To be answered with a Pong that carries the same token (feature PING)."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a Ping."""
+
+    token: int
+
+
+Lossless = Offer | Accept | AckAcc | Kill | Data | Hello | Fin | Reset | Credit
+Extension = Ping | Pong
+
+_OFFER = struct.Struct("<IBBHB")
+_ID = struct.Struct("<I")
+_HELLO = struct.Struct("<BIQ")
+_RESET = struct.Struct("<IB")
+_CREDIT = struct.Struct("<IQ")
+_TOKEN = struct.Struct("<Q")
+
+
+def encode(carrier: Carrier, packet: Lossless) -> bytes:
+    """Return the whole packet, prefix included."""
+    match packet:
+        case Offer():
+            name = packet.name.encode()
+            if len(name) > MAX_NAME:
+                raise ValueError(f"a name takes at most {MAX_NAME} bytes of UTF-8")
+            kind = Type.OFFER
+            body = (
+                _OFFER.pack(packet.msg_id, packet.protocol, packet.direction, packet.port, len(name)) + name
+            )
+        case Accept():
+            kind, body = Type.ACCEPT, _ID.pack(packet.msg_id)
+        case AckAcc():
+            kind, body = Type.ACK_ACC, _ID.pack(packet.msg_id)
+        case Kill():
+            kind, body = Type.KILL, _ID.pack(packet.msg_id)
+        case Data():
+            kind, body = Type.DATA, _ID.pack(packet.msg_id) + packet.payload
+        case Hello():
+            kind, body = Type.HELLO, _HELLO.pack(packet.version, packet.features, packet.epoch)
+        case Fin():
+            kind, body = Type.FIN, _ID.pack(packet.msg_id)
+        case Reset():
+            kind, body = Type.RESET, _RESET.pack(packet.msg_id, packet.reason)
+        case Credit():
+            kind, body = Type.CREDIT, _CREDIT.pack(packet.msg_id, packet.limit)
+        case _:
+            assert_never(packet)
+    return carrier.lossless + bytes((kind,)) + body
+
+
+def decode(carrier: Carrier, packet: bytes) -> Lossless:
+    """Read one lossless packet, prefix included.
+
+    Raises `Malformed` for anything that is not exactly one packet of this carrier.
+    """
+    prefix = len(carrier.lossless)
+    if not packet.startswith(carrier.lossless):
+        raise Malformed("prefix")
+    if len(packet) <= prefix:
+        raise Malformed("length")
+    kind = packet[prefix]
+    if kind == Type.DATA:  # first: nearly every packet is one
+        if len(packet) < prefix + 5:
+            raise Malformed("length")
+        return Data(_ID.unpack_from(packet, prefix + 1)[0], packet[prefix + 5 :])
+    reader = _READERS.get(kind)
+    if reader is None:
+        raise Malformed("type")
+    try:
+        return reader(packet[prefix + 1 :])
+    except struct.error as error:
+        raise Malformed("length") from error
+
+
+def _read_offer(body: bytes) -> Offer:
+    if len(body) < _OFFER.size:
+        raise Malformed("length")
+    msg_id, protocol, direction, port, length = _OFFER.unpack_from(body)
+    if len(body) != _OFFER.size + length:
+        raise Malformed("length")
+    if protocol > Protocol.UDP:
+        raise Malformed("protocol")
+    if direction > Direction.CONNECTION:
+        raise Malformed("direction")
+    try:
+        name = body[_OFFER.size :].decode()
+    except UnicodeDecodeError as error:
+        raise Malformed("name") from error
+    return Offer(msg_id, Protocol(protocol), Direction(direction), port, name)
+
+
+def _read_hello(body: bytes) -> Hello:
+    version, features, epoch = _HELLO.unpack(body)
+    if version != VERSION:
+        raise Malformed("version")
+    return Hello(Feature(features), epoch, version)
+
+
+def _read_reset(body: bytes) -> Reset:
+    msg_id, reason = _RESET.unpack(body)
+    return Reset(msg_id, Reason(reason))
+
+
+_READERS: dict[int, Callable[[bytes], Lossless]] = {
+    Type.OFFER: _read_offer,
+    Type.ACCEPT: lambda body: Accept(*_ID.unpack(body)),
+    Type.ACK_ACC: lambda body: AckAcc(*_ID.unpack(body)),
+    Type.KILL: lambda body: Kill(*_ID.unpack(body)),
+    Type.HELLO: _read_hello,
+    Type.FIN: lambda body: Fin(*_ID.unpack(body)),
+    Type.RESET: _read_reset,
+    Type.CREDIT: lambda body: Credit(*_CREDIT.unpack(body)),
+}
+
+
+def data_header(carrier: Carrier, msg_id: int) -> bytes:
+    """Return what stands before the payload of a lossless Data packet."""
+    return carrier.lossless + bytes((Type.DATA,)) + _ID.pack(msg_id)
+
+
+def datagram_header(carrier: Carrier, msg_id: int) -> bytes:
+    """Return what stands before the payload of a lossy Data packet."""
+    return carrier.lossy + _ID.pack(msg_id)
+
+
+def decode_datagram(carrier: Carrier, packet: bytes) -> Data:
+    """Read one lossy Data packet, prefix included; raises `Malformed`."""
+    prefix = len(carrier.lossy)
+    if not packet.startswith(carrier.lossy):
+        raise Malformed("prefix")
+    if len(packet) < prefix + 4:
+        raise Malformed("length")
+    return Data(_ID.unpack_from(packet, prefix)[0], packet[prefix + 4 :])
+
+
+def encode_extension(carrier: Carrier, packet: Extension) -> bytes:
+    """Return a whole lossy extension packet, prefix included."""
+    match packet:
+        case Ping():
+            kind = ExtensionType.PING
+        case Pong():
+            kind = ExtensionType.PONG
+        case _:
+            assert_never(packet)
+    return carrier.extension + bytes((kind,)) + _TOKEN.pack(packet.token)
+
+
+def decode_extension(carrier: Carrier, packet: bytes) -> Extension:
+    """Read a Ping or Pong, prefix included; raises `Malformed`."""
+    prefix = len(carrier.extension)
+    if not packet.startswith(carrier.extension):
+        raise Malformed("prefix")
+    if len(packet) != prefix + 1 + _TOKEN.size:
+        raise Malformed("length")
+    kind, (token,) = packet[prefix], _TOKEN.unpack_from(packet, prefix + 1)
+    if kind == ExtensionType.PING:
+        return Ping(token)
+    if kind == ExtensionType.PONG:
+        return Pong(token)
+    raise Malformed("type")
