@@ -1,0 +1,285 @@
+"""A Tox node driven by trio: one loop, one instance, everything in one task.
+
+Each round of the loop calls toxcore's `iterate`, from within which the handler gets its events, then
+`Handler.iterated`, then sleeps until toxcore's UDP socket is readable, its own interval is over, or `wake` is
+called.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Any, Self
+
+import trio
+
+from tunfwd.tox import enums, version
+from tunfwd.tox.binding import Tox_Ptr
+from tunfwd.tox.contacts import NONE
+from tunfwd.tox.errors import GetPortNotBound, ToxError
+from tunfwd.tox.friends import Friends
+from tunfwd.tox.handler import Handler
+from tunfwd.tox.identity import Identity, IdentityError, read_passphrase
+from tunfwd.tox.library import Library, choose
+from tunfwd.tox.settings import Node, Settings
+from tunfwd.tox.sockets import find_udp_socket, udp_sockets
+
+log = logging.getLogger(__name__)
+
+RELAYED_INTERVAL = 0.004  # s between rounds while a relayed contact is active: there is no socket to wait for
+RELAYED_LINGER = 1.0  # s after its last packet that a relayed contact counts as active
+BOOTSTRAP_DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # s between attempts; the last one stays
+SAVE_DELAY = 2.0  # s from a change that toxcore made by itself to the file
+SAVE_RETRY = 60.0  # s until an identity that could not be written is tried again
+
+
+class _Events:
+    """Hands toxcore's events to those concerned; mixed into the binding's class."""
+
+    client: Client
+
+    def handle_self_connection_status(self, connection_status: enums.Tox_Connection) -> None:
+        self.client._on_connection(enums.Tox_Connection(connection_status))
+
+    def handle_friend_request(self, public_key: bytes, message: bytes) -> None:
+        self.client.friends.on_request(public_key, message)
+
+    def handle_friend_name(self, friend_number: int, name: bytes) -> None:
+        self.client.friends.on_name(friend_number, name)
+
+    def handle_friend_connection_status(
+        self, friend_number: int, connection_status: enums.Tox_Connection
+    ) -> None:
+        self.client.friends.on_connection(friend_number, enums.Tox_Connection(connection_status))
+
+    def handle_friend_lossless_packet(self, friend_number: int, data: bytes) -> None:
+        self.client.friends.on_lossless(friend_number, data)
+
+    def handle_friend_lossy_packet(self, friend_number: int, data: bytes) -> None:
+        self.client.friends.on_lossy(friend_number, data)
+
+
+class Client:
+    """A node, and what it knows. Made ready by the constructor, alive within `run`, closed by `close`.
+
+    The constructor raises ToxcoreUnusable, IdentityError, or a ToxError such as NewPortAlloc.
+    """
+
+    def __init__(self, settings: Settings, handler: Handler) -> None:
+        self.settings = settings
+        library = choose(settings.library)
+        if settings.library == "builtin":
+            version.require(version.inspect(), settings.groups)
+        passphrase = read_passphrase(settings.passphrase_file) if settings.passphrase_file else None
+        self._identity = Identity(settings.savedata, passphrase, library.encryption)
+        older = udp_sockets()
+        self._tox = self._start(library)
+        self._handler = handler
+        self._connected = trio.Event()
+        self._disconnected = trio.Event()
+        self._disconnected.set()
+        self._dirty = trio.Event()
+        self._nap: trio.CancelScope | None = None
+        self._woken = False
+        self.relayed = False
+        self._relayed_until = 0.0
+
+        self.udp_port = self._port("udp_port")
+        """Our UDP port, None when UDP is off."""
+        self.tcp_relay_port = self._port("tcp_port")
+        """The port we relay at, None when we do not."""
+        self._socket = find_udp_socket(self.udp_port, older) if self.udp_port else None
+        if self.udp_port and self._socket is None:
+            log.warning("toxcore's UDP socket was not found: latency will be tens of milliseconds")
+        self.friends = Friends(self._tox, self, handler, self.save)
+        if settings.name:
+            self._tox.name = settings.name.encode()
+        self.save()
+
+    def _start(self, library: Library) -> Tox_Ptr:
+        settings = self.settings
+        savedata = self._identity.load()
+        with library.Tox_Options_Ptr() as options:
+            options.ipv6_enabled = settings.ipv6
+            options.udp_enabled = settings.udp and settings.proxy is None
+            options.local_discovery_enabled = settings.local_discovery
+            options.start_port = options.end_port = settings.udp_port
+            options.tcp_port = settings.tcp_relay_port
+            options.experimental_groups_persistence = True
+            if settings.proxy is not None:
+                kinds = enums.Tox_Proxy_Type
+                http = settings.proxy.kind == "http"
+                options.proxy_type = kinds.TOX_PROXY_TYPE_HTTP if http else kinds.TOX_PROXY_TYPE_SOCKS5
+                options.proxy_host = settings.proxy.host
+                options.proxy_port = settings.proxy.port
+            if savedata is not None:
+                options.savedata_type = enums.Tox_Savedata_Type.TOX_SAVEDATA_TYPE_TOX_SAVE
+                options.savedata_data = savedata
+            node: Any = type("Node", (_Events, library.Tox_Ptr), {"client": self})
+            return node(options)  # type: ignore[no-any-return]
+
+    def _port(self, which: str) -> int | None:
+        try:
+            return int(getattr(self._tox, which))
+        except GetPortNotBound:
+            return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        exc_traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Who we are
+
+    @property
+    def address(self) -> str:
+        """What others add us by: 76 hex digits."""
+        return self._tox.address.hex().upper()
+
+    @property
+    def public_key(self) -> bytes:
+        """Our long-term key."""
+        return self._tox.public_key
+
+    @property
+    def dht_key(self) -> bytes:
+        """Our key as a node of the DHT, new in each run; others bootstrap with it."""
+        return self._tox.dht_id
+
+    @property
+    def connection(self) -> enums.Tox_Connection:
+        """Whether, and how, we are connected to the network."""
+        return enums.Tox_Connection(self._tox.connection_status)
+
+    @property
+    def name(self) -> str:
+        """Our nickname."""
+        return self._tox.name.decode("utf-8", "replace")
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._tox.name = name.encode()
+        self.save()
+
+    # The loop
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be a node until cancelled. Raises what the handler raised. The identity is saved at the end."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._bootstrap)
+            nursery.start_soon(self._add_relays)
+            nursery.start_soon(self._save_when_dirty)
+            task_status.started()
+            try:
+                while True:
+                    self._tox.iterate()
+                    self._handler.iterated()
+                    await self._sleep()
+            finally:
+                nursery.cancel_scope.cancel()
+                self._save_or_log()
+
+    def wake(self) -> None:
+        """Make the loop go round at once: something is due that no packet announces."""
+        self._woken = True
+        if self._nap is not None:
+            self._nap.cancel()
+
+    async def _sleep(self) -> None:
+        now = trio.current_time()
+        interval = self._tox.iteration_interval / 1000
+        if self.relayed:
+            self.relayed = False
+            self._relayed_until = now + RELAYED_LINGER
+        if now < self._relayed_until:
+            interval = min(interval, RELAYED_INTERVAL)
+        if self._woken:
+            interval = 0
+        with trio.CancelScope(deadline=now + interval) as self._nap:
+            if self._socket is None:
+                await trio.sleep_forever()
+            else:
+                await trio.lowlevel.wait_readable(self._socket)
+        self._nap = None
+        self._woken = False
+
+    def close(self) -> None:
+        """Leave the network at once. The client is of no use afterwards."""
+        self._tox.__exit__(None, None, None)
+
+    # Getting and staying connected
+
+    def _on_connection(self, connection: enums.Tox_Connection) -> None:
+        log.info("%s the Tox network", "disconnected from" if connection is NONE else "connected to")
+        if connection is NONE:
+            self._connected = trio.Event()
+            self._disconnected.set()
+        else:
+            self._disconnected = trio.Event()
+            self._connected.set()
+
+    async def _bootstrap(self) -> None:
+        """Ask the configured nodes until we are connected, and again when we no longer are."""
+        while self.settings.bootstrap:
+            await self._disconnected.wait()
+            attempt = 0
+            while not self._connected.is_set():
+                for node in self.settings.bootstrap:
+                    await self._use_node(node, bootstrap=True)
+                with trio.move_on_after(BOOTSTRAP_DELAYS[min(attempt, len(BOOTSTRAP_DELAYS) - 1)]):
+                    await self._connected.wait()
+                attempt += 1
+
+    async def _add_relays(self) -> None:
+        for node in self.settings.relays:
+            await self._use_node(node, bootstrap=False)
+
+    async def _use_node(self, node: Node, *, bootstrap: bool) -> None:
+        try:  # toxcore would block on the name
+            addresses = await trio.socket.getaddrinfo(node.host, node.port, type=trio.socket.SOCK_DGRAM)
+        except OSError as error:
+            log.warning("node %s: %s", node.host, error.strerror)
+            return
+        for host in {str(address[4][0]) for address in addresses}:
+            try:
+                if bootstrap:
+                    self._tox.bootstrap(host, node.port, node.key)
+                self._tox.add_tcp_relay(host, node.port, node.key)
+            except ToxError as error:
+                log.info("node %s: %s", node, error)
+
+    # The identity on disk
+
+    def save(self) -> None:
+        """Write the identity now. Raises IdentityError; it is tried again later."""
+        try:
+            self._identity.save(self._tox.savedata)
+        except IdentityError:
+            self._dirty.set()
+            raise
+
+    def save_soon(self) -> None:
+        """Write the identity in a while: toxcore changed it."""
+        self._dirty.set()
+
+    async def _save_when_dirty(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await trio.sleep(SAVE_DELAY)
+            self._dirty = trio.Event()
+            if not self._save_or_log():
+                await trio.sleep(SAVE_RETRY)
+
+    def _save_or_log(self) -> bool:
+        try:
+            self.save()
+        except IdentityError as error:
+            log.error("%s", error)  # noqa: TRY400 the message says it all
+            return False
+        return True

@@ -1,0 +1,160 @@
+"""Contacts: who packets go to and come from, whatever kind they are.
+
+A contact is one object for as long as the client lives, online or not, so that the engine can hang its own
+state on it. Friends and members of groups look the same from outside; friends.py and groups.py make them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from tunfwd.tox.enums import Tox_Connection
+from tunfwd.tox.errors import (
+    FriendCustomPacketFriendNotConnected,
+    FriendCustomPacketFriendNotFound,
+    FriendCustomPacketSendq,
+    GroupSendCustomPrivatePacketDisconnected,
+    GroupSendCustomPrivatePacketFailSend,
+    GroupSendCustomPrivatePacketGroupNotFound,
+    GroupSendCustomPrivatePacketPeerNotFound,
+)
+from tunfwd.wire import carriers
+
+if TYPE_CHECKING:
+    from tunfwd.tox.binding import Tox_Ptr
+    from tunfwd.tox.groups import Group
+
+Connection = Tox_Connection
+NONE = Tox_Connection.TOX_CONNECTION_NONE
+TCP = Tox_Connection.TOX_CONNECTION_TCP
+UDP = Tox_Connection.TOX_CONNECTION_UDP
+
+
+class ContactOffline(Exception):
+    """The contact cannot be reached now. What was queued for it is lost."""
+
+
+class Pace(Protocol):
+    """Where a contact reports what the run loop must know (client.py)."""
+
+    relayed: bool
+    """Set when something came from or went to a contact behind a relay."""
+
+
+class Contact(ABC):
+    """Someone who can be talked to."""
+
+    __slots__ = ("_pace", "_tox", "connection", "key", "nickname")
+
+    kind: Literal["friend", "group"]
+    carrier: carriers.Carrier
+
+    def __init__(self, tox: Tox_Ptr, pace: Pace, key: bytes, nickname: str) -> None:
+        self._tox = tox
+        self._pace = pace
+        self.key = key
+        """32 bytes: the long-term key of a friend, the key in that group of a member."""
+        self.nickname = nickname
+        """As the contact names itself, cleaned; not unique, may be empty."""
+        self.connection = NONE
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.key.hex()[:8]} {self.nickname!r} {self.connection.name[15:]}>"
+
+    @property
+    def online(self) -> bool:
+        """Whether the contact can be reached now."""
+        return self.connection is not NONE
+
+    @abstractmethod
+    def send_lossless(self, packet: bytes) -> bool:
+        """Queue a packet, carrier prefix included, at most 1373 bytes, that arrives in order and once.
+
+        False: the queue is full, nothing was queued; try when `Handler.iterated` is called. Raises
+        ContactOffline. What is queued is lost when the contact goes offline.
+        """
+
+    @abstractmethod
+    def send_lossy(self, packet: bytes) -> bool:
+        """Send a packet, carrier prefix included, at most 1373 bytes, that may be lost.
+
+        False: it was lost here already. Raises ContactOffline.
+        """
+
+
+class Friend(Contact):
+    """A Tox friend."""
+
+    __slots__ = ("number",)
+
+    kind = "friend"
+    carrier = carriers.FRIEND
+
+    def __init__(self, tox: Tox_Ptr, pace: Pace, number: int, key: bytes, nickname: str) -> None:
+        super().__init__(tox, pace, key, nickname)
+        self.number = number
+
+    def send_lossless(self, packet: bytes) -> bool:
+        """See Contact."""
+        if self.connection is not UDP:
+            self._pace.relayed = True
+        try:
+            self._tox.friend_send_lossless_packet(self.number, packet)
+        except FriendCustomPacketSendq:
+            return False
+        except (FriendCustomPacketFriendNotConnected, FriendCustomPacketFriendNotFound):
+            raise ContactOffline from None
+        return True
+
+    def send_lossy(self, packet: bytes) -> bool:
+        """See Contact."""
+        if self.connection is not UDP:
+            self._pace.relayed = True
+        try:
+            self._tox.friend_send_lossy_packet(self.number, packet)
+        except FriendCustomPacketSendq:
+            return False
+        except (FriendCustomPacketFriendNotConnected, FriendCustomPacketFriendNotFound):
+            raise ContactOffline from None
+        return True
+
+
+class Member(Contact):
+    """Another member of a group; the same person as a friend is another contact."""
+
+    __slots__ = ("group", "peer_id")
+
+    kind = "group"
+    carrier = carriers.GROUP
+
+    def __init__(self, tox: Tox_Ptr, pace: Pace, group: Group, key: bytes, nickname: str) -> None:
+        super().__init__(tox, pace, key, nickname)
+        self.group = group
+        self.peer_id: int | None = None
+        """toxcore's number for the member, new each time it joins; None while it is away."""
+
+    def send_lossless(self, packet: bytes) -> bool:
+        """See Contact. Above 500 bytes toxcore splits the packet, at more than half the speed."""
+        return self._send(packet, lossless=True)
+
+    def send_lossy(self, packet: bytes) -> bool:
+        """See Contact."""
+        return self._send(packet, lossless=False)
+
+    def _send(self, packet: bytes, *, lossless: bool) -> bool:
+        if self.peer_id is None:
+            raise ContactOffline
+        if self.connection is not UDP:
+            self._pace.relayed = True
+        try:
+            self._tox.group_send_custom_private_packet(self.group.number, self.peer_id, lossless, packet)
+        except GroupSendCustomPrivatePacketFailSend:
+            return False
+        except (
+            GroupSendCustomPrivatePacketPeerNotFound,
+            GroupSendCustomPrivatePacketDisconnected,
+            GroupSendCustomPrivatePacketGroupNotFound,
+        ):
+            raise ContactOffline from None
+        return True

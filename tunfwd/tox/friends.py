@@ -1,0 +1,183 @@
+"""Friends, and those who would like to be.
+
+Fed by client.py with toxcore's events about friends; tells the handler. Whatever changes the list of friends
+is on disk when the method returns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunfwd.tox.contacts import NONE, UDP, Friend, Pace
+from tunfwd.tox.text import clean
+
+if TYPE_CHECKING:
+    from tunfwd.tox.binding import Tox_Ptr
+    from tunfwd.tox.enums import Tox_Connection
+    from tunfwd.tox.handler import Handler
+
+log = logging.getLogger(__name__)
+
+MAX_REQUESTS = 32
+MESSAGE_LIMIT = 256  # characters of a request's message that are kept
+NICKNAME_LIMIT = 128  # characters; toxcore allows 128 bytes
+
+
+class NoSuchRequest(LookupError):
+    """Nobody with this key asks to be a friend."""
+
+
+@dataclass(frozen=True, slots=True)
+class FriendRequest:
+    """Someone asks to be our friend."""
+
+    key: bytes
+    message: str
+    """One clean line."""
+
+
+def parse_address(text: str) -> bytes:
+    """Read a Tox address: 76 hex digits. Raises ValueError; toxcore checks the checksum."""
+    text = text.strip().removeprefix("tox:")
+    try:
+        address = bytes.fromhex(text)
+    except ValueError:
+        address = b""
+    if len(address) != 38:
+        raise ValueError(f"{text!r} is not a Tox address: 76 hexadecimal digits are expected")
+    return address
+
+
+class Friends:
+    """The list of friends and the pending requests."""
+
+    def __init__(self, tox: Tox_Ptr, pace: Pace, handler: Handler, save: Callable[[], None]) -> None:
+        self._tox = tox
+        self._pace = pace
+        self._handler = handler
+        self._save = save
+        self._by_number: dict[int, Friend] = {}
+        self._by_key: dict[bytes, Friend] = {}
+        self._requests: dict[bytes, FriendRequest] = {}
+        self.dropped_requests = 0
+        """Requests not held because 32 were."""
+        for number in tox.friend_list:
+            self._know(number)
+
+    def __iter__(self) -> Iterator[Friend]:
+        return iter(list(self._by_key.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def get(self, key: bytes) -> Friend | None:
+        """Find a friend by its long-term key."""
+        return self._by_key.get(key)
+
+    def by_number(self, number: int) -> Friend:
+        """Find a friend by toxcore's number."""
+        return self._by_number[number]
+
+    @property
+    def requests(self) -> list[FriendRequest]:
+        """Who asks to be a friend, oldest first; at most 32, gone with the process."""
+        return list(self._requests.values())
+
+    # What a person, or a rule, decides
+
+    def add(self, address: bytes, message: str = "") -> Friend:
+        """Add a friend by its 38-byte address, and ask it until it accepts. Raises errors.FriendAdd…."""
+        number = self._tox.friend_add(address, message.encode()[:1016] or b"Hello")
+        return self._added(number, address[:32])
+
+    def accept(self, key: bytes) -> Friend:
+        """Accept a pending request. Raises NoSuchRequest."""
+        if key not in self._requests:
+            raise NoSuchRequest(f"no request from {key.hex().upper()} is pending")
+        return self.add_key(key)
+
+    def add_key(self, key: bytes) -> Friend:
+        """Add a friend who adds us as well, without a request. Raises errors.FriendAdd…."""
+        return self._added(self._tox.friend_add_norequest(key), key)
+
+    def reject(self, key: bytes) -> None:
+        """Forget a pending request; the other side is not told. Raises NoSuchRequest."""
+        if self._requests.pop(key, None) is None:
+            raise NoSuchRequest(f"no request from {key.hex().upper()} is pending")
+
+    def remove(self, friend: Friend) -> None:
+        """Remove a friend, without telling it."""
+        self._tox.friend_delete(friend.number)
+        del self._by_number[friend.number], self._by_key[friend.key]
+        if friend.connection is not NONE:
+            friend.connection = NONE
+            self._handler.contact_offline(friend)
+        self._handler.contact_removed(friend)
+        self._save()
+
+    def last_online(self, friend: Friend) -> int | None:
+        """Return when a friend was last seen, in seconds since 1970; None for never."""
+        return self._tox.friend_get_last_online(friend.number) or None
+
+    def _added(self, number: int, key: bytes) -> Friend:
+        self._requests.pop(key, None)
+        friend = self._know(number)
+        self._save()
+        return friend
+
+    def _know(self, number: int) -> Friend:
+        key = self._tox.friend_get_public_key(number)
+        nickname = clean(self._tox.friend_get_name(number), NICKNAME_LIMIT)
+        friend = Friend(self._tox, self._pace, number, key, nickname)
+        self._by_number[number] = self._by_key[key] = friend
+        return friend
+
+    # toxcore's events
+
+    def on_request(self, key: bytes, message: bytes) -> None:
+        """Hold a request, unless there is one from the same key, or are too many."""
+        if key in self._requests:
+            return
+        if len(self._requests) >= MAX_REQUESTS:
+            self.dropped_requests += 1
+            return
+        request = self._requests[key] = FriendRequest(key, clean(message, MESSAGE_LIMIT))
+        self._handler.friend_request(request)
+
+    def on_name(self, number: int, name: bytes) -> None:
+        """Note a friend's new name."""
+        friend = self._by_number[number]
+        nickname = clean(name, NICKNAME_LIMIT)
+        if nickname != friend.nickname:
+            friend.nickname = nickname
+            self._handler.contact_renamed(friend)
+
+    def on_connection(self, number: int, connection: Tox_Connection) -> None:
+        """Note that a friend came, went, or is reached in another way."""
+        friend = self._by_number[number]
+        before, friend.connection = friend.connection, connection
+        if before is connection:
+            return
+        if connection is NONE:
+            self._handler.contact_offline(friend)
+        elif before is NONE:
+            self._handler.contact_online(friend)
+        else:
+            self._handler.contact_connection(friend)
+
+    def on_lossless(self, number: int, data: bytes) -> None:
+        """Pass a packet on."""
+        friend = self._by_number[number]
+        if friend.connection is not UDP:
+            self._pace.relayed = True
+        self._handler.lossless(friend, data)
+
+    def on_lossy(self, number: int, data: bytes) -> None:
+        """Pass a packet on."""
+        friend = self._by_number[number]
+        if friend.connection is not UDP:
+            self._pace.relayed = True
+        self._handler.lossy(friend, data)

@@ -1,0 +1,64 @@
+"""What the client tells the program: the engine above implements `Handler`.
+
+Subclassed, `Handler` ignores each event that is not overridden.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from tunfwd.tox.conferences import Conference, ConferenceInvitation
+    from tunfwd.tox.contacts import Contact, Member
+    from tunfwd.tox.friends import FriendRequest
+    from tunfwd.tox.groups import Group, GroupInvitation
+
+
+class Handler(Protocol):
+    """Events, in the order they happen, each from within toxcore's iteration.
+
+    Methods must not block. They may send, and use the client; they must not close it. What they raise ends
+    `Client.run` with that exception, once toxcore has finished its round.
+    """
+
+    def contact_online(self, contact: Contact) -> None:
+        """A contact can be reached; `contact.connection` says how."""
+
+    def contact_offline(self, contact: Contact) -> None:
+        """A contact is gone, and with it whatever was queued for it. It may come back at once."""
+
+    def contact_connection(self, contact: Contact) -> None:
+        """A contact that stays online is reached in another way."""
+
+    def contact_renamed(self, contact: Contact) -> None:
+        """`contact.nickname` changed."""
+
+    def contact_removed(self, contact: Contact) -> None:
+        """A contact was removed, or its group left; after `contact_offline`, where it was online."""
+
+    def lossless(self, contact: Contact, data: bytes) -> None:
+        """A packet that came in order."""
+
+    def lossy(self, contact: Contact, data: bytes) -> None:
+        """A packet that may have lost companions."""
+
+    def public(self, member: Member, data: bytes) -> None:
+        """A packet that a member sent to the whole group."""
+
+    def friend_request(self, request: FriendRequest) -> None:
+        """Someone asks to be a friend; held in `client.friends.requests`."""
+
+    def group_invitation(self, invitation: GroupInvitation) -> None:
+        """A friend invites us to a group; held in `client.groups.invitations`."""
+
+    def group_changed(self, group: Group) -> None:
+        """`group.state`, `group.reason` or `group.name` changed."""
+
+    def conference_invitation(self, invitation: ConferenceInvitation) -> None:
+        """A friend invites us to a conference; held in `client.conferences.invitations`."""
+
+    def conference_changed(self, conference: Conference) -> None:
+        """The title or the members of a conference changed."""
+
+    def iterated(self) -> None:
+        """A round is over: queues may have space again, and what came in can be answered at once."""

@@ -1,0 +1,85 @@
+"""What the `[tox]` part of the configuration can say. The daemon fills it; client.py obeys it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+_NODE = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5}):(?P<key>[0-9A-Fa-f]{64})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the network to start from, or a relay."""
+
+    host: str
+    port: int
+    key: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "HOST:PORT:KEY", KEY in 64 hex digits; an IPv6 address in brackets. Raises ValueError."""
+        match = _NODE.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is not HOST:PORT:KEY with a key of 64 hex digits")
+        port = int(match["port"])
+        if not 1 <= port <= 65535:
+            raise ValueError(f"{port} in {text!r} is not a port")
+        return cls(match["v6"] or match["host"], port, bytes.fromhex(match["key"]))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}:{self.key.hex().upper()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy that every connection goes through. UDP does not."""
+
+    kind: Literal["http", "socks5"]
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to be a node, and as whom. Defaults are those of an ordinary machine."""
+
+    savedata: Path
+    """The file of our identity; made at the first start."""
+    passphrase_file: Path | None = None
+    """Encrypts the identity; the first line counts."""
+    name: str = ""
+    """Our nickname; empty leaves the one in the identity."""
+    library: Literal["builtin", "pytox"] = "builtin"
+    """Which binding to libtoxcore to use."""
+    bootstrap: tuple[Node, ...] = ()
+    relays: tuple[Node, ...] = ()
+    """Relays to use besides those that toxcore finds."""
+    udp: bool = True
+    udp_port: int = 0
+    """0: the first free one of 33445 to 33545."""
+    ipv6: bool = True
+    local_discovery: bool = True
+    tcp_relay_port: int = 0
+    """Port to relay for others at; 0: do not."""
+    proxy: Proxy | None = None
+    groups: bool = True
+    """False runs without groups on a library that has none."""
+
+    def __post_init__(self) -> None:
+        for name, port in (("udp_port", self.udp_port), ("tcp_relay_port", self.tcp_relay_port)):
+            if not 0 <= port <= 65535:
+                raise ValueError(f"{name}: {port} is not a port")
+        if len(self.name.encode()) > 128:
+            raise ValueError("name: more than 128 bytes in UTF-8")
+        if self.proxy is not None and not 1 <= self.proxy.port <= 65535:
+            raise ValueError(f"proxy: {self.proxy.port} is not a port")
+
+
+def nodes(texts: Iterable[str]) -> tuple[Node, ...]:
+    """Read a list of "HOST:PORT:KEY". Raises ValueError naming the wrong one."""
+    return tuple(map(Node.parse, texts))
