@@ -147,20 +147,24 @@ def build_header(
     protocol: int,
     length: int,
     *,
+    identification: int = 0,
     fragment: Fragment | None = None,
     dont_fragment: bool = False,
     hop_limit: int = 64,
 ) -> bytes:
-    """The header for `length` bytes of payload, checksum (IPv4) or fragment header (IPv6) included."""
+    """The header for `length` bytes of payload, checksum (IPv4) or fragment header (IPv6) included.
+
+    `identification` is for IPv4 packets that others may fragment; a fragment's own goes before it.
+    """
     if len(source) == 16:
         return _build_v6(source, destination, protocol, length, fragment=fragment, hop_limit=hop_limit)
-    identification, fragmentation = 0, _DONT_FRAGMENT if dont_fragment else 0
+    fragmentation = _DONT_FRAGMENT if dont_fragment else 0
     if fragment is not None:
-        identification = fragment.identification & 0xFFFF
+        identification = fragment.identification
         fragmentation |= fragment.offset >> 3 | (_MORE_FRAGMENTS if fragment.more else 0)
     total = HEADER_LENGTH_V4 + length
     header = _V4.pack(
-        0x45, 0, total, identification, fragmentation, hop_limit, protocol, 0, source, destination
+        0x45, 0, total, identification & 0xFFFF, fragmentation, hop_limit, protocol, 0, source, destination
     )
     return b"%b%b%b" % (header[:10], checksum(header).to_bytes(2, "big"), header[12:])
 

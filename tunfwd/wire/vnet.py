@@ -1,7 +1,7 @@
 """virtio_net_hdr, the 10 bytes before every packet of a TUN with IFF_VNET_HDR (VIRTIO 1.2, 5.1.6).
 
 It lets one read or write carry up to 64 KB of one TCP stream (or a run of equal datagrams), and leaves their
-checksums to whoever needs them. Fields are in the byte order of this machine.
+checksums to whoever needs them. Fields are little-endian: tun.Device asks for that (TUNSETVNETLE).
 """
 
 import struct
@@ -20,7 +20,7 @@ GSO_TCPV6 = 4
 GSO_UDP_L4 = 5
 GSO_ECN = 0x80  # a bit beside the type: CWR is set in the first segment only
 
-_HEADER = struct.Struct("=BBHHHH")
+_HEADER = struct.Struct("<BBHHHH")
 
 
 class Header(NamedTuple):

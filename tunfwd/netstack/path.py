@@ -1,0 +1,140 @@
+"""Builds the frames that leave on one path: from a virtual address to an address of the kernel.
+
+Everything that the TUN device wants to know about a frame is decided here: header lengths, checksum position
+and partial sum, segmentation. A wrong value would still work on this machine, and be lost where it is
+forwarded to another.
+"""
+
+from tunfwd.netstack.types import Frame
+from tunfwd.wire import ip, tcp, udp, vnet
+from tunfwd.wire.checksum import Buffer, checksum, ones_complement_sum
+
+
+class Path:
+    """Two addresses of one family, packed, and the MTU (bytes) between them."""
+
+    __slots__ = ("_addresses_sum", "destination", "mtu", "network_length", "source")
+
+    def __init__(self, source: bytes, destination: bytes, mtu: int) -> None:
+        self.source = source
+        self.destination = destination
+        self.mtu = mtu
+        self.network_length = ip.HEADER_LENGTH_V4 if len(source) == 4 else ip.HEADER_LENGTH_V6
+        self._addresses_sum = ones_complement_sum(source + destination)
+
+    @property
+    def mss(self) -> int:
+        """Bytes of TCP payload in a packet without options."""
+        return self.mtu - self.network_length - tcp.HEADER_LENGTH
+
+    @property
+    def default_mss(self) -> int:
+        """What a peer takes that does not say (RFC 9293 3.7.1)."""
+        return tcp.DEFAULT_MSS_V4 if len(self.source) == 4 else tcp.DEFAULT_MSS_V6
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of TCP payload in the largest super-segment."""
+        return ip.MAX_PACKET - self.network_length - tcp.HEADER_LENGTH
+
+    def segment(
+        self,
+        source_port: int,
+        destination_port: int,
+        *,
+        sequence: int,
+        acknowledgment: int = 0,
+        flags: int,
+        window: int = 0,
+        options: bytes = b"",
+        payload: Buffer = b"",
+        mss: int = 0,
+    ) -> Frame:
+        """A TCP segment; with a payload larger than `mss` (bytes), a super-segment for the kernel to cut."""
+        transport_length = tcp.HEADER_LENGTH + len(options)
+        length = transport_length + len(payload)
+        gso_type, gso_size = vnet.GSO_NONE, 0
+        if len(payload) > mss:
+            gso_type = vnet.GSO_TCPV4 if len(self.source) == 4 else vnet.GSO_TCPV6
+            gso_size = mss
+        header = (
+            vnet.build(
+                gso_type,
+                self.network_length + transport_length,
+                gso_size,
+                self.network_length,
+                tcp.CHECKSUM_OFFSET,
+            )
+            + ip.build_header(self.source, self.destination, ip.TCP, length, dont_fragment=True)
+            + tcp.build_header(
+                source_port,
+                destination_port,
+                sequence=sequence,
+                acknowledgment=acknowledgment,
+                flags=flags,
+                window=window,
+                checksum=self._pseudo_header_sum(ip.TCP, length),
+                options=options,
+            )
+        )
+        return [header, payload] if payload else [header]
+
+    def datagrams(
+        self, source_port: int, destination_port: int, payloads: list[bytes], identification: int
+    ) -> list[Frame]:
+        """UDP datagrams: several of one size (the last may be shorter) in one frame, or one in fragments.
+
+        Several must fit the MTU each, and one packet together.
+        """
+        size = len(payloads[0])
+        length = udp.HEADER_LENGTH + sum(map(len, payloads))
+        if self.network_length + udp.HEADER_LENGTH + size > self.mtu:
+            message = udp.build_header(source_port, destination_port, size, 0) + payloads[0]
+            summed = checksum(message, self._pseudo_header_sum(ip.UDP, length)) or 0xFFFF
+            message = b"%b%b%b" % (message[:6], summed.to_bytes(2, "big"), message[8:])
+            return self.fragments(ip.UDP, message, identification)
+        several = len(payloads) > 1
+        header = (
+            vnet.build(
+                vnet.GSO_UDP_L4 if several else vnet.GSO_NONE,
+                self.network_length + udp.HEADER_LENGTH,
+                size if several else 0,
+                self.network_length,
+                udp.CHECKSUM_OFFSET,
+            )
+            + ip.build_header(self.source, self.destination, ip.UDP, length, identification=identification)
+            + udp.build_header(
+                source_port,
+                destination_port,
+                length - udp.HEADER_LENGTH,
+                self._pseudo_header_sum(ip.UDP, length),
+            )
+        )
+        return [[header, *payloads]]
+
+    def fragments(self, protocol: int, message: bytes, identification: int) -> list[Frame]:
+        """A message whose checksum is complete, in as many packets as the MTU asks for."""
+        if self.network_length + len(message) <= self.mtu:
+            header = ip.build_header(self.source, self.destination, protocol, len(message))
+            return [[vnet.PLAIN + header, message]]
+        room = self.mtu - self.network_length
+        if len(self.source) == 16:
+            room -= ip.FRAGMENT_HEADER_LENGTH
+        room &= ~7
+        frames: list[Frame] = []
+        view = memoryview(message)
+        for offset in range(0, len(message), room):
+            part = view[offset : offset + room]
+            more = offset + room < len(message)
+            header = ip.build_header(
+                self.source,
+                self.destination,
+                protocol,
+                len(part),
+                fragment=ip.Fragment(identification, offset, more),
+            )
+            frames.append([vnet.PLAIN + header, part])
+        return frames
+
+    def _pseudo_header_sum(self, protocol: int, length: int) -> int:
+        return (self._addresses_sum + protocol + length) % 0xFFFF or 0xFFFF

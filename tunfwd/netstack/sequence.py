@@ -1,0 +1,13 @@
+"""Sequence numbers without wrap-around (RFC 9293 3.4).
+
+On the wire they are 32 bits and wrap every 4 GiB. Inside the stack they are plain integers that never do:
+`unwrap` converts at the door, headers cut them down again, and everything between compares with `<`.
+"""
+
+_HALF = 1 << 31
+_MASK = (1 << 32) - 1
+
+
+def unwrap(wire: int, near: int) -> int:
+    """The number that `wire` stands for: of all those with these 32 low bits, the one nearest to `near`."""
+    return near - _HALF + (wire - near + _HALF & _MASK)

@@ -1,0 +1,530 @@
+"""The stack: packets of the TUN device in, connections and datagrams out, and back.
+
+    frames -> receive -> IP -> TCP -> Connection -> events
+                            -> UDP -> Datagram
+                            -> ICMP -> EchoRequest, errors
+    Connection, DatagramQueue, errors -> packets_to_send -> frames
+
+It stands for all hosts of the virtual network but our own: every address is listened to, on every port, and
+what becomes of a packet is for the owner to decide. No I/O, no clock: the owner passes frames and the time.
+"""
+
+import hashlib
+import struct
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface, IPv6Interface
+
+from tunfwd.netstack import events
+from tunfwd.netstack.connection import CONNECT_TIMEOUT, Connection
+from tunfwd.netstack.datagrams import MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, DatagramQueue
+from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, Failure
+from tunfwd.netstack.path import Path
+from tunfwd.netstack.rate_limit import TokenBucket
+from tunfwd.netstack.reassembly import Reassembly
+from tunfwd.netstack.timers import NEVER, Timers
+from tunfwd.netstack.types import Endpoint, Exhausted, Frame, HostState, Misuse, Random
+from tunfwd.wire import icmp, ip, tcp, udp, vnet
+from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
+
+MAX_CONNECTIONS = 4096  # in any state
+MAX_INCOMING = 2048  # SYNs that wait for the owner
+MAX_INCOMING_PER_ADDRESS = 512
+MAX_ECHO_REQUESTS = 256  # that wait for the owner; the oldest gives way
+MAX_DATAGRAM_EVENTS = 4096  # that wait for the owner; the newest are dropped
+MAX_FRAMES = 4096  # resets, errors and the like that wait to be sent
+FRAMES_A_ROUND = 256  # of TCP; how long sending may keep us from receiving
+ERROR_RATE = 1000.0  # ICMP errors a second; icmp_msgs_per_sec of Linux
+ERROR_BURST = 250.0  # Linux has 50; a page with many connections to a host that is offline makes more
+FIRST_EPHEMERAL_PORT = 49152  # RFC 6335 6
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What happened to packets since the start. Frames that nothing is counted for were delivered."""
+
+    frames: int = 0
+    malformed: int = 0
+    bad_checksum: int = 0
+    bad_source: int = 0
+    """From an address that cannot be a host's, or from one of the network that we stand for."""
+    noise: int = 0
+    """Multicast and broadcast, which nobody here answers."""
+    unknown_protocol: int = 0
+    host_unreachable: int = 0
+    """For a host that is offline or does not exist."""
+    fragments: int = 0
+    fragments_dropped: int = 0
+    """Packets whose fragments contradicted each other, or never were complete."""
+    syns_dropped: int = 0
+    """For want of room."""
+    resets_sent: int = 0
+    """For segments that belong to no connection."""
+    icmp_ignored: int = 0
+    echo_requests_dropped: int = 0
+    datagrams_dropped: int = 0
+    """For want of room, either way."""
+    errors_suppressed: int = 0
+    """ICMP errors above the rate."""
+    frames_dropped: int = 0
+    """Answers for want of room."""
+    connections: int = 0
+    """At present."""
+    incoming: int = 0
+    """At present: SYNs that wait for the owner."""
+
+
+_Tuple = tuple[bytes, bytes, int, int]  # as in the packets that arrive: source, destination, and their ports
+
+
+class Stack:
+    """All virtual hosts behind one TUN device.
+
+    After any call, what it gave rise to is in `next_event`, `packets_to_send` and `next_timeout`.
+    """
+
+    def __init__(
+        self,
+        own: tuple[IPv4Interface, IPv6Interface],
+        host_state: Callable[[bytes], HostState],
+        random: Random,
+        mtu: int = 1500,
+        *,
+        udp_segmentation: bool = True,
+    ) -> None:
+        """`own` are this machine's addresses on the device, with the virtual networks they belong to.
+
+        `host_state` is asked, with a packed address, for each SYN, datagram and echo request. `mtu` in bytes.
+        `udp_segmentation` is whether the kernel takes super-segments of UDP (Linux 6.2).
+        """
+        self._own = {interface.ip.packed for interface in own}
+        self._networks = [
+            (int(interface.network.network_address), int(interface.network.netmask)) for interface in own
+        ]
+        self._broadcast = {
+            own[0].network.broadcast_address.packed,
+            own[0].network.network_address.packed,
+        }
+        self._host_state = host_state
+        self._random = random
+        self._mtu = mtu
+        self._secret = random.getrandbits(256).to_bytes(32, "big")
+        self._next_port = random.getrandbits(14)
+        self._connections: dict[_Tuple, Connection] = {}
+        self._incoming: Counter[bytes] = Counter()
+        self._timers: Timers[Connection] = Timers()
+        self._reassembly = Reassembly()
+        self._datagrams = DatagramQueue(mtu, udp_segmentation, random.getrandbits(32))
+        self._echoes: OrderedDict[tuple[bytes, bytes, int], None] = OrderedDict()
+        self._events: deque[Event] = deque()
+        self._datagram_events = 0
+        self._senders: deque[Connection] = deque()
+        self._frames: list[Frame] = []
+        self._errors: deque[Frame] = deque()
+        self._error_limit = TokenBucket(ERROR_RATE, ERROR_BURST)
+        self._statistics = Statistics()
+
+    def statistics(self) -> Statistics:
+        """A copy of the counters."""
+        return replace(
+            self._statistics,
+            fragments_dropped=self._reassembly.dropped,
+            datagrams_dropped=self._statistics.datagrams_dropped + self._datagrams.dropped,
+            connections=len(self._connections),
+            incoming=self._incoming.total(),
+        )
+
+    # In
+
+    def receive(self, frames: Iterable[Buffer], now: float) -> None:
+        """Process frames as read: virtio_net_hdr and one packet each. They must not change afterwards.
+
+        What is malformed, or for nobody, is dropped and counted.
+        """
+        for frame in frames:
+            self._statistics.frames += 1
+            try:
+                self._receive_frame(frame, now)
+            except ip.Malformed:
+                self._statistics.malformed += 1
+
+    def _receive_frame(self, frame: Buffer, now: float) -> None:
+        packet = ip.parse(frame, vnet.LENGTH)
+        header = vnet.parse(frame)
+        if packet.fragment is not None:
+            self._receive_fragment(frame, packet, now)
+        elif packet.protocol == ip.TCP:
+            self._receive_tcp(frame, packet, header, now)
+        elif self._is_answerable(packet):
+            self._receive_other(frame, packet, header)
+
+    def _receive_fragment(self, frame: Buffer, packet: ip.Packet, now: float) -> None:
+        self._statistics.fragments += 1
+        whole = self._reassembly.add(frame, packet, now)
+        if whole is None:
+            return
+        payload, first = whole
+        packet = packet._replace(start=0, payload=0, end=len(payload), fragment=None, dont_fragment=False)
+        header = vnet.Header(0, vnet.GSO_NONE, 0, 0, 0, 0)
+        if packet.protocol == ip.TCP:
+            self._receive_tcp(payload, packet, header, now)
+        elif self._is_answerable(packet):
+            self._receive_other(payload, packet, header, first)
+
+    def _is_answerable(self, packet: ip.Packet) -> bool:
+        """Whether the packet goes from one host to another, and not from one that we stand for."""
+        source, destination = packet.source, packet.destination
+        if not ip.is_unicast(destination) or destination in self._broadcast:
+            self._statistics.noise += 1
+            return False
+        network, mask = self._networks[len(source) == 16]
+        ours = int.from_bytes(source, "big") & mask == network and source not in self._own
+        if ours or not ip.is_unicast(source) or destination in self._own:
+            self._statistics.bad_source += 1
+            return False
+        return True
+
+    def _is_sound(self, data: Buffer, packet: ip.Packet, header: vnet.Header) -> bool:
+        """Whether the transport checksum is right, or is none of ours to check."""
+        if header.flags & (vnet.FLAG_NEEDS_CSUM | vnet.FLAG_DATA_VALID):
+            return True
+        initial = 0
+        if packet.protocol != ip.ICMP:
+            initial = pseudo_header_sum(
+                packet.source, packet.destination, packet.protocol, packet.end - packet.payload
+            )
+        if checksum(memoryview(data)[packet.payload : packet.end], initial) == 0:
+            return True
+        self._statistics.bad_checksum += 1
+        return False
+
+    # TCP in
+
+    def _receive_tcp(self, data: Buffer, packet: ip.Packet, header: vnet.Header, now: float) -> None:
+        segment = tcp.parse(data, packet.payload, packet.end)
+        if not self._is_sound(data, packet, header):
+            return
+        key = (packet.source, packet.destination, segment.source_port, segment.destination_port)
+        connection = self._connections.get(key)
+        if connection is not None and not connection.superseded_by(segment):
+            connection.receive(segment, now)
+            self._timers.update(connection)
+            return
+        if not self._is_answerable(packet):
+            return
+        if not segment.source_port or not segment.destination_port:
+            raise ip.Malformed("port 0")
+        if segment.flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN:
+            self._receive_syn(data, packet, segment, now)
+        elif not segment.flags & tcp.RST:
+            self._reset(packet, segment)
+
+    def _receive_syn(self, data: Buffer, packet: ip.Packet, segment: tcp.Segment, now: float) -> None:
+        original = memoryview(data)[packet.start : packet.end]
+        if not self._is_online(packet, original):
+            return
+        address = packet.destination
+        if (
+            len(self._connections) >= MAX_CONNECTIONS
+            or self._incoming.total() >= MAX_INCOMING
+            or self._incoming[address] >= MAX_INCOMING_PER_ADDRESS
+        ):
+            self._statistics.syns_dropped += 1
+            return
+        connection = self._new_connection(
+            Endpoint(address, segment.destination_port), Endpoint(packet.source, segment.source_port), now
+        )
+        self._incoming[address] += 1
+        connection.open_passively(segment, bytes(original[: icmp.QUOTE_V4]), now)
+        self._timers.update(connection)
+
+    def _reset(self, packet: ip.Packet, segment: tcp.Segment) -> None:
+        """RFC 9293 3.10.7.1."""
+        self._statistics.resets_sent += 1
+        path = Path(packet.destination, packet.source, self._mtu)
+        ports = segment.destination_port, segment.source_port
+        if segment.flags & tcp.ACK:
+            self.send_now(path.segment(*ports, sequence=segment.acknowledgment, flags=tcp.RST))
+            return
+        length = len(segment.payload) + bool(segment.flags & tcp.SYN) + bool(segment.flags & tcp.FIN)
+        self.send_now(
+            path.segment(
+                *ports,
+                sequence=0,
+                acknowledgment=segment.sequence + length,
+                flags=tcp.RST | tcp.ACK,
+            )
+        )
+
+    # UDP and ICMP in
+
+    def _receive_other(
+        self, data: Buffer, packet: ip.Packet, header: vnet.Header, first: memoryview | None = None
+    ) -> None:
+        """`first` is the first fragment, of a packet that came in several."""
+        original = memoryview(data)[packet.start : packet.end] if first is None else first
+        if packet.protocol == ip.UDP:
+            self._receive_udp(data, packet, header, original)
+        elif packet.protocol == (ip.ICMP if packet.version == 4 else ip.ICMPV6):
+            if self._is_sound(data, packet, header):
+                self._receive_icmp(data, packet, original)
+        else:
+            self._statistics.unknown_protocol += 1
+            if self._is_online(packet, original):
+                self._error(icmp.Error.PROTOCOL_UNREACHABLE, packet.destination, packet.source, original)
+
+    def _receive_udp(
+        self, data: Buffer, packet: ip.Packet, header: vnet.Header, original: memoryview
+    ) -> None:
+        datagram = udp.parse(data, packet.payload, packet.end)
+        if datagram.checksum == 0 and packet.version == 6:
+            raise ip.Malformed("UDP without a checksum")
+        if datagram.destination_port == 0:
+            raise ip.Malformed("port 0")
+        if datagram.checksum and not self._is_sound(data, packet, header):
+            return
+        if not self._is_online(packet, original):
+            return
+        source = Endpoint(packet.source, datagram.source_port)
+        destination = Endpoint(packet.destination, datagram.destination_port)
+        payload = datagram.payload
+        size = len(payload)
+        if header.gso_type & ~vnet.GSO_ECN == vnet.GSO_UDP_L4:
+            size = header.gso_size or size
+        for offset in range(0, size and len(payload), size) if size else (0,):
+            if self._datagram_events >= MAX_DATAGRAM_EVENTS:
+                self._statistics.datagrams_dropped += 1
+                continue
+            self._datagram_events += 1
+            part = payload[offset : offset + size]
+            self._events.append(events.Datagram(source, destination, part, packet.dont_fragment, original))
+
+    def _receive_icmp(self, data: Buffer, packet: ip.Packet, original: memoryview) -> None:
+        match icmp.parse(data, packet):
+            case icmp.Echo() as echo:
+                if self._is_online(packet, original):
+                    self._receive_echo(EchoRequest(packet.source, packet.destination, echo))
+            case icmp.Report() as report:
+                self._receive_report(report)
+            case None:
+                self._statistics.icmp_ignored += 1
+
+    def _receive_echo(self, request: EchoRequest) -> None:
+        self._echoes[request.source, request.destination, request.echo.rest] = None
+        if len(self._echoes) > MAX_ECHO_REQUESTS:
+            self._echoes.popitem(last=False)
+            self._statistics.echo_requests_dropped += 1
+        self._events.append(request)
+
+    def _receive_report(self, report: icmp.Report) -> None:
+        quoted = icmp.parse_quote(report.quote)
+        if quoted.protocol == ip.TCP:
+            connection = self._connections.get(
+                (quoted.destination, quoted.source, quoted.destination_port, quoted.source_port)
+            )
+            if connection is None:
+                self._statistics.icmp_ignored += 1
+            elif report.error is icmp.Error.TOO_BIG:
+                connection.packet_too_big(report.mtu, quoted.sequence)
+            else:
+                refused = report.error in (icmp.Error.PORT_UNREACHABLE, icmp.Error.PROTOCOL_UNREACHABLE)
+                connection.icmp_error(Failure.REFUSED if refused else Failure.UNREACHABLE, quoted.sequence)
+                self._timers.update(connection)
+        elif quoted.protocol == ip.UDP and report.error is not icmp.Error.TOO_BIG:
+            refused = report.error is icmp.Error.PORT_UNREACHABLE
+            self._events.append(
+                DatagramRefused(
+                    Endpoint(quoted.source, quoted.source_port),
+                    Endpoint(quoted.destination, quoted.destination_port),
+                    Failure.REFUSED if refused else Failure.UNREACHABLE,
+                )
+            )
+        else:
+            self._statistics.icmp_ignored += 1
+
+    def _is_online(self, packet: ip.Packet, original: memoryview) -> bool:
+        """Whether the destination is there; if not, its absence is reported to the sender."""
+        if self._host_state(packet.destination) is HostState.ONLINE:
+            return True
+        self._statistics.host_unreachable += 1
+        self._error(icmp.Error.HOST_UNREACHABLE, packet.destination, packet.source, original)
+        return False
+
+    # The owner's calls
+
+    def next_event(self) -> Event | None:
+        """What happened next; None if the owner knows all."""
+        while self._events:
+            event = self._events.popleft()
+            if isinstance(event, events.Datagram):
+                self._datagram_events -= 1
+                return event
+            if isinstance(event, EchoRequest | DatagramRefused) or not event.connection.muted:
+                return event
+        return None
+
+    def connect(
+        self, local: Endpoint, remote: Endpoint, now: float, timeout: float = CONNECT_TIMEOUT
+    ) -> Connection:
+        """Open a connection from a virtual address; port 0 stands for any that is free.
+
+        Connected follows, or ConnectFailed, at the latest after `timeout` seconds. Raises Exhausted, and
+        Misuse if there is such a connection already.
+        """
+        if len(self._connections) >= MAX_CONNECTIONS:
+            raise Exhausted("too many connections")
+        if local.port == 0:
+            local = Endpoint(local.address, self._free_port(local.address, remote))
+        elif (remote.address, local.address, remote.port, local.port) in self._connections:
+            raise Misuse("such a connection exists")
+        connection = self._new_connection(local, remote, now)
+        connection.open_actively(timeout, now)
+        return connection
+
+    def send_datagram(self, local: Endpoint, remote: Endpoint, payload: bytes) -> None:
+        """Send a UDP datagram from a virtual address; Misuse if it is longer than any can be."""
+        if len(payload) > (MAX_PAYLOAD_V4 if len(local.address) == 4 else MAX_PAYLOAD_V6):
+            raise Misuse("datagram too long")
+        self._datagrams.append(local, remote, payload)
+
+    def port_unreachable(self, event: events.Datagram) -> None:
+        """Nothing listens on the port that the datagram is for."""
+        self._datagram_error(icmp.Error.PORT_UNREACHABLE, event)
+
+    def host_unreachable(self, event: events.Datagram) -> None:
+        """The host that the datagram is for cannot be reached after all."""
+        self._datagram_error(icmp.Error.HOST_UNREACHABLE, event)
+
+    def too_big(self, event: events.Datagram, mtu: int) -> None:
+        """The datagram cannot be carried; an IP packet of `mtu` bytes could. Silent if it may be cut."""
+        if event.dont_fragment:
+            least = ip.MIN_MTU_V4 if len(event.source.address) == 4 else ip.MIN_MTU_V6
+            self._datagram_error(icmp.Error.TOO_BIG, event, max(mtu, least))
+
+    def answer_echo(self, request: EchoRequest) -> None:
+        """Answer for the host that is pinged; once, and not if too many others came since."""
+        try:
+            del self._echoes[request.source, request.destination, request.echo.rest]
+        except KeyError:
+            return
+        path = Path(request.destination, request.source, self._mtu)
+        message = icmp.build_echo_reply(request.destination, request.source, request.echo)
+        protocol = ip.ICMP if len(request.source) == 4 else ip.ICMPV6
+        for frame in path.fragments(protocol, message, self._datagrams.next_identification()):
+            self.send_now(frame)
+
+    def _datagram_error(self, error: icmp.Error, event: events.Datagram, mtu: int = 0) -> None:
+        self._error(error, event.destination.address, event.source.address, event.packet, mtu)
+
+    def _error(
+        self, error: icmp.Error, source: bytes, destination: bytes, quote: Buffer, mtu: int = 0
+    ) -> None:
+        """Queue an ICMP error, from the address in question: the kernel drops what claims to be its own."""
+        if len(self._errors) >= MAX_FRAMES:
+            self._statistics.errors_suppressed += 1
+            return
+        header, message = icmp.build_error(source, destination, error, quote, mtu)
+        self._errors.append([vnet.PLAIN + header, message])
+
+    # Out
+
+    def packets_to_send(self, now: float) -> list[Frame]:
+        """Frames to write now, in order. When the list was not all, `next_timeout` is not after `now`."""
+        frames, self._frames = self._frames, []
+        while self._errors:
+            error = self._errors.popleft()
+            if self._error_limit.take(now):
+                frames.append(error)
+            else:
+                self._statistics.errors_suppressed += 1
+        frames += self._datagrams.frames()
+        senders = self._senders
+        for _ in range(len(senders)):
+            if len(frames) >= FRAMES_A_ROUND:
+                break
+            connection = senders.popleft()
+            connection.will_send = False
+            if connection.transmit(frames, now):
+                self.wants_to_send(connection)
+            self._timers.update(connection)
+        return frames
+
+    def next_timeout(self) -> float | None:
+        """When to call handle_timeout, and packets_to_send after it; None if nothing is due, ever."""
+        if self._senders or self._frames or self._errors or self._datagrams:
+            return 0.0
+        deadline = min(self._timers.next(), self._reassembly.deadline)
+        return None if deadline == NEVER else deadline
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        self._reassembly.expire(now)
+        for connection in self._timers.expired(now):
+            connection.handle_timeout(now)
+
+    # What connections ask for; see connection.Environment
+
+    def emit(self, event: Event) -> None:
+        """Tell the owner."""
+        self._events.append(event)
+
+    def wants_to_send(self, connection: Connection) -> None:
+        """Have the connection asked for frames."""
+        if not connection.will_send:
+            connection.will_send = True
+            self._senders.append(connection)
+
+    def send_now(self, frame: Frame) -> None:
+        """Send a frame that is nobody's to ask for again."""
+        if len(self._frames) < MAX_FRAMES:
+            self._frames.append(frame)
+        else:
+            self._statistics.frames_dropped += 1
+
+    def report_unreachable(self, connection: Connection) -> None:
+        """Answer a SYN with an ICMP error."""
+        self._error(
+            icmp.Error.HOST_UNREACHABLE,
+            connection.local.address,
+            connection.remote.address,
+            connection.syn_packet,
+        )
+
+    def decided(self, connection: Connection) -> None:
+        """One SYN less waits for the owner."""
+        address = connection.local.address
+        self._incoming[address] -= 1
+        if not self._incoming[address]:
+            del self._incoming[address]
+
+    def forget(self, connection: Connection) -> None:
+        """Its endpoints are free again."""
+        local, remote = connection.local, connection.remote
+        key = (remote.address, local.address, remote.port, local.port)
+        if self._connections.get(key) is connection:
+            del self._connections[key]
+
+    def _new_connection(self, local: Endpoint, remote: Endpoint, now: float) -> Connection:
+        path = Path(local.address, remote.address, self._mtu)
+        sequence = self._initial_sequence(local, remote, now)
+        connection = Connection(self, path, (local.port, remote.port), sequence)
+        self._connections[remote.address, local.address, remote.port, local.port] = connection
+        return connection
+
+    def _initial_sequence(self, local: Endpoint, remote: Endpoint, now: float) -> int:
+        """RFC 6528: increasing for each pair of endpoints, so that TIME_WAIT over there lets a SYN pass."""
+        name = local.address + remote.address + struct.pack(">HH", local.port, remote.port)
+        digest = hashlib.blake2s(name, key=self._secret, digest_size=4).digest()
+        return (int.from_bytes(digest, "big") + int(now * 250_000)) & 0xFFFFFFFF
+
+    def _free_port(self, address: bytes, remote: Endpoint) -> int:
+        """RFC 6056 3.3.1, with steps of up to 16."""
+        count = 65536 - FIRST_EPHEMERAL_PORT
+        self._next_port += self._random.getrandbits(4)
+        for _ in range(count):
+            self._next_port = (self._next_port + 1) % count
+            port = FIRST_EPHEMERAL_PORT + self._next_port
+            if (remote.address, address, remote.port, port) not in self._connections:
+                return port
+        raise Exhausted("no free port")
