@@ -123,7 +123,7 @@ def read_name(text: str) -> str:
 def read_contact_name(text: str) -> str:
     """A name for a friend, without the characters that mean something in "group:lan/bob" and "*"."""
     name = read_name(text)
-    if wrong := {*"/:*,"} & {*name}:
+    if wrong := {*"/:*"} & {*name}:
         raise ValueError(f"{name!r}: a contact's name cannot contain {' '.join(sorted(wrong))!r}")
     if _HEX.fullmatch(name) and len(name) >= KEY_DIGITS:
         raise ValueError(f"{name!r} looks like a public key; choose another name")

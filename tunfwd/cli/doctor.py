@@ -1,0 +1,118 @@
+"""`tunfwd doctor`: looks for what keeps people from getting on, here and in the daemon."""
+
+import stat
+from collections.abc import Iterator
+from typing import Literal
+
+import click
+
+from tunfwd.cli.arguments import json_option
+from tunfwd.cli.output import show_fields, show_json
+from tunfwd.cli.session import Session
+from tunfwd.control import api
+from tunfwd.control.errors import ControlError
+
+MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> int:
+    """Look for what is wrong here or in the daemon.
+
+    Checks libtoxcore, privileges, configuration, control socket and daemon; exits with 1 if one is an error.
+    """
+    checks = list(_checks(Session.of(ctx)))
+    healthy = all(check["ok"] for check in checks)
+    if as_json:
+        show_json({"ok": healthy, "checks": checks})
+    else:
+        show_fields((MARKS[check["level"]], f"{check['name']}: {check['detail']}") for check in checks)
+    return 0 if healthy else 1
+
+
+def _checks(session: Session) -> Iterator[api.Check]:
+    yield _libtoxcore()
+    yield from _configuration(session)
+    daemon, its_checks = _daemon(session)
+    if daemon["level"] != "ok":
+        yield _tun()  # a daemon that runs has what it needs, whatever we may do
+    yield from _sockets(session)
+    yield daemon
+    yield from its_checks
+
+
+def _check(name: str, level: Literal["ok", "warning", "error"], detail: str) -> api.Check:
+    return {"name": name, "ok": level != "error", "level": level, "detail": detail}
+
+
+def _libtoxcore() -> api.Check:
+    from tunfwd.tox.errors import ToxcoreUnusable  # noqa: PLC0415  cffi is for this command alone
+    from tunfwd.tox.version import inspect, require  # noqa: PLC0415
+
+    try:
+        report = inspect()
+        require(report, groups=True)
+    except ToxcoreUnusable as unusable:
+        return _check("libtoxcore", "error", str(unusable))
+    if report.warnings:
+        return _check("libtoxcore", "warning", " ".join(report.warnings))
+    return _check("libtoxcore", "ok", report.text)
+
+
+def _configuration(session: Session) -> Iterator[api.Check]:
+    from tunfwd.daemon.config import load  # noqa: PLC0415
+
+    try:
+        config = load(session.config)
+    except ControlError as wrong:
+        yield _check("configuration", "error", wrong.message)
+        return
+    yield _check("configuration", "ok", str(config.file or "none; everything has its default"))
+    if not config.tox.bootstrap:
+        where = (
+            "only friends in the local network are found" if config.tox.local_discovery else "nobody is found"
+        )
+        yield _check(
+            "bootstrap", "warning", f"[tox] bootstrap names no node: {where}; see https://nodes.tox.chat"
+        )
+
+
+def _tun() -> api.Check:
+    from tunfwd.tun.privileges import PrivilegeError, check  # noqa: PLC0415
+
+    try:
+        check()
+    except PrivilegeError as missing:
+        return _check("tun", "error", str(missing))
+    return _check("tun", "ok", "/dev/net/tun and CAP_NET_ADMIN are there")
+
+
+def _sockets(session: Session) -> Iterator[api.Check]:
+    try:
+        paths = list(session.sockets())
+    except ControlError:
+        return  # _configuration has said it
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # no daemon there, or not for us: _daemon tells
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o007:
+            yield _check(
+                "control socket", "error", f"{path} is open to everyone (mode {mode:04o}): chmod o= {path}"
+            )
+        else:
+            yield _check("control socket", "ok", f"{path} (mode {mode:04o})")
+
+
+def _daemon(session: Session) -> tuple[api.Check, list[api.Check]]:
+    try:
+        running = session.call(api.VERSION)
+        its_checks = session.call(api.DOCTOR)["checks"]
+    except ControlError as failure:
+        level: Literal["warning", "error"] = "warning" if failure.code == "no_daemon" else "error"
+        return _check("daemon", level, failure.message), []
+    return _check("daemon", "ok", f"runs, version {running['version']}"), its_checks

@@ -1,0 +1,95 @@
+"""`tunfwd friend …`: who may talk to us at all."""
+
+import click
+
+from tunfwd.cli.arguments import ADDRESS, CONTACT_NAME, complete_contacts, json_option
+from tunfwd.cli.output import hint, say, show, show_table
+from tunfwd.cli.session import Session
+from tunfwd.control import api
+
+
+@click.group(no_args_is_help=False)
+def friend() -> None:
+    """Befriend people, to reach them and be reached."""
+
+
+@friend.command()
+@click.argument("address", type=ADDRESS)
+@click.option(
+    "--name", type=CONTACT_NAME, metavar="NAME", help="What to call them here. [default: their nickname]"
+)
+@click.option("--message", metavar="TEXT", help="What they read with the request.")
+@json_option
+@click.pass_context
+def add(ctx: click.Context, address: str, name: str | None, message: str | None, as_json: bool) -> None:
+    """Ask the owner of a Tox ADDRESS (`tunfwd id` over there) to be a friend."""
+    result = Session.of(ctx).call(api.FRIEND_ADD, address=address, name=name, message=message)
+    show(
+        result,
+        as_json,
+        lambda shown: say(f"{_called(shown['friend'])} is asked; they answer with: friend accept"),
+    )
+
+
+@friend.command("list")
+@json_option
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """List friends, and those who ask to be (pending)."""
+    show(Session.of(ctx).call(api.FRIEND_LIST), as_json, _table)
+
+
+@friend.command()
+@click.argument("key")
+@click.option(
+    "--name", type=CONTACT_NAME, metavar="NAME", help="What to call them here. [default: their nickname]"
+)
+@json_option
+@click.pass_context
+def accept(ctx: click.Context, key: str, name: str | None, as_json: bool) -> None:
+    """Say yes to someone who asks, named by the beginning of their public KEY."""
+    result = Session.of(ctx).call(api.FRIEND_ACCEPT, key=key, name=name)
+    show(
+        result,
+        as_json,
+        lambda shown: say(f"{_called(shown['friend'])} is a friend now{_at(shown['friend'])}"),
+    )
+
+
+@friend.command()
+@click.argument("key")
+@json_option
+@click.pass_context
+def reject(ctx: click.Context, key: str, as_json: bool) -> None:
+    """Forget someone who asks, named by the beginning of their public KEY. They are not told."""
+    result = Session.of(ctx).call(api.FRIEND_REJECT, key=key)
+    show(result, as_json, lambda shown: say(f"the request of {shown['friend']['public_key']} is forgotten"))
+
+
+@friend.command()
+@click.argument("name", shell_complete=complete_contacts)
+@json_option
+@click.pass_context
+def remove(ctx: click.Context, name: str, as_json: bool) -> None:
+    """End a friendship, with all its offers and connections."""
+    result = Session.of(ctx).call(api.FRIEND_REMOVE, name=name)
+    show(result, as_json, lambda shown: say(f"{_called(shown['friend'])} is no friend any more"))
+
+
+def _table(result: api.FriendsResult) -> None:
+    friends = result["friends"]
+    show_table(
+        ("NAME", "STATE", "IP", "PUBLIC KEY", "MESSAGE"),
+        ([one["name"], one["state"], one["address"], one["public_key"], one["message"]] for one in friends),
+        empty="No friends. Tell someone what `tunfwd id` prints, or ask them with: tunfwd friend add ADDRESS",
+    )
+    if any(one["state"] == "pending" for one in friends):
+        hint("Answer who is pending with: tunfwd friend accept KEY --name NAME, or: tunfwd friend reject KEY")
+
+
+def _called(one: api.FriendEntry) -> str:
+    return one["name"] or one["public_key"]
+
+
+def _at(one: api.FriendEntry) -> str:
+    return f", at {one['address']}" if one["address"] else ""

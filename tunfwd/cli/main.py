@@ -1,0 +1,126 @@
+"""The `tunfwd` command: finds the subcommand, runs it, and makes of every failure one line and an exit code.
+
+Subcommands live in modules of their own that are imported when they are called: most runs ask the daemon one
+question, and are to be as quick as the question.
+"""
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Final
+
+import click
+
+from tunfwd.control.errors import ControlError
+from tunfwd.wire.text import clean
+
+COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
+    "daemon": "tunfwd.cli.daemon:daemon",
+    "id": "tunfwd.cli.overview:identity",
+    "status": "tunfwd.cli.overview:status",
+    "friend": "tunfwd.cli.friends:friend",
+    "group": "tunfwd.cli.groups:group",
+    "conference": "tunfwd.cli.groups:conference",
+    "offer": "tunfwd.cli.offers:offer",
+    "offers": "tunfwd.cli.offers:offers",
+    "accept": "tunfwd.cli.offers:accept",
+    "deny": "tunfwd.cli.offers:deny",
+    "request": "tunfwd.cli.offers:request",
+    "ports": "tunfwd.cli.offers:ports",
+    "kill": "tunfwd.cli.offers:kill",
+    "ping": "tunfwd.cli.overview:ping",
+    "doctor": "tunfwd.cli.doctor:doctor",
+    "version": "tunfwd.cli.overview:version",
+}
+ERROR_LIMIT: Final = 2000  # characters of an error's line
+
+
+class _Commands(click.Group):
+    """A group that imports its commands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from difflib import get_close_matches  # noqa: PLC0415  only a mistake pays for it
+
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx) from None
+
+
+@click.group(
+    cls=_Commands,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every listing takes --json. Completion for bash: "
+    'eval "$(_TUNFWD_COMPLETE=bash_source tunfwd)"; zsh and fish likewise.',
+)
+@click.option(
+    "--socket", metavar="PATH", help="The daemon's control socket. [default: $TUNFWD_SOCKET, config]"
+)
+@click.option(
+    "--config", metavar="PATH", help="The configuration file. [default: $TUNFWD_CONFIG, or the user's]"
+)
+def root(socket: str | None, config: str | None) -> None:
+    """Reach a Tox friend's or group's TCP and UDP services at virtual addresses, with any program.
+
+    `tunfwd daemon` does the work; all other commands talk to it.
+    """
+
+
+def main() -> None:
+    """The console script: runs the command line of this process, and exits."""
+    # As other filters do: when the reader of our output goes away, go too. The daemon takes it back.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = root.main(prog_name="tunfwd", standalone_mode=False)
+        sys.stdout.flush()
+    except ControlError as failure:
+        return _fail(failure.message, failure.exit_code)
+    except click.UsageError as wrong:
+        command = wrong.ctx.command_path if wrong.ctx else "tunfwd"
+        message = wrong.format_message().rstrip(".")
+        return _fail(f"{message[:1].lower()}{message[1:]} (see: {command} --help)", wrong.exit_code)
+    except click.ClickException as wrong:
+        return _fail(wrong.format_message(), wrong.exit_code)
+    except click.Abort:
+        return _interrupted()
+    except OSError as failure:
+        if sys.stdout is not None:  # what could not be written is not to be tried again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(f"cannot write the output: {failure.strerror}", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"tunfwd: {clean(message, ERROR_LIMIT)}", file=sys.stderr)
+    return code
+
+
+def _interrupted() -> int:
+    """Ends as a process does that was interrupted, so that a shell's loop around it ends too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    return 130

@@ -1,0 +1,101 @@
+"""What people and programs are shown: tables and sentences for the ones, JSON for the others.
+
+Everything that goes to a terminal passes through here and is cleaned: names, nicknames, messages and reasons
+may be a peer's. JSON carries them as they are, escaped to ASCII.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from tunfwd.wire.text import clean
+
+SCHEMA: Final = 1
+CELL_LIMIT: Final = 100  # characters; a public key has 64, a Tox address 76
+SENTENCE_LIMIT: Final = 500  # characters
+
+T = TypeVar("T")
+
+
+def show(result: T, as_json: bool, people: Callable[[T], None]) -> None:
+    """Prints a result: as one JSON object, or in the way `people` has."""
+    if as_json:
+        assert isinstance(result, dict)
+        show_json(result)
+    else:
+        people(result)
+
+
+def show_json(content: Mapping[str, object]) -> None:
+    """Prints a JSON object, its schema's number first."""
+    print(json.dumps({"schema": SCHEMA, **content}, indent=2))
+
+
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """Prints a listing; `empty` says what to do where there is nothing, on stderr: it is no data."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        note(empty)
+        return
+    from tabulate import tabulate  # noqa: PLC0415  only listings pay for it
+
+    print(tabulate(cells, headers, tablefmt="plain", disable_numparse=True, missingval="-"))
+
+
+def show_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """Prints names and values, a line each, the values aligned."""
+    lines = [(name, _cell(value, SENTENCE_LIMIT)) for name, value in fields]
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+
+
+def say(*sentences: str) -> None:
+    """Prints what a command has done, a line for each."""
+    for sentence in sentences:
+        print(clean(sentence, SENTENCE_LIMIT))
+
+
+def note(sentence: str) -> None:
+    """Tells a person something that is neither result nor failure."""
+    print(clean(sentence, SENTENCE_LIMIT), file=sys.stderr)
+
+
+def hint(sentence: str) -> None:
+    """A note for whoever looks at the output now; nobody else needs it."""
+    if sys.stdout.isatty():
+        note(sentence)
+
+
+def size(count: int) -> str:
+    """Bytes in three digits: 999 B, 1.25 kB, 83.2 MB."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        value /= 1000
+        if value < 999.5 or unit == "PB":
+            break
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def span(seconds: float) -> str:
+    """A time that has passed, as short as it can be told: 8s, 3m, 2h, 5d."""
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f}m"
+    if seconds < 86400:
+        return f"{seconds // 3600:.0f}h"
+    return f"{seconds // 86400:.0f}d"
+
+
+def milliseconds(seconds: float) -> str:
+    """A round trip: 0.12 ms, 3.4 ms, 250 ms."""
+    value = seconds * 1000
+    return f"{value:.{2 if value < 1 else 1 if value < 100 else 0}f} ms"
+
+
+def _cell(value: object, limit: int = CELL_LIMIT) -> str:
+    return "-" if value in (None, "") else clean(str(value), limit) or "-"

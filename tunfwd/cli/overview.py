@@ -1,0 +1,151 @@
+"""`tunfwd id`, `status`, `ping`, `version`: who we are, who is there, and how well."""
+
+import time
+
+import click
+
+from tunfwd import __version__
+from tunfwd.cli.arguments import complete_contacts, json_option
+from tunfwd.cli.output import milliseconds, note, say, show, show_fields, show_json, show_table, size, span
+from tunfwd.cli.session import Session
+from tunfwd.control import api
+from tunfwd.control.errors import EXIT_CODES, ControlError
+
+PING_INTERVAL = 1.0  # s from one ping to the next, as ping(8)
+
+
+@click.command("id")
+@json_option
+@click.pass_context
+def identity(ctx: click.Context, as_json: bool) -> None:
+    """Show our Tox address, for others to add, and more."""
+    show(Session.of(ctx).call(api.IDENTITY), as_json, _identity)
+
+
+@click.command()
+@json_option
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """Show every contact: address, link, traffic."""
+    show(Session.of(ctx).call(api.STATUS), as_json, _status)
+
+
+@click.command()
+@click.argument("name", shell_complete=complete_contacts)
+@click.option(
+    "-c", "--count", type=click.IntRange(1), default=1, show_default=True, help="How many, 1 s apart."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(0, 100, min_open=True), default=5.0, show_default=True, help="Seconds."
+)
+@json_option
+@click.pass_context
+def ping(ctx: click.Context, name: str, count: int, timeout: float, as_json: bool) -> int:
+    """Measure the round trip to a contact over Tox.
+
+    Also says whether the path is direct or goes through a relay.
+    """
+    session = Session.of(ctx)
+    replies: list[api.PingResult] = []
+    for number in range(count):
+        started = time.monotonic()
+        try:
+            reply = session.call(api.PING, name=name, timeout=timeout, patience=timeout + 5)
+        except ControlError as failure:
+            if failure.code != "timeout":
+                raise
+            if not as_json:
+                note(f"no answer from {name} within {timeout:g} s")
+        else:
+            replies.append(reply)
+            if not as_json:
+                say(f"{reply['contact']} answered in {milliseconds(reply['seconds'])} ({reply['path']})")
+        if number + 1 < count:
+            time.sleep(max(0.0, started + PING_INTERVAL - time.monotonic()))
+    _ping_summary(name, count, replies, as_json)
+    return 0 if replies else EXIT_CODES["timeout"]
+
+
+@click.command()
+@json_option
+@click.pass_context
+def version(ctx: click.Context, as_json: bool) -> None:
+    """Show the versions of this command and of the daemon."""
+    try:
+        running = Session.of(ctx).call(api.VERSION, patience=2)
+    except ControlError:
+        running = None
+    if as_json:
+        show_json({"version": __version__, "daemon": running})
+        return
+    say(f"tunfwd {__version__}")
+    if running:
+        say(f"daemon {running['version']}, libtoxcore {running['toxcore']}")
+
+
+def _identity(result: api.IdentityResult) -> None:
+    show_fields(
+        (
+            ("Tox address", result["address"]),
+            ("Nickname", result["nickname"]),
+            ("Virtual address", f"{result['virtual_address']}  {result['virtual_address6']}"),
+            ("Interface", result["interface"]),
+            ("UDP port", result["udp_port"] or "none"),
+            ("DHT key", result["dht_key"]),
+            ("Version", f"{result['version']}, libtoxcore {result['toxcore']}"),
+        )
+    )
+
+
+def _status(result: api.StatusResult) -> None:
+    if result["network"] == "offline":
+        note("Not connected to the Tox network (yet). If it stays so: tunfwd doctor")
+    for group in result.get("groups", []):
+        if group["state"] == "lost":
+            note(f"{group['kind']} {group['name']} is lost: {group['reason'] or 'no reason was given'}")
+    show_table(
+        ("IP", "NAME", "VIA", "LINK", "PORTS", "CONNS", "TX", "RX"),
+        (
+            [
+                contact["address"],
+                contact["name"],
+                contact["via"],
+                _link(contact),
+                contact["ports"],
+                contact["connections"],
+                size(contact["tx_bytes"]),
+                size(contact["rx_bytes"]),
+            ]
+            for contact in result["contacts"]
+        ),
+        empty="No contacts. Ask someone with: tunfwd friend add ADDRESS; who asks you: tunfwd friend list",
+    )
+    if drops := ", ".join(f"{cause} {count}" for cause, count in sorted(result["drops"].items()) if count):
+        note(f"Dropped: {drops}")
+
+
+def _link(contact: api.ContactEntry) -> str:
+    link: str = contact["link"]
+    if contact["offline_seconds"] is not None:
+        link += f" {span(contact['offline_seconds'])}"
+    if reason := contact.get("reason"):
+        link += f" ({reason})"
+    return link
+
+
+def _ping_summary(name: str, sent: int, replies: list[api.PingResult], as_json: bool) -> None:
+    times = sorted(reply["seconds"] for reply in replies)
+    if as_json:
+        show_json(
+            {
+                "contact": replies[-1]["contact"] if replies else name,
+                "sent": sent,
+                "received": len(replies),
+                "seconds": times[len(times) // 2] if times else None,
+                "path": replies[-1]["path"] if replies else None,
+                "replies": [{"seconds": reply["seconds"], "path": reply["path"]} for reply in replies],
+            }
+        )
+    elif sent > 1 and times:
+        lowest, middle, highest = (milliseconds(times[i]) for i in (0, len(times) // 2, -1))
+        say(f"{len(replies)} of {sent} answered; least {lowest}, median {middle}, most {highest}")

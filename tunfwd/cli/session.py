@@ -1,0 +1,75 @@
+"""A command's way to the daemon: which socket, one connection, calls."""
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from tunfwd.control import paths
+from tunfwd.control.api import Method
+from tunfwd.control.client import Client
+from tunfwd.control.errors import ControlError
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class Session:
+    """What the global options say about the daemon, and the connection to it once there is one."""
+
+    def __init__(self, socket: str | None, config: str | None) -> None:
+        self.socket = socket
+        self.config = config
+
+    @classmethod
+    def of(cls, context: click.Context) -> "Session":
+        """The session of this run of the command line; also while the shell asks for completions."""
+        root = context.find_root()
+        if not isinstance(root.obj, cls):
+            root.obj = cls(root.params.get("socket"), root.params.get("config"))
+        return root.obj
+
+    def call(self, method: Method[P, R], *, patience: float | None = None, **params: object) -> R:
+        """The daemon's answer, waited for `patience` seconds. ControlError for everything else."""
+        return self._client.call(method, params, timeout=patience)
+
+    @cached_property
+    def _client(self) -> Client:
+        tried = []
+        for path in self.sockets():
+            try:
+                return Client(path)
+            except ControlError as failure:
+                if failure.code != "no_daemon":
+                    raise
+                tried.append(os.fspath(path))
+        raise ControlError(
+            "no_daemon",
+            f"no daemon runs (nothing answers at {' or '.join(tried)}); start one with: tunfwd daemon",
+        )
+
+    def sockets(self) -> Iterator[Path]:
+        """Where the daemon may be, in the order to try. ConfigurationError where a file is wrong."""
+        if explicit := self.socket or os.environ.get(paths.SOCKET_VARIABLE):
+            yield Path(explicit)
+        elif named := self.config or os.environ.get(paths.CONFIG_VARIABLE):
+            yield _configured(Path(named), os.environ)
+        else:
+            if os.geteuid() != 0:
+                yield _socket_of(paths.of_user(os.environ))
+            yield _socket_of(paths.SYSTEM)
+
+
+def _socket_of(places: paths.Places) -> Path:
+    """The socket of a daemon that lives at `places`, unless its configuration has another."""
+    # Reading the configuration is slow beside asking the daemon. Another user's may not be ours to read.
+    return _configured(places.config, {}) if os.access(places.config, os.R_OK) else places.socket
+
+
+def _configured(config: Path, environ: "os._Environ[str] | dict[str, str]") -> Path:
+    from tunfwd.daemon.config import load  # noqa: PLC0415  only where there is a file to read
+
+    return load(config, environ=environ).socket
