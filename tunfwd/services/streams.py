@@ -132,7 +132,7 @@ class ServiceStream:
             self._conclude()
 
     def _wait(self) -> None:
-        """Ask the poller for what matters now: always for a broken socket, unless all that is left is to read."""
+        """Ask the poller for what matters now: a broken socket, too, unless reading is all that is left."""
         receives = self._receiving in (Receiving.WAITING, Receiving.EOF_READ)
         sends = self._send_buffer or self._starved
         interest: int | None = (READABLE if receives else 0) | (WRITABLE if sends else 0)

@@ -1,0 +1,150 @@
+"""A running poller, handlers that remember, and services on loopback to connect to."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+
+from tunfwd.forwarding.local import ConnectFailure, DatagramFlow, Stream
+from tunfwd.services.poller import Poller
+
+from ..tun.namespace import network_namespace
+
+
+@dataclass
+class Recorder:
+    """A stream handler that reads all it can, up to `appetite` bytes, and notes every event in order."""
+
+    appetite: int = 1 << 62
+    events: list[str] = field(default_factory=list)
+    received: bytearray = field(default_factory=bytearray)
+    failure: ConnectFailure | None = None
+    _changed: trio.Event = field(default_factory=trio.Event)
+
+    def _note(self, event: str) -> None:
+        self.events.append(event)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def connected(self, stream: Stream) -> None:
+        self._note("connected")
+
+    def connect_failed(self, stream: Stream, failure: ConnectFailure) -> None:
+        self.failure = failure
+        self._note("connect_failed")
+
+    def readable(self, stream: Stream) -> None:
+        self.eat(stream)
+        self._note("readable")
+
+    def eat(self, stream: Stream) -> None:
+        while room := min(self.appetite - len(self.received), 1 << 18):
+            data = stream.read(room)
+            self.received += data
+            if not data:
+                break
+
+    def writable(self, stream: Stream) -> None:
+        self._note("writable")
+
+    def eof(self, stream: Stream) -> None:
+        self._note("eof")
+
+    def aborted(self, stream: Stream, reason: str) -> None:
+        self._note(f"aborted: {reason}")
+
+    def closed(self, stream: Stream) -> None:
+        self._note("closed")
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        with trio.fail_after(10):
+            while not condition():
+                await self._changed.wait()
+
+    async def until_event(self, start: str) -> None:
+        await self.until(lambda: any(event.startswith(start) for event in self.events))
+
+
+@dataclass
+class DatagramRecorder:
+    payloads: list[bytes] = field(default_factory=list)
+    failures: list[ConnectFailure] = field(default_factory=list)
+    _changed: trio.Event = field(default_factory=trio.Event)
+
+    def datagram(self, flow: DatagramFlow, payload: bytes) -> None:
+        self.payloads.append(payload)
+        self._note()
+
+    def datagram_failed(self, flow: DatagramFlow, failure: ConnectFailure) -> None:
+        self.failures.append(failure)
+        self._note()
+
+    def _note(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        with trio.fail_after(10):
+            while not condition():
+                await self._changed.wait()
+
+
+@pytest.fixture
+def namespace() -> Iterator[None]:
+    with network_namespace():
+        yield
+
+
+@pytest.fixture
+async def poller(nursery: trio.Nursery) -> Poller:
+    poller = Poller()
+    await nursery.start(poller.run)
+    return poller
+
+
+@dataclass
+class Listener:
+    socket: trio.socket.SocketType
+    port: int
+    accepted: list[trio.SocketStream] = field(default_factory=list)
+
+    async def accept(self) -> trio.SocketStream:
+        with trio.fail_after(5):
+            connection, _ = await self.socket.accept()
+        self.accepted.append(trio.SocketStream(connection))
+        return self.accepted[-1]
+
+    def close(self) -> None:
+        self.socket.close()
+        for service in self.accepted:
+            service.socket.close()
+
+
+async def listen(host: str = "127.0.0.1", backlog: int = 1024, port: int = 0) -> Listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = trio.socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    await listener.bind((host, port))
+    listener.listen(backlog)
+    return Listener(listener, listener.getsockname()[1])
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[Listener]:
+    listener = await listen()
+    yield listener
+    listener.close()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port where nobody listens, on either loopback address."""
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        probe.bind(("::", 0))
+        return int(probe.getsockname()[1])

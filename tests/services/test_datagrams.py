@@ -1,0 +1,256 @@
+import os
+import random
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from tunfwd.forwarding.local import ConnectFailure
+from tunfwd.services.datagrams import KEPT_LIMIT, ServiceFlow
+from tunfwd.services.poller import Poller
+from tunfwd.services.target import Target
+
+from ..tun.namespace import ip, sysctl
+from .conftest import DatagramRecorder
+
+
+async def bind(host: str = "127.0.0.1", port: int = 0) -> trio.socket.SocketType:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    service = trio.socket.socket(family, socket.SOCK_DGRAM)
+    await service.bind((host, port))
+    return service
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[trio.socket.SocketType]:
+    with await bind() as service:
+        yield service
+
+
+def port_of(service: trio.socket.SocketType) -> int:
+    return int(service.getsockname()[1])
+
+
+async def receive(service: trio.socket.SocketType) -> tuple[bytes, tuple[str, int]]:
+    with trio.fail_after(5):
+        return await service.recvfrom(1 << 16)
+
+
+async def test_datagrams_go_both_ways(poller: Poller, service: trio.socket.SocketType) -> None:
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target("127.0.0.1", port_of(service)), recorder)
+    for payload in (b"one", b"", b"three"):
+        assert flow.send(payload)
+    for payload in (b"one", b"", b"three"):
+        received, sender = await receive(service)
+        assert received == payload
+        await service.sendto(payload.upper(), sender)
+    await recorder.until(lambda: len(recorder.payloads) == 3)
+    assert recorder.payloads == [b"ONE", b"", b"THREE"]
+    assert recorder.failures == []
+    assert flow.dropped == 0
+    flow.close()
+    assert poller._watchers == {}
+
+
+async def test_flows_are_apart(poller: Poller, service: trio.socket.SocketType) -> None:
+    recorders = [DatagramRecorder() for _ in range(50)]
+    for number, recorder in enumerate(recorders):
+        ServiceFlow(poller, Target(None, port_of(service)), recorder).send(b"%d" % number)
+    senders = set()
+    for _ in recorders:
+        payload, sender = await receive(service)
+        senders.add(sender)
+        await service.sendto(b"to " + payload, sender)
+    assert len(senders) == 50
+    for number, recorder in enumerate(recorders):
+        await recorder.until(lambda recorder=recorder: recorder.payloads)
+        assert recorder.payloads == [b"to %d" % number]
+
+
+async def test_others_cannot_answer(poller: Poller, service: trio.socket.SocketType) -> None:
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target("127.0.0.1", port_of(service)), recorder)
+    flow.send(b"question")
+    _, sender = await receive(service)
+    with await bind() as stranger:
+        await stranger.sendto(b"forged", sender)
+        await service.sendto(b"answer", sender)
+        await recorder.until(lambda: recorder.payloads)
+    assert recorder.payloads == [b"answer"]
+
+
+@pytest.mark.parametrize("host", [None, "127.0.0.1", "::1", "localhost"])
+async def test_refused_is_reported(poller: Poller, closed_port: int, host: str | None) -> None:
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target(host, closed_port), recorder)
+    flow.send(b"anybody there?")
+    await recorder.until(lambda: recorder.failures)
+    assert recorder.failures == [ConnectFailure.REFUSED]
+    flow.send(b"and now?")
+    await recorder.until(lambda: len(recorder.failures) == 2)
+    with await bind("127.0.0.1" if host != "::1" else host, closed_port) as service:
+        flow.send(b"and now?")  # a service that comes up later
+        payload, sender = await receive(service)
+        assert payload == b"and now?"
+        await service.sendto(b"yes", sender)
+        await recorder.until(lambda: recorder.payloads)
+    flow.send(b"still?")
+    await recorder.until(lambda: len(recorder.failures) == 3)
+
+
+async def test_a_service_on_ipv6_only_gets_all_that_was_sent_first(poller: Poller, closed_port: int) -> None:
+    with await bind("::1", closed_port) as service:
+        recorder = DatagramRecorder()
+        flow = ServiceFlow(poller, Target(None, closed_port), recorder)
+        for payload in (b"first", b"second"):
+            flow.send(payload)
+        for payload in (b"first", b"second"):
+            received, sender = await receive(service)
+            assert received == payload
+        await service.sendto(b"answer", sender)
+        await recorder.until(lambda: recorder.payloads)
+        assert recorder.failures == []
+        flow.send(b"third")
+        assert (await receive(service))[0] == b"third"
+
+
+async def test_refusals_met_while_sending_are_reported(poller: Poller, closed_port: int) -> None:
+    """On loopback the refusal is there before the next send, which takes it from the socket."""
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target("127.0.0.1", closed_port), recorder)
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(5):
+        assert flow.send(b"anybody there?")
+    await recorder.until(lambda: recorder.failures)
+    assert recorder.failures == [ConnectFailure.REFUSED]
+
+
+async def test_the_largest_datagram(poller: Poller, service: trio.socket.SocketType) -> None:
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target("127.0.0.1", port_of(service)), recorder)
+    payload = random.Random(3).randbytes(65_507)
+    await trio.testing.wait_all_tasks_blocked()
+    assert flow.send(payload)
+    received, sender = await receive(service)
+    assert received == payload
+    await service.sendto(payload, sender)
+    await recorder.until(lambda: recorder.payloads)
+    assert recorder.payloads == [payload]
+    assert not flow.send(bytes(65_508))
+    assert flow.dropped == 1
+
+
+async def test_while_the_name_is_resolved_the_last_few_are_kept(
+    poller: Poller, service: trio.socket.SocketType
+) -> None:
+    flow = ServiceFlow(poller, Target("localhost", port_of(service)), DatagramRecorder())
+    for number in range(KEPT_LIMIT + 5):
+        flow.send(b"%d" % number)
+    for number in range(5, KEPT_LIMIT + 5):
+        assert (await receive(service))[0] == b"%d" % number
+    assert flow.dropped == 5
+    flow.close()
+
+
+@pytest.mark.parametrize("host", ["no-such-name.invalid", "", "a" * 300, "\x00", "\udcff", "fe80::1%none"])
+async def test_a_name_that_cannot_be_resolved(poller: Poller, host: str) -> None:
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target(host, 1), recorder)
+    flow.send(b"lost")
+    await recorder.until(lambda: recorder.failures)
+    assert recorder.failures[0] in (ConnectFailure.FAILED, ConnectFailure.TIMED_OUT, ConnectFailure.REFUSED)
+    assert flow.dropped == 1
+    flow.send(b"lost, too")
+    flow.close()
+
+
+async def test_closed_at_any_stage(poller: Poller, service: trio.socket.SocketType) -> None:
+    for stages in range(10):
+        flow = ServiceFlow(poller, Target("127.0.0.1", port_of(service)), DatagramRecorder())
+        flow.send(b"x")
+        for _ in range(stages):
+            await trio.lowlevel.checkpoint()
+        flow.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert poller._watchers == {}
+
+
+async def test_closed_from_within_an_event(poller: Poller, service: trio.socket.SocketType) -> None:
+    class Quitter(DatagramRecorder):
+        def datagram(self, flow, payload: bytes) -> None:
+            super().datagram(flow, payload)
+            flow.close()
+
+    recorder = Quitter()
+    ServiceFlow(poller, Target("127.0.0.1", port_of(service)), recorder).send(b"hello")
+    _, sender = await receive(service)
+    await service.sendto(b"one", sender)
+    await service.sendto(b"two", sender)
+    await recorder.until(lambda: recorder.payloads)
+    await trio.testing.wait_all_tasks_blocked()
+    assert recorder.payloads == [b"one"]
+
+
+async def test_a_flood_neither_grows_nor_starves(poller: Poller, service: trio.socket.SocketType) -> None:
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target("127.0.0.1", port_of(service)), recorder)
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(20_000):  # the service does not read; the kernel drops, and we go on
+        flow.send(bytes(1000))
+    assert len(flow._kept) <= KEPT_LIMIT
+    assert recorder.failures == []
+
+
+async def test_no_descriptors_left_is_reported(poller: Poller, service: trio.socket.SocketType) -> None:
+    recorder = DatagramRecorder()
+    hoard = []
+    try:
+        while True:
+            hoard.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        flow = ServiceFlow(poller, Target("127.0.0.1", port_of(service)), recorder)
+        flow.send(b"now")
+        await recorder.until(lambda: recorder.failures)
+    finally:
+        for descriptor in hoard:
+            os.close(descriptor)
+    flow.send(b"later")
+    assert (await receive(service))[0] == b"later"
+
+
+@pytest.mark.netns
+async def test_no_route_is_reported_and_a_later_one_used(namespace: None, poller: Poller) -> None:
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target("10.1.0.1", 53), recorder)
+    flow.send(b"too early")
+    await recorder.until(lambda: recorder.failures)
+    assert recorder.failures == [ConnectFailure.UNREACHABLE]
+    ip("addr", "add", "10.1.0.1/32", "dev", "lo")
+    with await bind("10.1.0.1", 53) as service:
+        assert flow.send(b"in time")
+        assert (await receive(service))[0] == b"in time"
+
+
+@pytest.mark.netns
+async def test_what_is_larger_than_the_path_is_fragmented(namespace: None, poller: Poller) -> None:
+    ip("link", "set", "lo", "mtu", "1500")
+    with await bind() as service:
+        flow = ServiceFlow(poller, Target("127.0.0.1", port_of(service)), DatagramRecorder())
+        payload = bytes(9000)
+        flow.send(payload)
+        assert (await receive(service))[0] == payload
+
+
+@pytest.mark.netns
+async def test_a_flow_connected_to_itself_is_refused(namespace: None, poller: Poller) -> None:
+    sysctl("net.ipv4.ip_local_port_range", "29871 29871")
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(poller, Target("127.0.0.1", 29_871), recorder)
+    flow.send(b"echo?")
+    await recorder.until(lambda: recorder.failures)
+    await trio.testing.wait_all_tasks_blocked()
+    assert recorder.payloads == []
