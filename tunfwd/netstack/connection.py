@@ -7,14 +7,15 @@ Nothing is sent from within a call of the owner or on arrival of a segment, save
 `transmit` sends all, once for each round of arrivals, and so acknowledges once however many segments came.
 """
 
-import enum
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from tunfwd.netstack import events
+from tunfwd.netstack.connection_timer import SYN_ACK_ATTEMPTS, ConnectionTimer, Purpose
 from tunfwd.netstack.events import AbortReason, Failure
 from tunfwd.netstack.path import Path
-from tunfwd.netstack.receive_buffer import MAX_UNSCALED_WINDOW, WINDOW_SCALE, Arrival, ReceiveBuffer
-from tunfwd.netstack.send_buffer import Piece, SendBuffer
+from tunfwd.netstack.receive_buffer import WINDOW_SCALE, Arrival, ReceiveBuffer
+from tunfwd.netstack.segment_writer import SegmentWriter
+from tunfwd.netstack.send_buffer import SendBuffer
 from tunfwd.netstack.sequence import unwrap
 from tunfwd.netstack.states import RECEIVING, SYNCHRONIZED, TRANSITIONS, State, Step
 from tunfwd.netstack.timers import NEVER
@@ -23,18 +24,9 @@ from tunfwd.wire import tcp
 from tunfwd.wire.checksum import Buffer
 
 SUPER_SEGMENTS = 8  # a round and connection: enough to fill the window of a reader that keeps up
-SYN_TIMEOUT = 0.3  # s before the first SYN or SYN/ACK is sent again; RFC 6298 2.1 says 1 s for the Internet
-RETRANSMISSION_TIMEOUT = 0.2  # s; RFC 6298 2.4 says 1 s; a kernel here answers in 40 ms at the latest
-PROBE_INTERVAL = 0.3  # s before the first probe of a closed window
-MAX_INTERVAL = 60.0  # s; RFC 6298 2.5
-MAX_ATTEMPTS = 9  # doublings of 0.2 s make 102 s; RFC 9293 3.8.3 wants at least 100 s
-PROBE_SILENCE = 100.0  # s without any answer to probes before the peer is taken for gone
-SYN_ACK_ATTEMPTS = 6  # doublings of 0.3 s make 38 s
 CONNECT_TIMEOUT = 75.0  # s; RFC 9293 3.8.3 lets the owner choose less
 PATIENCE = 130.0  # s a SYN waits for the owner; a Linux client gives up after 127 s
 TIME_WAIT = 1.0  # s; RFC 9293 3.4.2 says 4 minutes; the path is a queue in this machine
-KEEP_ALIVE = 7200.0  # s of silence; RFC 9293 3.8.4
-KEEP_ALIVE_INTERVAL = 75.0  # s between keep-alive probes
 MIN_MSS = 88  # bytes; less would make a super-segment of more packets than the kernel cuts
 
 
@@ -60,45 +52,29 @@ class Environment(Protocol):
         """The connection is CLOSED: no segment is for it any more."""
 
 
-class Timer(enum.Enum):
-    """What happens at the deadline."""
-
-    IDLE = enum.auto()
-    RETRANSMIT = enum.auto()
-    PROBE = enum.auto()
-    """The peer's window is too small to send anything: ask whether it still is (RFC 9293 3.8.6.1)."""
-    KEEP_ALIVE = enum.auto()
-    TIME_WAIT = enum.auto()
-    PATIENCE = enum.auto()
-
-
 class Connection:
     """The stack's end of a connection: `local` is a virtual address, `remote` the program's."""
 
     __slots__ = (
         "_acknowledge",
-        "_attempts",
         "_closed_told",
         "_environment",
         "_eof_told",
         "_give_up",
-        "_heard",
         "_path",
         "_probe",
         "_readable_told",
         "_receive",
-        "_sack",
         "_send",
         "_send_scale",
         "_syn_due",
-        "_timer",
-        "deadline",
+        "_writer",
         "local",
         "muted",
         "remote",
         "state",
         "syn_packet",
-        "wake_up",
+        "timer",
         "will_send",
     )
 
@@ -115,16 +91,12 @@ class Connection:
         """Whether the owner wants to hear no more."""
         self.will_send = False
         """Whether `transmit` is going to be called; the stack's."""
-        self.deadline = NEVER
-        self.wake_up = NEVER
-        self._timer = Timer.IDLE
-        self._attempts = 0  # expirations since the peer last made progress
-        self._heard = 0.0
+        self.timer = ConnectionTimer()
         self._give_up = NEVER
         self._send = SendBuffer(sequence + 1, path.mss, path.max_payload)
         self._send_scale = 0
-        self._receive = ReceiveBuffer(0)
-        self._sack = False
+        self._receive = ReceiveBuffer()
+        self._writer = SegmentWriter(path, ports, self._send, self._receive)
         self._syn_due = False
         self._acknowledge = False
         self._probe = False
@@ -145,7 +117,7 @@ class Connection:
         self._advance(Step.ACCEPT)
         self._environment.decided(self)
         self._syn_due = True
-        self._stop_timer()
+        self.timer.stop()
         self._wants_to_send()
 
     def refuse(self) -> None:
@@ -209,10 +181,10 @@ class Connection:
     def abort(self) -> None:
         """Reset the connection and drop what is buffered. The owner hears nothing more of it."""
         self.muted = True
-        if self.state in SYNCHRONIZED or self.state is State.SYN_RECEIVED:
-            self._reset(self._send.next, self._receive.next)
-        elif self.state is State.INCOMING:
-            self._reset(0, self._receive.next)
+        if self.state is State.INCOMING:
+            self._environment.send_now(self._writer.refusal())
+        elif self.state not in (State.SYN_SENT, State.TIME_WAIT, State.CLOSED):
+            self._environment.send_now(self._writer.reset())
         self._close()
 
     # Opening
@@ -222,25 +194,24 @@ class Connection:
         self.state = State.INCOMING
         self.syn_packet = syn_packet
         self._take_syn(segment)
-        self._start_timer(Timer.PATIENCE, now + PATIENCE)
+        self.timer.start(Purpose.PATIENCE, now + PATIENCE)
         self._environment.emit(events.Incoming(self))
 
     def open_actively(self, timeout: float, now: float) -> None:
         """Send a SYN, and give up after `timeout` seconds."""
         self.state = State.SYN_SENT
         self._give_up = now + timeout
-        self._receive.window_scale = WINDOW_SCALE
-        self._sack = True
+        self._receive.begin(0, WINDOW_SCALE)
         self._syn_due = True
         self._wants_to_send()
 
     def _take_syn(self, segment: tcp.Segment) -> None:
         """Agree on options: each is in use only if both sides named it."""
         options = tcp.parse_options(segment.options)
-        self._receive = ReceiveBuffer(segment.sequence + 1)
-        self._receive.window_scale = WINDOW_SCALE if options.window_scale is not None else 0
+        scale = WINDOW_SCALE if options.window_scale is not None else 0
+        self._receive.begin(segment.sequence + 1, scale)
         self._send_scale = options.window_scale or 0
-        self._sack = options.sack_permitted
+        self._writer.sack_permitted = options.sack_permitted
         mss = self._path.default_mss if options.mss is None else max(options.mss, MIN_MSS)
         self._send.mss = min(mss, self._path.mss)
         self._send.set_window(segment.sequence, segment.window)
@@ -249,7 +220,7 @@ class Connection:
 
     def receive(self, segment: tcp.Segment, now: float) -> None:
         """Process a segment (RFC 9293 3.10.7)."""
-        self._heard = now
+        self.timer.heard = now
         if self.state is State.INCOMING:
             self._arrives_incoming(segment)
         elif self.state is State.SYN_SENT:
@@ -263,7 +234,7 @@ class Connection:
             if unwrap(segment.sequence, self._receive.next) == self._receive.next:
                 self._abort(AbortReason.RESET)
         elif segment.flags & tcp.ACK:
-            self._reset(segment.acknowledgment)
+            self._environment.send_now(self._writer.reset_unknown(segment.acknowledgment))
         elif segment.flags & tcp.SYN:
             self._take_syn(segment)  # the same again, or a new attempt from the same port
 
@@ -271,7 +242,7 @@ class Connection:
         flags = segment.flags
         if flags & tcp.ACK and unwrap(segment.acknowledgment, self._send.una) != self._send.una:
             if not flags & tcp.RST:
-                self._reset(segment.acknowledgment)
+                self._environment.send_now(self._writer.reset_unknown(segment.acknowledgment))
         elif flags & tcp.RST:
             if flags & tcp.ACK:
                 self._fail(Failure.REFUSED)
@@ -289,7 +260,7 @@ class Connection:
         start = unwrap(segment.sequence, receive.next)
         fin = bool(flags & tcp.FIN)
         if not receive.acceptable(start, start + len(payload) + fin + bool(flags & tcp.SYN)):
-            self._arrives_unacceptable(start, flags)
+            self._arrives_unacceptable(start, flags, now)
             return
         if flags & tcp.RST:
             if start != receive.next:
@@ -304,7 +275,7 @@ class Connection:
             return
         if (payload or fin) and self.state is not State.CLOSED:
             if receive.insert(start, payload, fin) is Arrival.OUT_OF_ORDER:
-                self._environment.send_now(self._acknowledgment())
+                self._environment.send_now(self._writer.acknowledgment())
             else:
                 self._acknowledge = True
             if receive.finished and self.state in RECEIVING:
@@ -312,7 +283,7 @@ class Connection:
                 self._enter_time_wait(now)
             self._tell_data()
 
-    def _arrives_unacceptable(self, start: int, flags: int) -> None:
+    def _arrives_unacceptable(self, start: int, flags: int, now: float) -> None:
         if flags & tcp.RST:
             return
         if self.state is State.SYN_RECEIVED and flags & tcp.SYN and start + 1 == self._receive.next:
@@ -320,7 +291,7 @@ class Connection:
         else:
             self._acknowledge = True
             if self.state is State.TIME_WAIT and flags & tcp.FIN:
-                self._start_timer(Timer.TIME_WAIT, self._heard + TIME_WAIT)
+                self.timer.start(Purpose.TIME_WAIT, now + TIME_WAIT)
 
     def _arrives_acknowledgment(self, segment: tcp.Segment, start: int, now: float) -> bool:
         """The fifth step; whether to go on with the segment."""
@@ -328,7 +299,7 @@ class Connection:
         acknowledgment = unwrap(segment.acknowledgment, send.una)
         if self.state is State.SYN_RECEIVED:
             if acknowledgment != send.una:
-                self._reset(segment.acknowledgment)
+                self._environment.send_now(self._writer.reset_unknown(segment.acknowledgment))
                 return False
             self._establish(now)
         if acknowledgment > send.next:
@@ -339,8 +310,8 @@ class Connection:
         moved = send.update_window(start, acknowledgment, segment.window << self._send_scale)
         if acknowledgment > send.una:
             send.acknowledge(acknowledgment)
-            self._attempts = 0
-            self._restart_timer(now)
+            self.timer.attempts = 0
+            self.timer.restart(send, now)
             if send.shortage_over():
                 self._environment.emit(events.Writable(self))
             if send.fin_acknowledged:
@@ -352,18 +323,18 @@ class Connection:
         return True
 
     def _window_moved(self, now: float) -> None:
-        if self._timer is Timer.PROBE:
-            self._attempts = 0
+        if self.timer.purpose is Purpose.PROBE:
+            self.timer.attempts = 0
             if self._send.in_flight:
                 self._send.retransmit()  # was dropped for want of a window
-        self._restart_timer(now)
+        self.timer.restart(self._send, now)
 
     def _establish(self, now: float) -> None:
         self._syn_due = False
         self._give_up = NEVER
-        self._attempts = 0
+        self.timer.attempts = 0
         self._advance(Step.SYN_ACKNOWLEDGED)
-        self._restart_timer(now)
+        self.timer.restart(self._send, now)
         self._environment.emit(events.Connected(self))
 
     def _fin_acknowledged(self, now: float) -> None:
@@ -376,7 +347,7 @@ class Connection:
 
     def _enter_time_wait(self, now: float) -> None:
         if self.state is State.TIME_WAIT:
-            self._start_timer(Timer.TIME_WAIT, now + TIME_WAIT)
+            self.timer.start(Purpose.TIME_WAIT, now + TIME_WAIT)
             self._tell_end()
 
     def _tell_data(self) -> None:
@@ -398,169 +369,83 @@ class Connection:
 
     def transmit(self, frames: list[Frame], now: float) -> bool:
         """Append the frames that are due; whether there is more for another round."""
-        if self.state in (State.SYN_SENT, State.SYN_RECEIVED):
-            if self._syn_due:
-                self._syn_due = False
-                frames.append(self._syn())
-                deadline = now + min(SYN_TIMEOUT * (1 << min(self._attempts, 16)), MAX_INTERVAL)
-                self._start_timer(Timer.RETRANSMIT, min(deadline, self._give_up))
-            elif self._acknowledge and self.state is State.SYN_RECEIVED:
-                frames.append(self._acknowledgment())
-        elif self.state in SYNCHRONIZED:
+        more = False
+        if self.state in SYNCHRONIZED:
             more = self._transmit_data(frames)
             if self._acknowledge or self._probe:
-                frames.append(self._acknowledgment())
-            self._set_timer(now)
-            return more
-        self._acknowledge = False
-        return False
+                frames.append(self._writer.acknowledgment(probe=self._probe))
+            if self.state is not State.TIME_WAIT:
+                self.timer.follow(self._send, now)
+        elif self._syn_due:
+            frames.append(self._writer.syn(answer=self.state is State.SYN_RECEIVED))
+            self.timer.start_syn(now, self._give_up)
+        elif self._acknowledge and self.state is State.SYN_RECEIVED:
+            frames.append(self._writer.acknowledgment())
+        self._acknowledge = self._probe = self._syn_due = False
+        return more
 
     def _transmit_data(self, frames: list[Frame]) -> bool:
-        send = self._send
         for _ in range(SUPER_SEGMENTS):
-            piece = send.next_piece()
+            piece = self._send.next_piece()
             if piece is None:
                 return False
-            frames.append(self._data(piece))
+            frames.append(self._writer.data(piece))
+            self._acknowledge = False
             if piece.fin and (self.state, Step.FIN_SENT) in TRANSITIONS:
                 self._advance(Step.FIN_SENT)
         return True
-
-    def _syn(self) -> Frame:
-        answer = self.state is State.SYN_RECEIVED
-        options = tcp.Options(
-            self._path.mss, WINDOW_SCALE if self._receive.window_scale else None, self._sack
-        )
-        return self._path.segment(
-            self.local.port,
-            self.remote.port,
-            sequence=self._send.una - 1,
-            acknowledgment=self._receive.next if answer else 0,
-            flags=tcp.SYN | tcp.ACK if answer else tcp.SYN,
-            window=MAX_UNSCALED_WINDOW,
-            options=tcp.build_syn_options(options),
-        )
-
-    def _data(self, piece: Piece) -> Frame:
-        self._acknowledge = False
-        return self._path.segment(
-            self.local.port,
-            self.remote.port,
-            sequence=piece.sequence,
-            acknowledgment=self._receive.next,
-            flags=tcp.ACK | (tcp.PSH if piece.push else 0) | (tcp.FIN if piece.fin else 0),
-            window=self._receive.advertise(),
-            payload=piece.data,
-            mss=self._send.mss,
-        )
-
-    def _acknowledgment(self) -> Frame:
-        """An empty segment. As a probe it bears a number that is acknowledged already, and so is answered."""
-        sequence = self._send.una - 1 if self._probe else self._send.next
-        self._acknowledge = self._probe = False
-        blocks = self._receive.sack_blocks() if self._sack else []
-        return self._path.segment(
-            self.local.port,
-            self.remote.port,
-            sequence=sequence,
-            acknowledgment=self._receive.next,
-            flags=tcp.ACK,
-            window=self._receive.advertise(),
-            options=tcp.build_sack(blocks) if blocks else b"",
-        )
-
-    def _reset(self, sequence: int, acknowledgment: int | None = None) -> None:
-        self._environment.send_now(
-            self._path.segment(
-                self.local.port,
-                self.remote.port,
-                sequence=sequence,
-                acknowledgment=acknowledgment or 0,
-                flags=tcp.RST if acknowledgment is None else tcp.RST | tcp.ACK,
-            )
-        )
 
     # The timer
 
     def handle_timeout(self, now: float) -> None:
         """Do what the deadline was for."""
-        timer = self._timer
-        self._stop_timer()
-        self._attempts += 1
-        match timer:
-            case Timer.RETRANSMIT:
+        purpose = self.timer.purpose
+        self.timer.stop()
+        self.timer.attempts += 1
+        match purpose:
+            case Purpose.RETRANSMIT:
                 self._retransmit(now)
-            case Timer.PROBE | Timer.KEEP_ALIVE:
-                self._send_probe(timer, now)
-            case Timer.TIME_WAIT:
+            case Purpose.PROBE:
+                self._send.override()
+                self._send_probe(now)
+            case Purpose.KEEP_ALIVE:
+                if self.timer.peer_is_awake(now):
+                    self.timer.attempts = 0
+                else:
+                    self._send_probe(now)
+            case Purpose.TIME_WAIT:
                 self._advance(Step.TIMED_WAIT_OVER)
                 self._close()
-            case Timer.PATIENCE:
+            case Purpose.PATIENCE:
                 self._abort(AbortReason.TIMED_OUT)
-            case Timer.IDLE:
+            case Purpose.IDLE:
                 pass
+            case _:
+                assert_never(purpose)
         self._wants_to_send()
 
     def _retransmit(self, now: float) -> None:
-        if self.state is State.SYN_SENT:
-            if now >= self._give_up:
+        match self.state:
+            case State.SYN_SENT if now >= self._give_up:
                 self._fail(Failure.TIMED_OUT)
-            self._syn_due = True
-        elif self.state is State.SYN_RECEIVED:
-            if self._attempts > SYN_ACK_ATTEMPTS:
+            case State.SYN_RECEIVED if self.timer.attempts > SYN_ACK_ATTEMPTS:
                 self._abort(AbortReason.TIMED_OUT)
-            self._syn_due = True
-        elif self._attempts > MAX_ATTEMPTS:
-            self._reset(self._send.next, self._receive.next)
-            self._abort(AbortReason.TIMED_OUT)
-        else:
-            self._send.retransmit()
+            case State.SYN_SENT | State.SYN_RECEIVED:
+                self._syn_due = True
+            case _ if self.timer.exhausted:
+                self._give_up_on_peer()
+            case _:
+                self._send.retransmit()
 
-    def _send_probe(self, timer: Timer, now: float) -> None:
-        if timer is Timer.KEEP_ALIVE and now < self._heard + KEEP_ALIVE:
-            self._attempts = 0
-        elif self._attempts > MAX_ATTEMPTS and now > self._heard + PROBE_SILENCE:
-            self._reset(self._send.next, self._receive.next)
-            self._abort(AbortReason.TIMED_OUT)
+    def _send_probe(self, now: float) -> None:
+        if self.timer.peer_is_gone(now):
+            self._give_up_on_peer()
         else:
             self._probe = True
-            self._send.override()
 
-    def _set_timer(self, now: float) -> None:
-        """Have the timer run that the state calls for; one that runs already goes on."""
-        if self.state is State.TIME_WAIT:
-            return
-        send = self._send
-        if send.in_flight and not send.window_closed:
-            timer, interval = Timer.RETRANSMIT, RETRANSMISSION_TIMEOUT
-        elif send.in_flight or send.waiting:
-            timer, interval = Timer.PROBE, PROBE_INTERVAL
-        else:
-            timer, interval = Timer.KEEP_ALIVE, 0.0
-        if timer is self._timer:
-            return
-        if self._timer is not Timer.IDLE:  # not an expiration, so a new situation
-            self._attempts = 0
-        if timer is not Timer.KEEP_ALIVE:
-            self._start_timer(timer, now + min(interval * (1 << min(self._attempts, 16)), MAX_INTERVAL))
-        elif self._attempts:
-            self._start_timer(timer, now + KEEP_ALIVE_INTERVAL)
-        else:
-            self._start_timer(timer, max(now, self._heard) + KEEP_ALIVE)
-
-    def _restart_timer(self, now: float) -> None:
-        """Progress: measure from now on (RFC 6298 5.3)."""
-        if self.state is not State.TIME_WAIT:
-            self._stop_timer()
-            self._set_timer(now)
-
-    def _start_timer(self, timer: Timer, deadline: float) -> None:
-        self._timer = timer
-        self.deadline = deadline
-
-    def _stop_timer(self) -> None:
-        self._timer = Timer.IDLE
-        self.deadline = NEVER
+    def _give_up_on_peer(self) -> None:
+        self._environment.send_now(self._writer.reset())
+        self._abort(AbortReason.TIMED_OUT)
 
     # Ends
 
@@ -602,7 +487,7 @@ class Connection:
         if self.state is State.INCOMING:
             self._environment.decided(self)
         self.state = State.CLOSED
-        self._stop_timer()
+        self.timer.stop()
         self._send.clear()
         self._environment.forget(self)
 

@@ -51,10 +51,10 @@ class ReceiveBuffer:
 
     __slots__ = ("_arrivals", "_fin", "_ranges", "_ready", "edge", "finished", "next", "window_scale")
 
-    def __init__(self, first: int) -> None:
-        self.next = first
+    def __init__(self) -> None:
+        self.next = 0
         """The first sequence number not received (RCV.NXT)."""
-        self.edge = first + MAX_UNSCALED_WINDOW
+        self.edge = 0
         """The right edge of the window as the peer knows it; it never moves back."""
         self.window_scale = 0
         self.finished = False
@@ -63,6 +63,12 @@ class ReceiveBuffer:
         self._ranges: list[_Range] = []  # sorted, disjoint, not adjacent
         self._fin: int | None = None
         self._arrivals = 0
+
+    def begin(self, first: int, window_scale: int) -> None:
+        """Expect `first`, with the window that a SYN offers."""
+        self.next = first
+        self.edge = first + MAX_UNSCALED_WINDOW
+        self.window_scale = window_scale
 
     def __len__(self) -> int:
         """Bytes that can be read."""

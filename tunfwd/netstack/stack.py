@@ -9,73 +9,31 @@ It stands for all hosts of the virtual network but our own: every address is lis
 what becomes of a packet is for the owner to decide. No I/O, no clock: the owner passes frames and the time.
 """
 
-import hashlib
-import struct
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import assert_never
 
 from tunfwd.netstack import events
 from tunfwd.netstack.connection import CONNECT_TIMEOUT, Connection
+from tunfwd.netstack.connection_table import ConnectionTable
 from tunfwd.netstack.datagrams import MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, DatagramQueue
+from tunfwd.netstack.error_queue import ErrorQueue
 from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, Failure
 from tunfwd.netstack.path import Path
-from tunfwd.netstack.rate_limit import TokenBucket
 from tunfwd.netstack.reassembly import Reassembly
+from tunfwd.netstack.statistics import Statistics
 from tunfwd.netstack.timers import NEVER, Timers
-from tunfwd.netstack.types import Endpoint, Exhausted, Frame, HostState, Misuse, Random
+from tunfwd.netstack.types import Endpoint, Frame, HostState, Misuse, Random
+from tunfwd.netstack.virtual_network import Verdict, VirtualNetwork
 from tunfwd.wire import icmp, ip, tcp, udp, vnet
 from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
 
-MAX_CONNECTIONS = 4096  # in any state
-MAX_INCOMING = 2048  # SYNs that wait for the owner
-MAX_INCOMING_PER_ADDRESS = 512
 MAX_ECHO_REQUESTS = 256  # that wait for the owner; the oldest gives way
 MAX_DATAGRAM_EVENTS = 4096  # that wait for the owner; the newest are dropped
-MAX_FRAMES = 4096  # resets, errors and the like that wait to be sent
+MAX_FRAMES = 4096  # resets and the like that wait to be sent
 FRAMES_A_ROUND = 256  # of TCP; how long sending may keep us from receiving
-ERROR_RATE = 1000.0  # ICMP errors a second; icmp_msgs_per_sec of Linux
-ERROR_BURST = 250.0  # Linux has 50; a page with many connections to a host that is offline makes more
-FIRST_EPHEMERAL_PORT = 49152  # RFC 6335 6
-
-
-@dataclass(slots=True)
-class Statistics:
-    """What happened to packets since the start. Frames that nothing is counted for were delivered."""
-
-    frames: int = 0
-    malformed: int = 0
-    bad_checksum: int = 0
-    bad_source: int = 0
-    """From an address that cannot be a host's, or from one of the network that we stand for."""
-    noise: int = 0
-    """Multicast and broadcast, which nobody here answers."""
-    unknown_protocol: int = 0
-    host_unreachable: int = 0
-    """For a host that is offline or does not exist."""
-    fragments: int = 0
-    fragments_dropped: int = 0
-    """Packets whose fragments contradicted each other, or never were complete."""
-    syns_dropped: int = 0
-    """For want of room."""
-    resets_sent: int = 0
-    """For segments that belong to no connection."""
-    icmp_ignored: int = 0
-    echo_requests_dropped: int = 0
-    datagrams_dropped: int = 0
-    """For want of room, either way."""
-    errors_suppressed: int = 0
-    """ICMP errors above the rate."""
-    frames_dropped: int = 0
-    """Answers for want of room."""
-    connections: int = 0
-    """At present."""
-    incoming: int = 0
-    """At present: SYNs that wait for the owner."""
-
-
-_Tuple = tuple[bytes, bytes, int, int]  # as in the packets that arrive: source, destination, and their ports
 
 
 class Stack:
@@ -98,21 +56,10 @@ class Stack:
         `host_state` is asked, with a packed address, for each SYN, datagram and echo request. `mtu` in bytes.
         `udp_segmentation` is whether the kernel takes super-segments of UDP (Linux 6.2).
         """
-        self._own = {interface.ip.packed for interface in own}
-        self._networks = [
-            (int(interface.network.network_address), int(interface.network.netmask)) for interface in own
-        ]
-        self._broadcast = {
-            own[0].network.broadcast_address.packed,
-            own[0].network.network_address.packed,
-        }
+        self._network = VirtualNetwork(own)
         self._host_state = host_state
-        self._random = random
         self._mtu = mtu
-        self._secret = random.getrandbits(256).to_bytes(32, "big")
-        self._next_port = random.getrandbits(14)
-        self._connections: dict[_Tuple, Connection] = {}
-        self._incoming: Counter[bytes] = Counter()
+        self._table = ConnectionTable(self, random, mtu)
         self._timers: Timers[Connection] = Timers()
         self._reassembly = Reassembly()
         self._datagrams = DatagramQueue(mtu, udp_segmentation, random.getrandbits(32))
@@ -121,8 +68,7 @@ class Stack:
         self._datagram_events = 0
         self._senders: deque[Connection] = deque()
         self._frames: list[Frame] = []
-        self._errors: deque[Frame] = deque()
-        self._error_limit = TokenBucket(ERROR_RATE, ERROR_BURST)
+        self._errors = ErrorQueue()
         self._statistics = Statistics()
 
     def statistics(self) -> Statistics:
@@ -131,8 +77,9 @@ class Stack:
             self._statistics,
             fragments_dropped=self._reassembly.dropped,
             datagrams_dropped=self._statistics.datagrams_dropped + self._datagrams.dropped,
-            connections=len(self._connections),
-            incoming=self._incoming.total(),
+            errors_suppressed=self._errors.suppressed,
+            connections=len(self._table),
+            incoming=self._table.incoming,
         )
 
     # In
@@ -174,16 +121,16 @@ class Stack:
 
     def _is_answerable(self, packet: ip.Packet) -> bool:
         """Whether the packet goes from one host to another, and not from one that we stand for."""
-        source, destination = packet.source, packet.destination
-        if not ip.is_unicast(destination) or destination in self._broadcast:
-            self._statistics.noise += 1
-            return False
-        network, mask = self._networks[len(source) == 16]
-        ours = int.from_bytes(source, "big") & mask == network and source not in self._own
-        if ours or not ip.is_unicast(source) or destination in self._own:
-            self._statistics.bad_source += 1
-            return False
-        return True
+        match verdict := self._network.judge(packet.source, packet.destination):
+            case Verdict.FINE:
+                return True
+            case Verdict.NOISE:
+                self._statistics.noise += 1
+            case Verdict.BAD_SOURCE:
+                self._statistics.bad_source += 1
+            case _:
+                assert_never(verdict)
+        return False
 
     def _is_sound(self, data: Buffer, packet: ip.Packet, header: vnet.Header) -> bool:
         """Whether the transport checksum is right, or is none of ours to check."""
@@ -206,7 +153,7 @@ class Stack:
         if not self._is_sound(data, packet, header):
             return
         key = (packet.source, packet.destination, segment.source_port, segment.destination_port)
-        connection = self._connections.get(key)
+        connection = self._table.get(key)
         if connection is not None and not connection.superseded_by(segment):
             connection.receive(segment, now)
             self._timers.update(connection)
@@ -224,18 +171,12 @@ class Stack:
         original = memoryview(data)[packet.start : packet.end]
         if not self._is_online(packet, original):
             return
-        address = packet.destination
-        if (
-            len(self._connections) >= MAX_CONNECTIONS
-            or self._incoming.total() >= MAX_INCOMING
-            or self._incoming[address] >= MAX_INCOMING_PER_ADDRESS
-        ):
+        local = Endpoint(packet.destination, segment.destination_port)
+        remote = Endpoint(packet.source, segment.source_port)
+        connection = self._table.new_incoming(local, remote, now)
+        if connection is None:
             self._statistics.syns_dropped += 1
             return
-        connection = self._new_connection(
-            Endpoint(address, segment.destination_port), Endpoint(packet.source, segment.source_port), now
-        )
-        self._incoming[address] += 1
         connection.open_passively(segment, bytes(original[: icmp.QUOTE_V4]), now)
         self._timers.update(connection)
 
@@ -272,7 +213,7 @@ class Stack:
         else:
             self._statistics.unknown_protocol += 1
             if self._is_online(packet, original):
-                self._error(icmp.Error.PROTOCOL_UNREACHABLE, packet.destination, packet.source, original)
+                self._answer_error(icmp.Error.PROTOCOL_UNREACHABLE, packet, original)
 
     def _receive_udp(
         self, data: Buffer, packet: ip.Packet, header: vnet.Header, original: memoryview
@@ -320,7 +261,7 @@ class Stack:
     def _receive_report(self, report: icmp.Report) -> None:
         quoted = icmp.parse_quote(report.quote)
         if quoted.protocol == ip.TCP:
-            connection = self._connections.get(
+            connection = self._table.get(
                 (quoted.destination, quoted.source, quoted.destination_port, quoted.source_port)
             )
             if connection is None:
@@ -348,8 +289,11 @@ class Stack:
         if self._host_state(packet.destination) is HostState.ONLINE:
             return True
         self._statistics.host_unreachable += 1
-        self._error(icmp.Error.HOST_UNREACHABLE, packet.destination, packet.source, original)
+        self._answer_error(icmp.Error.HOST_UNREACHABLE, packet, original)
         return False
+
+    def _answer_error(self, error: icmp.Error, packet: ip.Packet, original: memoryview) -> None:
+        self._errors.append(error, packet.destination, packet.source, quote=original)
 
     # The owner's calls
 
@@ -372,13 +316,7 @@ class Stack:
         Connected follows, or ConnectFailed, at the latest after `timeout` seconds. Raises Exhausted, and
         Misuse if there is such a connection already.
         """
-        if len(self._connections) >= MAX_CONNECTIONS:
-            raise Exhausted("too many connections")
-        if local.port == 0:
-            local = Endpoint(local.address, self._free_port(local.address, remote))
-        elif (remote.address, local.address, remote.port, local.port) in self._connections:
-            raise Misuse("such a connection exists")
-        connection = self._new_connection(local, remote, now)
+        connection = self._table.new_outgoing(local, remote, now)
         connection.open_actively(timeout, now)
         return connection
 
@@ -415,29 +353,16 @@ class Stack:
             self.send_now(frame)
 
     def _datagram_error(self, error: icmp.Error, event: events.Datagram, mtu: int = 0) -> None:
-        self._error(error, event.destination.address, event.source.address, event.packet, mtu)
-
-    def _error(
-        self, error: icmp.Error, source: bytes, destination: bytes, quote: Buffer, mtu: int = 0
-    ) -> None:
-        """Queue an ICMP error, from the address in question: the kernel drops what claims to be its own."""
-        if len(self._errors) >= MAX_FRAMES:
-            self._statistics.errors_suppressed += 1
-            return
-        header, message = icmp.build_error(source, destination, error, quote, mtu)
-        self._errors.append([vnet.PLAIN + header, message])
+        self._errors.append(
+            error, event.destination.address, event.source.address, quote=event.packet, mtu=mtu
+        )
 
     # Out
 
     def packets_to_send(self, now: float) -> list[Frame]:
         """Frames to write now, in order. When the list was not all, `next_timeout` is not after `now`."""
         frames, self._frames = self._frames, []
-        while self._errors:
-            error = self._errors.popleft()
-            if self._error_limit.take(now):
-                frames.append(error)
-            else:
-                self._statistics.errors_suppressed += 1
+        frames += self._errors.frames(now)
         frames += self._datagrams.frames()
         senders = self._senders
         for _ in range(len(senders)):
@@ -484,47 +409,17 @@ class Stack:
 
     def report_unreachable(self, connection: Connection) -> None:
         """Answer a SYN with an ICMP error."""
-        self._error(
+        self._errors.append(
             icmp.Error.HOST_UNREACHABLE,
             connection.local.address,
             connection.remote.address,
-            connection.syn_packet,
+            quote=connection.syn_packet,
         )
 
     def decided(self, connection: Connection) -> None:
         """One SYN less waits for the owner."""
-        address = connection.local.address
-        self._incoming[address] -= 1
-        if not self._incoming[address]:
-            del self._incoming[address]
+        self._table.decided(connection)
 
     def forget(self, connection: Connection) -> None:
         """Its endpoints are free again."""
-        local, remote = connection.local, connection.remote
-        key = (remote.address, local.address, remote.port, local.port)
-        if self._connections.get(key) is connection:
-            del self._connections[key]
-
-    def _new_connection(self, local: Endpoint, remote: Endpoint, now: float) -> Connection:
-        path = Path(local.address, remote.address, self._mtu)
-        sequence = self._initial_sequence(local, remote, now)
-        connection = Connection(self, path, (local.port, remote.port), sequence)
-        self._connections[remote.address, local.address, remote.port, local.port] = connection
-        return connection
-
-    def _initial_sequence(self, local: Endpoint, remote: Endpoint, now: float) -> int:
-        """RFC 6528: increasing for each pair of endpoints, so that TIME_WAIT over there lets a SYN pass."""
-        name = local.address + remote.address + struct.pack(">HH", local.port, remote.port)
-        digest = hashlib.blake2s(name, key=self._secret, digest_size=4).digest()
-        return (int.from_bytes(digest, "big") + int(now * 250_000)) & 0xFFFFFFFF
-
-    def _free_port(self, address: bytes, remote: Endpoint) -> int:
-        """RFC 6056 3.3.1, with steps of up to 16."""
-        count = 65536 - FIRST_EPHEMERAL_PORT
-        self._next_port += self._random.getrandbits(4)
-        for _ in range(count):
-            self._next_port = (self._next_port + 1) % count
-            port = FIRST_EPHEMERAL_PORT + self._next_port
-            if (remote.address, address, remote.port, port) not in self._connections:
-                return port
-        raise Exhausted("no free port")
+        self._table.remove(connection)

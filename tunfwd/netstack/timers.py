@@ -13,13 +13,21 @@ from typing import Generic, Protocol, TypeVar
 NEVER = math.inf
 
 
-class Item(Protocol):
-    """What has a deadline."""
+class Deadline(Protocol):
+    """A time that may change."""
 
     deadline: float
     """Seconds, on the clock of the stack's caller; NEVER if there is none."""
     wake_up: float
     """The time of its entry in the heap that counts. Written only here."""
+
+
+class Item(Protocol):
+    """What has a deadline."""
+
+    @property
+    def timer(self) -> Deadline:
+        """Its deadline."""
 
 
 ItemT = TypeVar("ItemT", bound=Item)
@@ -36,20 +44,21 @@ class Timers(Generic[ItemT]):
 
     def update(self, item: ItemT) -> None:
         """Note that an item's deadline may have changed."""
-        if item.deadline < item.wake_up:
-            item.wake_up = item.deadline
-            heapq.heappush(self._heap, (item.deadline, next(self._serial), item))
+        timer = item.timer
+        if timer.deadline < timer.wake_up:
+            timer.wake_up = timer.deadline
+            heapq.heappush(self._heap, (timer.deadline, next(self._serial), item))
 
     def next(self) -> float:
         """The earliest deadline, or NEVER."""
         heap = self._heap
         while heap:
             time, _, item = heap[0]
-            if item.wake_up != time:  # superseded by an earlier one
+            if item.timer.wake_up != time:  # superseded by an earlier one
                 heapq.heappop(heap)
-            elif item.deadline > time:
+            elif item.timer.deadline > time:
                 heapq.heappop(heap)
-                item.wake_up = NEVER
+                item.timer.wake_up = NEVER
                 self.update(item)
             else:
                 return time
@@ -59,6 +68,6 @@ class Timers(Generic[ItemT]):
         """The items whose deadlines have passed. Each must set a new one before the next is asked for."""
         while self.next() <= now:
             _, _, item = heapq.heappop(self._heap)
-            item.wake_up = NEVER
+            item.timer.wake_up = NEVER
             yield item
             self.update(item)

@@ -1,0 +1,45 @@
+"""Which addresses the stack stands for, and between which of them it takes packets."""
+
+import enum
+from ipaddress import IPv4Interface, IPv6Interface
+
+from tunfwd.wire import ip
+
+
+class Verdict(enum.Enum):
+    """What to think of a packet's addresses."""
+
+    FINE = enum.auto()
+    NOISE = enum.auto()
+    """Multicast or broadcast."""
+    BAD_SOURCE = enum.auto()
+    """Whoever sent this would not get an answer, or we would: through a kernel that forwards."""
+
+
+class VirtualNetwork:
+    """The networks behind the device, one of each family, in which only our own address is not virtual."""
+
+    __slots__ = ("_broadcast", "_networks", "_own")
+
+    def __init__(self, own: tuple[IPv4Interface, IPv6Interface]) -> None:
+        self._own = {interface.ip.packed for interface in own}
+        self._networks = {
+            len(interface.ip.packed): (
+                int(interface.network.network_address),
+                int(interface.network.netmask),
+            )
+            for interface in own
+        }
+        network = own[0].network
+        self._broadcast = {network.broadcast_address.packed, network.network_address.packed}
+
+    def judge(self, source: bytes, destination: bytes) -> Verdict:
+        """Whether a packet may be answered."""
+        if not ip.is_unicast(destination) or destination in self._broadcast:
+            return Verdict.NOISE
+        if not ip.is_unicast(source) or destination in self._own:
+            return Verdict.BAD_SOURCE
+        network, mask = self._networks[len(source)]
+        if int.from_bytes(source, "big") & mask == network and source not in self._own:
+            return Verdict.BAD_SOURCE
+        return Verdict.FINE
