@@ -70,6 +70,11 @@ def choose_range(preferred: IPv4Network, interface: str) -> Range:
 
 def _uses(netlink: IPRoute, interface: str) -> Iterator[Use]:
     names = {link["index"]: link.get("ifname") for link in netlink.get_links()}
+    for address in netlink.get_addr(family=2):  # an interface that is down has addresses, but no routes yet
+        name = names.get(address["index"], "no interface")
+        if name != interface:
+            for end in {address.get("local"), address.get("address")} - {None}:  # two on point-to-point links
+                yield Use(IPv4Network((end, address["prefixlen"]), strict=False), name)
     for route in netlink.get_routes(family=2):
         destination, length = route.get("dst"), route["dst_len"]
         if destination is None or length <= 1 or route["type"] not in (RTN_UNICAST, RTN_LOCAL):
@@ -78,10 +83,6 @@ def _uses(netlink: IPRoute, interface: str) -> Iterator[Use]:
         index = route.get("oif") or (hops[0]["oif"] if hops else 0)
         if (name := names.get(index, "no interface")) != interface:
             yield Use(IPv4Network((destination, length), strict=False), name)
-    for address in netlink.get_addr(family=2):  # an interface that is down has addresses, but no routes yet
-        name = names.get(address["index"], "no interface")
-        if name != interface and (destination := address.get("address")):
-            yield Use(IPv4Network((destination, address["prefixlen"]), strict=False), name)
 
 
 def _conflict(network: IPv4Network, uses: Iterable[Use]) -> Use | None:
