@@ -153,6 +153,8 @@ def _serve(switch: Switch, control: socket.socket) -> bool:
 
 def main(settings: dict[str, Any]) -> None:
     """With "control" (a path), "hosts" ({name: namespace}), "conditions", "seed", and "keep" (no owner)."""
+    if settings["keep"] and os.fork():
+        os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)  # other work on the machine is not to show as jitter
@@ -168,7 +170,10 @@ def main(settings: dict[str, Any]) -> None:
         os.umask(0o077)
         control.bind(settings["control"])
         sys.stdout.write("ready\n")
-        sys.stdout.close()
+        sys.stdout.flush()
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2) if settings["keep"] else (1,):  # who reads them is not to wait for us
+            os.dup2(quiet, stream)
         carry(Switch(ports), control, None if settings["keep"] else sys.stdin.fileno())
     Path(settings["control"]).unlink(missing_ok=True)
 

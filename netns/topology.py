@@ -31,7 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute, config, netns
 
 from netns.control import ask
 from netns.emulator import INTERFACE
@@ -48,6 +48,10 @@ OWNED_LABEL = re.compile(r"p(\d+)x(\d+)")  # pid and a number within that proces
 
 STOP_TIME = 3.0  # s that processes are given to end before they are killed
 START_TIME = 10.0  # s for the emulator to come up
+
+# pyroute2 forks to open a socket in a namespace, and ends that child with SIGTERM. Should this process
+# handle SIGTERM by unwinding, so would the child, and take away the half-made topology: it gets the default.
+config.disable_mp_signal = True
 
 _numbers = count(1)
 _own_labels: set[str] = set()
@@ -105,9 +109,11 @@ class Topology:
         subnet: ipaddress.IPv4Network = SUBNET,
         label: str | None = None,
     ) -> None:
-        for name in [*hosts, label or "x"]:
-            if not NAME.fullmatch(name) or name == SWITCH or (name == label and OWNED_LABEL.fullmatch(name)):
-                raise TopologyError(f"not a name to use here: {name!r} (lower-case letters and digits)")
+        for name in hosts:
+            if not NAME.fullmatch(name) or name == SWITCH:
+                raise TopologyError(f"not a name for a host: {name!r} (lower-case letters and digits)")
+        if label is not None and (not NAME.fullmatch(label) or OWNED_LABEL.fullmatch(label)):
+            raise TopologyError(f"not a label to use: {label!r} (lower-case letters and digits)")
         if len(set(hosts)) < len(hosts) or not 1 <= len(hosts) <= subnet.num_addresses - 2:
             raise TopologyError(f"hosts need different names, and {subnet} must have room for them")
         self.label = label or f"p{os.getpid()}x{next(_numbers)}"
@@ -208,6 +214,9 @@ class Topology:
             readable, _, _ = select.select([output], [], [], START_TIME)
             if not readable or output.readline() != b"ready\n":
                 raise TopologyError("the link emulator did not start")
+        if self.kept:  # it has put itself into the background
+            self._emulator.wait(STOP_TIME)
+            self._emulator = None
 
 
 def _configure(host: Host, *, mac: str) -> None:

@@ -1,0 +1,74 @@
+"""scripts/setup on machines that lack something: one clear line, and nothing half done.
+
+The machines are this one with the thing in question hidden from view in a mount namespace. What it does on a
+bare Debian is tried by scripts/fresh-machine.
+"""
+
+import subprocess
+import time
+
+import pytest
+
+from netns.topology import PROJECT
+
+pytestmark = pytest.mark.netns
+
+SETUP = PROJECT / "scripts/setup"
+HIDE_APT = "mount --bind /bin/false /usr/bin/apt-get"
+HIDE_TOXCORE = (
+    'for f in $(ldconfig -p | grep -o "/.*libtoxcore.*"); do mount --bind /dev/null "$(readlink -f $f)"; done'
+)
+
+
+def setup(hide: str = "", *, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    script = f'set -e; {hide or ":"}; exec "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *wrapper, SETUP],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that says why it cannot go on."""
+    assert result.returncode == 1, result.stdout
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("setup: cannot go on: ")
+    return line.removeprefix("setup: cannot go on: ")
+
+
+def test_nothing_to_do_is_instant_and_silent() -> None:
+    subprocess.run([SETUP], check=True, timeout=60, capture_output=True)
+    before = time.monotonic()
+    result = setup()
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert time.monotonic() - before < 5
+
+
+def test_not_root() -> None:
+    result = setup(wrapper=("setpriv", "--reuid=65534", "--clear-groups"))
+    assert complaint(result).startswith("not root")
+
+
+def test_no_tun_device() -> None:
+    result = setup("mount -t tmpfs tmpfs /dev/net")
+    assert complaint(result).startswith("no /dev/net/tun")
+
+
+def test_no_network_namespaces() -> None:
+    result = setup(wrapper=("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"))
+    assert complaint(result).startswith("no network namespaces")
+
+
+def test_no_toxcore_and_no_way_to_get_it() -> None:
+    result = setup(f"{HIDE_TOXCORE}; {HIDE_APT}")
+    assert "libtoxcore" in complaint(result)
+
+
+def test_unknown_option() -> None:
+    result = subprocess.run([SETUP, "--nonsense"], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "scripts/setup --undo" in result.stderr
