@@ -14,7 +14,8 @@ from tunfwd.control import paths
 def daemon(ctx: click.Context) -> int:
     """Run the daemon, in the foreground.
 
-    It logs to stderr, and ends at Ctrl-C or SIGTERM. It needs CAP_NET_ADMIN, and gives it up once the TUN device is there.
+    It logs to stderr, and ends at Ctrl-C or SIGTERM. It needs CAP_NET_ADMIN, and gives it up once the TUN
+    device is there.
     """
     from tunfwd.daemon.main import run  # noqa: PLC0415  the engine is the daemon's alone
 

@@ -14,6 +14,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NotRequired,
     TypeVar,
     Union,
     cast,
@@ -65,6 +66,8 @@ def _decode(kind: Any, value: object, path: Path, ignore_unknown: bool) -> objec
         return _record(kind, value, path, ignore_unknown)
     if origin is Annotated:
         return _annotated(arguments, value, path, ignore_unknown)
+    if origin is NotRequired:
+        return _decode(arguments[0], value, path, ignore_unknown)
     if origin is Literal:
         if value not in arguments or isinstance(value, bool):
             raise Mismatch(path, f"must be one of {', '.join(map(str, arguments))}")

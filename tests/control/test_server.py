@@ -1,0 +1,420 @@
+"""The server over real sockets; time is trio's own, jumped over where nothing is left to happen."""
+
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC221, ASYNC240  a test may look at a file for a moment
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tunfwd.control import api
+from tunfwd.control.client import Client
+from tunfwd.control.dispatch import Dispatcher
+from tunfwd.control.errors import ControlError
+from tunfwd.control.protocol import MAX_REQUEST
+from tunfwd.control.server import (
+    BURST,
+    IDLE_TIME,
+    LINE_TIME,
+    MAX_BAD_LINES,
+    MAX_CONNECTIONS,
+    RATE,
+    Handler,
+    serve,
+)
+
+
+async def echo(method: str, params: dict[str, object]) -> Mapping[str, object]:
+    match method:
+        case "refuse":
+            raise ControlError("denied", "not you")
+        case "break":
+            raise RuntimeError("a mistake of ours")
+        case "unprintable":
+            return {"socket": object()}
+        case "sleep":
+            await trio.sleep_forever()
+    return {"method": method, "params": params}
+
+
+@asynccontextmanager
+async def serving(path: Path, handler: Handler = echo, group: str | None = None) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda *, task_status: serve(path, handler, group=group, task_status=task_status))
+        yield
+        nursery.cancel_scope.cancel()
+
+
+class Peer:
+    """A client that sends what it likes."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.buffer = b""
+
+    @classmethod
+    async def connect(cls, path: Path) -> "Peer":
+        return cls(await trio.open_unix_socket(path))
+
+    async def answer(self) -> dict[str, object] | None:
+        """The next answer; None when the server hangs up."""
+        with trio.fail_after(20_000):
+            while b"\n" not in self.buffer:
+                try:
+                    data = await self.stream.receive_some()
+                except trio.BrokenResourceError:  # hung up with bytes of ours unread
+                    return None
+                if not data:
+                    return None
+                self.buffer += data
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        answer = json.loads(line)
+        assert isinstance(answer, dict)
+        return answer
+
+    async def call(self, line: bytes) -> dict[str, object] | None:
+        await self.stream.send_all(line)
+        return await self.answer()
+
+
+async def send_until_hung_up_on(stream: trio.SocketStream, data: bytes, pause: float = 0) -> None:
+    with trio.fail_after(20_000), suppress(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(data)
+            await trio.sleep(pause)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "control.sock"
+
+
+async def test_calls_in_order_on_one_connection(path: Path) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        peer = Peer(stream)
+        first = b'{"id": 1, "method": "a", "params": {"x": [1]}}\n'
+        assert await peer.call(first) == {"id": 1, "result": {"method": "a", "params": {"x": [1]}}}
+        await stream.send_all(b'{"id": 2, "method": "b"}\n{"id": 3, "method": "refuse"}\n{"id": 4, "meth')
+        assert await peer.answer() == {"id": 2, "result": {"method": "b", "params": {}}}
+        assert await peer.answer() == {"id": 3, "error": {"code": "denied", "message": "not you"}}
+        assert await peer.call(b'od": "c"}\n') == {"id": 4, "result": {"method": "c", "params": {}}}
+
+
+async def test_byte_by_byte(path: Path) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        for byte in b'{"id": 1, "method": "a"}':
+            await stream.send_all(bytes([byte]))
+        assert await Peer(stream).call(b"\n") == {"id": 1, "result": {"method": "a", "params": {}}}
+
+
+@pytest.mark.parametrize("method", ["break", "unprintable"])
+async def test_a_mistake_in_a_handler_fails_that_call_alone(
+    path: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        peer = Peer(stream)
+        answer = await peer.call(b'{"id": 1, "method": "%s"}\n' % method.encode())
+        assert answer == {
+            "id": 1,
+            "error": {"code": "failed", "message": "an error inside the daemon; its log says more"},
+        }
+        assert f"the request {method} failed" in caplog.text
+        answer = await peer.call(b'{"id": 2, "method": "a"}\n')
+        assert answer is not None
+        assert "result" in answer
+
+
+async def test_half_closed_client_gets_its_answer(path: Path) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        await stream.send_all(b'{"id": 1, "method": "a"}\n')
+        await stream.send_eof()
+        peer = Peer(stream)
+        assert await peer.answer() == {"id": 1, "result": {"method": "a", "params": {}}}
+        assert await peer.answer() is None
+
+
+async def test_a_client_that_hangs_up_takes_its_request_with_it(path: Path) -> None:
+    given_up = trio.Event()
+    started = trio.Event()
+
+    async def handler(method: str, params: dict[str, object]) -> Mapping[str, object]:
+        started.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            given_up.set()
+        raise AssertionError
+
+    async with serving(path, handler):
+        async with (await Peer.connect(path)).stream as stream:
+            await stream.send_all(b'{"id": 1, "method": "ping"}\n')
+            await started.wait()
+        with trio.fail_after(5):
+            await given_up.wait()
+
+
+async def test_a_request_without_end_times_out(path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        answer = await Peer(stream).call(b'{"id": 1, "method": "sleep"}\n')
+        assert answer == {"id": 1, "error": {"code": "timeout", "message": "sleep took too long"}}
+
+
+async def test_garbage_is_answered_then_hung_up_on(path: Path) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        peer = Peer(stream)
+        await stream.send_all(b"GET / HTTP/1.1\r\n" * (MAX_BAD_LINES + 5))
+        for _ in range(MAX_BAD_LINES):
+            answer = await peer.answer()
+            assert answer == {
+                "id": None,
+                "error": {"code": "usage", "message": "a line holds one JSON object"},
+            }
+        assert await peer.answer() is None
+
+
+async def test_endless_line_is_refused(path: Path) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        peer = Peer(stream)
+        await stream.send_all(b"x" * (MAX_REQUEST - 1))
+        answer = await peer.call(b"x")
+        assert answer == {"id": None, "error": {"code": "usage", "message": "a line has at most 65536 bytes"}}
+        assert await peer.answer() is None
+
+
+async def test_flood_without_reading_costs_a_bounded_buffer_and_ends(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def large(method: str, params: dict[str, object]) -> Mapping[str, object]:
+        return {"large": "x" * 100_000}
+
+    async with serving(path, large), (await Peer.connect(path)).stream as stream:
+        await send_until_hung_up_on(stream, b'{"id": 1, "method": "a"}\n' * 1000)  # and never read
+        async with (await Peer.connect(path)).stream as other:
+            assert await Peer(other).call(b'{"id": 1, "method": "a"}\n') is not None
+
+
+async def test_requests_are_paced(path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    count = 1000
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        peer = Peer(stream)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, b'{"id": 1, "method": "a"}\n' * count)
+            for _ in range(count):
+                assert await peer.answer() is not None
+        assert trio.current_time() - began == pytest.approx((count - BURST) / RATE, rel=0.1)
+
+
+async def test_too_many_connections(path: Path) -> None:
+    async with serving(path):
+        peers = [await Peer.connect(path) for _ in range(MAX_CONNECTIONS)]
+        for peer in peers:
+            assert await peer.call(b'{"id": 1, "method": "a"}\n') is not None
+        extra = await Peer.connect(path)
+        answer = await extra.answer()
+        assert answer is not None
+        assert "64 clients already" in str(answer["error"])
+        assert await extra.answer() is None
+        await peers.pop().stream.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        again = await Peer.connect(path)
+        assert await again.call(b'{"id": 1, "method": "a"}\n') is not None
+        for peer in [*peers, again, extra]:
+            await peer.stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [(b"", IDLE_TIME), (b'{"id": 1', LINE_TIME), (b'{"id": 1, "method": "a"}\n', IDLE_TIME)],
+)
+async def test_silence_is_hung_up_on(
+    path: Path, autojump_clock: trio.testing.MockClock, sent: bytes, seconds: float
+) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        peer = Peer(stream)
+        began = trio.current_time()
+        if sent:
+            await stream.send_all(sent)
+        if sent.endswith(b"\n"):
+            assert await peer.answer() is not None
+        assert await peer.answer() is None
+        assert trio.current_time() - began == pytest.approx(seconds, abs=1)
+
+
+async def test_dripping_bytes_do_not_prolong_a_line(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        began = trio.current_time()
+        await send_until_hung_up_on(stream, b"x", pause=1)
+        assert trio.current_time() - began < 2 * LINE_TIME
+
+
+async def test_mode_owner_and_removal(path: Path) -> None:
+    async with serving(path):
+        status = path.stat()
+        assert stat.S_ISSOCK(status.st_mode)
+        assert stat.S_IMODE(status.st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert not path.exists()
+
+
+async def test_no_moment_of_lax_permissions(path: Path) -> None:
+    """The mode the file is born with, under the laxest umask."""
+    code = (
+        "import os, sys, trio; os.umask(0)\n"
+        "from pathlib import Path\n"
+        "import socket\n"
+        "bind = socket.socket.bind\n"
+        "def watched(self, address):\n"
+        "    bind(self, address)\n"
+        "    print(oct(os.stat(address).st_mode & 0o777), flush=True)\n"
+        "socket.socket.bind = watched\n"
+        "from tunfwd.control.listener import listening\n"
+        "with listening(Path(sys.argv[1]), None): pass\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert result.stdout == "0o600\n"
+
+
+async def test_second_daemon_is_told(path: Path) -> None:
+    async with serving(path):
+        with pytest.raises(ControlError, match="already running") as caught:
+            await serve(path, echo)
+        assert caught.value.code == "failed"
+        with Client(path):  # and the first one still has its socket
+            pass
+
+
+async def test_socket_of_a_dead_daemon_is_replaced(path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(os.fspath(path))
+    assert path.exists()
+    async with serving(path), (await Peer.connect(path)).stream as stream:
+        assert await Peer(stream).call(b'{"id": 1, "method": "a"}\n') is not None
+
+
+async def test_killed_daemon_leaves_nothing_in_the_way(path: Path) -> None:
+    code = "import sys, trio\nfrom tunfwd.control.server import serve\ntrio.run(serve, sys.argv[1], None)"
+    daemon = subprocess.Popen([sys.executable, "-c", code, path])
+    try:
+        with trio.fail_after(20):
+            while not path.exists():
+                await trio.sleep(0.02)
+        with pytest.raises(ControlError, match="already running"):
+            await serve(path, echo)
+    finally:
+        daemon.kill()
+        daemon.wait(10)
+    async with serving(path):
+        pass
+
+
+async def test_what_is_no_socket_is_not_replaced(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("precious")
+    with pytest.raises(ControlError, match="something else is in the way") as caught:
+        await serve(path, echo)
+    assert caught.value.code == "configuration"
+    assert path.read_text() == "precious"
+
+
+async def test_impossible_paths(tmp_path: Path) -> None:
+    for bad in (tmp_path / ("x" * 120), Path("/proc/nowhere/control.sock")):
+        with pytest.raises(ControlError) as caught:
+            await serve(bad, echo)
+        assert caught.value.code == "configuration"
+    with pytest.raises(ControlError, match="no group 'no-such-group'"):
+        await serve(tmp_path / "s", echo, group="no-such-group")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
+class TestOtherUsers:
+    """Connections by other users than the daemon's, in processes of their own."""
+
+    GROUP = "daemon"  # gid 1 on every Debian
+
+    @staticmethod
+    def connect_as(path: Path, uid: int, gid: int, groups: list[int]) -> str:
+        code = (
+            "import os, sys, socket\n"
+            f"os.setgroups({groups}); os.setgid({gid}); os.setuid({uid})\n"
+            "s = socket.socket(socket.AF_UNIX)\n"
+            "try: s.connect(sys.argv[1])\n"
+            "except OSError as e: print(type(e).__name__); sys.exit()\n"
+            'try: s.sendall(b\'{"id": 1, "method": "a"}\\n\')\n'
+            "except BrokenPipeError: pass\n"  # turned away already
+            "print(s.makefile().readline())\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30, check=True
+        )
+        return result.stdout
+
+    @pytest.fixture
+    def open_path(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        for parent in (directory := tmp_path_factory.mktemp("open")).parents:
+            if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+                parent.chmod(0o755)
+        directory.chmod(0o755)
+        return directory / "run" / "control.sock"
+
+    async def connect(self, path: Path, uid: int, gid: int, groups: list[int]) -> str:
+        return await trio.to_thread.run_sync(self.connect_as, path, uid, gid, groups)
+
+    async def test_without_a_group_nobody_else_connects(self, open_path: Path) -> None:
+        async with serving(open_path):
+            open_path.parent.chmod(0o755)
+            assert await self.connect(open_path, 65534, 65534, []) == "PermissionError\n"
+            open_path.chmod(0o666)  # even if the file's mode were lost
+            assert "you may not use this daemon" in await self.connect(open_path, 65534, 65534, [])
+            assert '"result"' in await self.connect(open_path, 0, 0, [])
+
+    async def test_members_of_the_group_connect(self, open_path: Path) -> None:
+        async with serving(open_path, group=self.GROUP):
+            assert stat.S_IMODE(open_path.stat().st_mode) == 0o660
+            assert open_path.stat().st_gid == 1
+            assert '"result"' in await self.connect(open_path, 65534, 1, [])
+            assert '"result"' in await self.connect(open_path, 65534, 65534, [4, 1])
+            assert await self.connect(open_path, 65534, 65534, [4]) == "PermissionError\n"
+            open_path.chmod(0o666)
+            assert "you may not use" in await self.connect(open_path, 65534, 65534, [4])
+
+
+async def test_dispatch(path: Path) -> None:
+    async def ping(params: api.Ping) -> api.PingResult:
+        return {"contact": params.name, "seconds": params.timeout, "path": "direct"}
+
+    dispatcher = Dispatcher()
+    dispatcher.add(api.PING, ping)
+    async with serving(path, dispatcher), (await Peer.connect(path)).stream as stream:
+        peer = Peer(stream)
+        answer = await peer.call(b'{"id": 1, "method": "ping", "params": {"name": "alice", "timeout": 2}}\n')
+        assert answer == {"id": 1, "result": {"contact": "alice", "seconds": 2.0, "path": "direct"}}
+        for line, message in (
+            (b'{"id": 2, "method": "ping", "params": {"timeout": 2}}\n', "'name' is missing"),
+            (b'{"id": 2, "method": "ping", "params": {"name": 1}}\n', "name must be a string"),
+            (
+                b'{"id": 2, "method": "ping", "params": {"name": "a", "timeout": -1}}\n',
+                "timeout must be more",
+            ),
+            (b'{"id": 2, "method": "pong"}\n', "knows no method 'pong'"),
+        ):
+            answer = await peer.call(line)
+            assert answer is not None
+            error = answer["error"]
+            assert isinstance(error, dict)
+            assert error["code"] == "usage"
+            assert message in error["message"]
