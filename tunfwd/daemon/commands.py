@@ -1,0 +1,391 @@
+"""What the control socket can ask of the daemon: each method of `control.api`, and its answer."""
+
+import math
+from collections import Counter
+from dataclasses import asdict
+from typing import Literal
+
+import trio
+
+from tunfwd import __version__
+from tunfwd.control import api
+from tunfwd.control.dispatch import Dispatcher
+from tunfwd.control.errors import ControlError
+from tunfwd.daemon.addresses import AddressBook
+from tunfwd.daemon.contacts import Contacts, link_of
+from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.daemon.pings import Pings
+from tunfwd.daemon.portfolio import Portfolio, describe, service
+from tunfwd.daemon.switch import Switch
+from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.states import MappingState, Role
+from tunfwd.tox import version
+from tunfwd.tox.client import Client
+from tunfwd.tox.contacts import NONE
+from tunfwd.tox.errors import (
+    FriendAddAlreadySent,
+    FriendAddBadChecksum,
+    FriendAddOwnKey,
+    ToxError,
+)
+from tunfwd.tox.friends import FriendRequest, parse_address
+from tunfwd.tun.device import Device
+from tunfwd.wire.packets import Direction, Feature, Protocol
+from tunfwd.wire.text import clean
+
+Found = tuple[Peer, Mapping]
+
+
+class Commands:
+    """The handlers; `dispatcher` is what the control server calls."""
+
+    def __init__(
+        self,
+        client: Client,
+        contacts: Contacts,
+        peers: Peers,
+        portfolio: Portfolio,
+        pings: Pings,
+        switch: Switch,
+        book: AddressBook,
+        device: Device,
+    ) -> None:
+        self._client = client
+        self._contacts = contacts
+        self._peers = peers
+        self._portfolio = portfolio
+        self._pings = pings
+        self._switch = switch
+        self._book = book
+        self._device = device
+        self.dispatcher = dispatcher = Dispatcher()
+        dispatcher.add(api.IDENTITY, self._identity)
+        dispatcher.add(api.STATUS, self._status)
+        dispatcher.add(api.VERSION, self._version)
+        dispatcher.add(api.DOCTOR, self._doctor)
+        dispatcher.add(api.PING, self._ping)
+        dispatcher.add(api.FRIEND_ADD, self._friend_add)
+        dispatcher.add(api.FRIEND_ACCEPT, self._friend_accept)
+        dispatcher.add(api.FRIEND_REJECT, self._friend_reject)
+        dispatcher.add(api.FRIEND_REMOVE, self._friend_remove)
+        dispatcher.add(api.FRIEND_LIST, self._friend_list)
+        dispatcher.add(api.OFFER_ADD, self._offer_add)
+        dispatcher.add(api.OFFER_LIST, self._offer_list)
+        dispatcher.add(api.OFFER_ACCEPT, self._offer_accept)
+        dispatcher.add(api.OFFER_DENY, self._offer_deny)
+        dispatcher.add(api.REQUEST, self._request)
+        dispatcher.add(api.PORTS, self._ports)
+        dispatcher.add(api.KILL, self._kill)
+
+    # Ourselves.
+
+    async def _identity(self, _: api.Nothing) -> api.IdentityResult:
+        client = self._client
+        return {
+            "address": client.address,
+            "public_key": client.public_key.hex().upper(),
+            "dht_key": client.dht_key.hex().upper(),
+            "udp_port": client.udp_port or 0,
+            "nickname": client.name,
+            "virtual_address": str(self._book.own),
+            "virtual_address6": str(self._book.own6),
+            "interface": self._device.name,
+            "version": __version__,
+            "toxcore": version.inspect().text,
+        }
+
+    async def _version(self, _: api.Nothing) -> api.VersionResult:
+        return {"version": __version__, "toxcore": version.inspect().text}
+
+    async def _status(self, _: api.Nothing) -> api.StatusResult:
+        return {
+            "network": "offline" if self._client.connection is NONE else "online",
+            "contacts": [_contact_entry(peer) for peer in self._peers],
+            "drops": self._drops(),
+        }
+
+    def _drops(self) -> dict[str, int]:
+        drops: Counter[str] = Counter()
+        for peer in self._peers:
+            drops.update(peer.session.counters)
+        drops["friend_requests"] = self._client.friends.dropped_requests
+        for name, count in asdict(self._switch.stack.statistics()).items():
+            if name not in ("frames", "fragments", "connections", "incoming", "resets_sent"):
+                drops[f"packets_{name}"] = count
+        for name, count in asdict(self._device.statistics).items():
+            if name.startswith("dropped_"):
+                drops[f"device_{name.removeprefix('dropped_')}"] = count
+        return {name: count for name, count in sorted(drops.items()) if count}
+
+    async def _doctor(self, _: api.Nothing) -> api.DoctorResult:
+        report = version.inspect()
+        online = self._client.connection is not NONE
+        checks: list[api.Check] = [
+            _check("tox network", online, "connected" if online else "not connected; see [tox] bootstrap"),
+            *(_check("libtoxcore", False, warning) for warning in report.warnings),
+            _check("device", True, f"{self._device.name} has {self._book.network} and {self._book.network6}"),
+        ]
+        return {"checks": checks}
+
+    async def _ping(self, params: api.Ping) -> api.PingResult:
+        peer = self._peers.find(params.name)
+        if not peer.session.is_online:
+            raise ControlError("offline", f"{peer.label} is offline")
+        with trio.move_on_after(params.timeout):
+            seconds = await self._pings.ping(peer)
+            if seconds is None:
+                raise ControlError("failed", f"{peer.label} does not answer pings: its program is another")
+            path: Literal["direct", "relay"] = "direct" if link_of(peer) == "direct" else "relay"
+            return {"contact": peer.label, "seconds": seconds, "path": path}
+        if not peer.session.features:
+            raise ControlError(
+                "timeout", f"{peer.label} is online, but its program has not said that it answers pings"
+            )
+        raise ControlError("timeout", f"{peer.label} did not answer within {params.timeout:g} s")
+
+    # Friends.
+
+    async def _friend_add(self, params: api.FriendAdd) -> api.FriendResult:
+        address = parse_address(params.address)
+        if params.name is not None:
+            self._require_new_name(params.name)
+        try:
+            friend = self._client.friends.add(address, params.message or f"tunfwd of {self._client.name}")
+        except FriendAddOwnKey:
+            raise ControlError("usage", "this is our own address") from None
+        except FriendAddAlreadySent:
+            raise ControlError("failed", "this is a friend already; `tunfwd friend list` shows it") from None
+        except FriendAddBadChecksum:
+            raise ControlError("usage", "the address has a mistake in it: its checksum is wrong") from None
+        except ToxError as error:
+            raise ControlError("failed", f"toxcore: {error}") from None
+        return {"friend": _friend_entry(self._contacts.added(friend, params.name))}
+
+    async def _friend_accept(self, params: api.FriendAccept) -> api.FriendResult:
+        request = self._find_request(params.key)
+        if params.name is not None:
+            self._require_new_name(params.name)
+        try:
+            friend = self._client.friends.accept(request.key)
+        except ToxError as error:
+            raise ControlError("failed", f"toxcore: {error}") from None
+        return {"friend": _friend_entry(self._contacts.added(friend, params.name))}
+
+    async def _friend_reject(self, params: api.FriendReject) -> api.FriendResult:
+        request = self._find_request(params.key)
+        self._client.friends.reject(request.key)
+        return {"friend": _request_entry(request)}
+
+    async def _friend_remove(self, params: api.FriendRemove) -> api.FriendResult:
+        peer = self._peers.find(params.name)
+        friend = self._client.friends.get(peer.contact.key)
+        if friend is None or friend is not peer.contact:
+            raise ControlError("usage", f"{peer.label} is a member of a group, not a friend")
+        entry = _friend_entry(peer)
+        self._client.friends.remove(friend)
+        return {"friend": entry}
+
+    async def _friend_list(self, _: api.Nothing) -> api.FriendsResult:
+        friends = [_friend_entry(peer) for peer in self._peers if peer.contact.kind == "friend"]
+        return {"friends": friends + [_request_entry(request) for request in self._client.friends.requests]}
+
+    def _require_new_name(self, name: str) -> None:
+        if any(peer.label.casefold() == name.casefold() for peer in self._peers):
+            raise ControlError("failed", f"there is a contact named {name!r} already; choose another name")
+
+    def _find_request(self, text: str) -> FriendRequest:
+        key = text.upper()
+        found = [r for r in self._client.friends.requests if key and r.key.hex().upper().startswith(key)]
+        if not found:
+            raise ControlError(
+                "not_found", f"nobody with a key {text!r} asks to be a friend; see `tunfwd friend list`"
+            )
+        if len(found) > 1:
+            raise ControlError("ambiguous", f"{text!r} may be any of {len(found)} keys; write more of it")
+        return found[0]
+
+    # Offers.
+
+    async def _offer_add(self, params: api.OfferAdd) -> api.OffersResult:
+        peers = [self._peers.find(text) for text in params.to]
+        protocol = Protocol[params.protocol.upper()]
+        offers = [
+            (
+                peer,
+                self._portfolio.offer(
+                    peer, protocol, params.port, params.name or "", service(params.target), params.source
+                ),
+            )
+            for peer in peers
+        ]
+        return self._touched(offers)
+
+    async def _request(self, params: api.Ask) -> api.OffersResult:
+        peer = self._peers.find(params.contact)
+        mapping = self._portfolio.request(
+            peer, Protocol[params.protocol.upper()], params.port, params.name or "", params.local_port
+        )
+        return self._touched([(peer, mapping)])
+
+    async def _offer_list(self, _: api.Nothing) -> api.OffersResult:
+        return {"offers": [_offer_entry(peer, mapping) for peer, mapping in self._all()]}
+
+    async def _offer_accept(self, params: api.OfferAccept) -> api.MappingResult:
+        peer, mapping = self._find_pending(params.offer, params.contact, "accept")
+        if params.target is not None and mapping.role is Role.USING:
+            raise ControlError("usage", "--target is for what a contact asks to reach here")
+        if params.port is not None and mapping.role is Role.SERVING:
+            raise ControlError("usage", "--port is for what a contact offers to us")
+        self._portfolio.accept(peer, mapping, params.port, service(params.target))
+        self._switch.touch(peer)
+        return {"mapping": _mapping_entry(peer, mapping)}
+
+    async def _offer_deny(self, params: api.OfferDeny) -> api.OffersResult:
+        peer, mapping = self._find_pending(params.offer, params.contact, "deny")
+        entry = _offer_entry(peer, mapping)
+        self._portfolio.end(peer, mapping)
+        self._switch.touch(peer)
+        return {"offers": [{**entry, "state": "denied"}]}
+
+    async def _kill(self, params: api.Kill) -> api.KilledResult:
+        found = self._find(params.id, params.contact)
+        if not found:
+            raise ControlError("not_found", f"no offer or mapping {params.id!r}; see `tunfwd offers`")
+        if len({(m.origin, m.direction, m.protocol, m.port) for _, m in found}) > 1:
+            raise _ambiguous(params.id, found)
+        if len(found) > 1 and found[0][1].origin is Origin.REMOTE:
+            raise _ambiguous(params.id, found)
+        killed: list[api.Killed] = []
+        for peer, mapping in found:
+            killed.append({"id": f"{mapping.msg_id:08x}", "contact": peer.label, "name": clean(mapping.name)})
+            self._portfolio.end(peer, mapping)
+            self._switch.touch(peer)
+        return {"killed": killed}
+
+    async def _ports(self, _: api.Nothing) -> api.MappingsResult:
+        return {"ports": [_mapping_entry(p, m) for p, m in self._all() if m.taken or m in p.ports.values()]}
+
+    def _all(self) -> list[Found]:
+        return [(peer, mapping) for peer in self._peers for mapping in peer.session.mappings]
+
+    def _find(self, text: str, contact: str | None) -> list[Found]:
+        """Return the mappings that a person may mean: by name, or by the beginning of the id."""
+        peer = self._peers.find(contact) if contact is not None else None
+        mappings = [found for found in self._all() if peer in (None, found[0])]
+        named = [found for found in mappings if found[1].name and clean(found[1].name) == text]
+        return named or [
+            found for found in mappings if text and f"{found[1].msg_id:08x}".startswith(text.lower())
+        ]
+
+    def _find_pending(self, text: str, contact: str | None, verb: str) -> Found:
+        found = self._find(text, contact)
+        pending = [(peer, mapping) for peer, mapping in found if mapping.state is MappingState.PENDING]
+        if len(pending) == 1:
+            return pending[0]
+        if pending:
+            raise _ambiguous(text, pending)
+        if found:
+            peer, mapping = found[0]
+            raise ControlError(
+                "failed",
+                f"nothing to {verb}: {describe(mapping)} of {peer.label} is {mapping.state.value}"
+                + ("; `tunfwd kill` ends it" if verb == "deny" else ""),
+            )
+        raise ControlError("not_found", f"no offer {text!r}; `tunfwd offers` lists them")
+
+    def _touched(self, found: list[Found]) -> api.OffersResult:
+        for peer, _ in found:
+            self._switch.touch(peer)
+        return {"offers": [_offer_entry(peer, mapping) for peer, mapping in found]}
+
+
+def _ambiguous(text: str, found: list[Found]) -> ControlError:
+    choices = ", ".join(f"{mapping.msg_id:08x} ({peer.label})" for peer, mapping in found[:8])
+    return ControlError("ambiguous", f"{text!r} may be any of {choices}; give an id, or --from a contact")
+
+
+def _check(name: str, fine: bool, detail: str) -> api.Check:
+    return {"name": name, "ok": True, "level": "ok" if fine else "warning", "detail": detail}
+
+
+def _contact_entry(peer: Peer) -> api.ContactEntry:
+    mappings = peer.session.mappings
+    since = peer.offline_since
+    features = peer.session.features
+    return {
+        "name": peer.name,
+        "public_key": peer.key,
+        "kind": peer.contact.kind,
+        "via": peer.via,
+        "address": str(peer.address),
+        "address6": str(peer.address6),
+        "link": link_of(peer),
+        "offline_seconds": None if since is None else math.floor(trio.current_time() - since),
+        "ports": sum(mapping.taken for mapping in mappings),
+        "connections": sum(len(mapping.flows) for mapping in mappings),
+        "tx_bytes": sum(mapping.tx_bytes for mapping in mappings),
+        "rx_bytes": sum(mapping.rx_bytes for mapping in mappings),
+        "extended": bool(features),
+        "features": [str(feature.name).lower() for feature in Feature if feature in features],
+    }
+
+
+def _friend_entry(peer: Peer) -> api.FriendEntry:
+    return {
+        "public_key": peer.key,
+        "name": peer.name,
+        "state": "online" if peer.session.is_online else "offline",
+        "address": str(peer.address),
+        "address6": str(peer.address6),
+        "message": None,
+    }
+
+
+def _request_entry(request: FriendRequest) -> api.FriendEntry:
+    return {
+        "public_key": request.key.hex().upper(),
+        "name": "",
+        "state": "pending",
+        "address": None,
+        "address6": None,
+        "message": request.message,
+    }
+
+
+def _offer_entry(peer: Peer, mapping: Mapping) -> api.OfferEntry:
+    return {
+        "id": f"{mapping.msg_id:08x}",
+        "contact": peer.label,
+        "direction": "server" if mapping.direction is Direction.SERVER else "connection",
+        "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
+        "port": mapping.port,
+        "name": clean(mapping.name),
+        "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
+        "state": mapping.state.value,
+        "target": _target_of(peer, mapping),
+    }
+
+
+def _mapping_entry(peer: Peer, mapping: Mapping) -> api.MappingEntry:
+    details = peer.details_of(mapping)
+    return {
+        "id": f"{mapping.msg_id:08x}",
+        "contact": peer.label,
+        "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
+        "address": str(peer.address),
+        "address6": str(peer.address6),
+        "port": details.local_port or mapping.port,
+        "name": clean(mapping.name),
+        "state": mapping.state.value,
+        "connections": len(mapping.flows),
+        "rx_bytes": mapping.rx_bytes,
+        "tx_bytes": mapping.tx_bytes,
+        "drops": mapping.drops,
+        "target": _target_of(peer, mapping),
+        "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
+        "direction": "server" if mapping.direction is Direction.SERVER else "connection",
+    }
+
+
+def _target_of(peer: Peer, mapping: Mapping) -> str | None:
+    return str(peer.target_of(mapping)) if mapping.role is Role.SERVING else None

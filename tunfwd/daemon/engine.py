@@ -1,0 +1,268 @@
+"""The engine: one round of work, whatever woke it.
+
+    TUN device -> netstack -> callers, serving -> sessions -> Tox
+    Tox -> sessions -> callers, serving -> netstack -> TUN device
+
+Four things wake it: frames from the TUN device, packets from toxcore, sockets to services, and deadlines.
+Each hands over what it has, then `round` carries it all the way: events first, then packets and frames out.
+Nothing in a round waits. What toxcore's queue refuses is tried again after its next iteration, and what the
+device refuses when it is writable; until then the source of it is not read.
+"""
+
+import logging
+from collections import deque
+from contextlib import suppress
+
+import trio
+
+from tunfwd.daemon.callers import Callers
+from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.daemon.pings import Pings
+from tunfwd.daemon.portfolio import Portfolio
+from tunfwd.daemon.serving import Serving
+from tunfwd.daemon.switch import Switch
+from tunfwd.forwarding import events as session_events
+from tunfwd.forwarding.timers import Timers
+from tunfwd.netstack import events as stack_events
+from tunfwd.netstack.types import Frame
+from tunfwd.tox.contacts import ContactOffline
+from tunfwd.tun.device import Device
+
+TURNS = 256  # of peers in one round, before other tasks get theirs
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Moves everything between the TUN device, the contacts' sessions and the services."""
+
+    def __init__(
+        self,
+        device: Device,
+        switch: Switch,
+        portfolio: Portfolio,
+        callers: Callers,
+        serving: Serving,
+        pings: Pings,
+    ) -> None:
+        self._device = device
+        self._stack = switch.stack
+        self._switch = switch
+        self._portfolio = portfolio
+        self._callers = callers
+        self._serving = serving
+        self._pings = pings
+        self._peers: Peers = switch.peers
+        self._deadlines: Timers[Peer] = Timers()
+        self._blocked: set[Peer] = set()
+        self._frames: deque[Frame] = deque()
+        self._alarm = trio.CancelScope()
+
+    # What wakes it.
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled. Raises DeviceLost when the TUN device is deleted."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_device)
+            nursery.start_soon(self._keep_time)
+            nursery.start_soon(self._work_off)
+            task_status.started()
+
+    async def _read_device(self) -> None:
+        while True:
+            if self._frames:
+                await self._device.wait_writable()
+            else:
+                await self._device.wait_readable()
+                self._stack.receive(self._device.read(), trio.current_time())
+            self.round()
+            await trio.lowlevel.checkpoint()
+
+    async def _keep_time(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._next_deadline()) as self._alarm:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            self._stack.handle_timeout(now)
+            for peer in self._deadlines.expire(now):
+                peer.session.handle_timeout(now)
+                self._switch.dirty.add(peer)
+            self.round()
+
+    async def _work_off(self) -> None:
+        """Do a round for whoever asked for one with `wake`, once for all that asked meanwhile."""
+        while True:
+            await self._switch.work.wait()
+            self._switch.work = trio.Event()
+            self.round()
+
+    def offline(self, peer: Peer) -> None:
+        """The contact has gone."""
+        now = trio.current_time()
+        peer.offline_since = now
+        peer.blocked = False
+        self._blocked.discard(peer)
+        peer.session.offline(now)
+        self._switch.touch(peer)
+
+    def online(self, peer: Peer) -> None:
+        """The contact is there."""
+        peer.offline_since = None
+        peer.session.online(trio.current_time())
+        self._switch.touch(peer)
+
+    def lossless(self, peer: Peer, data: bytes) -> None:
+        """A packet came."""
+        peer.session.receive_lossless(data, trio.current_time())
+        self._switch.dirty.add(peer)
+
+    def lossy(self, peer: Peer, data: bytes) -> None:
+        """A lossy packet came."""
+        peer.session.receive_lossy(data, trio.current_time())
+        self._switch.dirty.add(peer)
+
+    def iterated(self) -> None:
+        """toxcore has done a round of its own: its queues may have room."""
+        for peer in self._blocked:
+            peer.blocked = False
+        self._switch.dirty |= self._blocked
+        self._blocked.clear()
+        if self._switch.dirty:
+            self.round()
+
+    # A round of work.
+
+    def round(self) -> None:
+        """Carry on everything that can be carried on."""
+        stack, switch = self._stack, self._switch
+        switch.attended = True
+        for _ in range(TURNS):
+            while (event := stack.next_event()) is not None:
+                self._on_stack_event(event)
+            if not switch.dirty:
+                break
+            self._look_after(switch.dirty.pop())
+        switch.attended = False
+        if switch.dirty:
+            switch.wake()
+        self._write_frames()
+        deadline = self._next_deadline()
+        if deadline != self._alarm.deadline:
+            self._alarm.deadline = deadline
+
+    def _on_stack_event(self, event: stack_events.Event) -> None:
+        if self._switch.stream_event(event):
+            return
+        match event:
+            case stack_events.Incoming():
+                self._callers.incoming(event.connection)
+            case stack_events.Datagram():
+                relay = self._switch.datagram_services.get((event.destination, event.source))
+                if relay is not None:
+                    relay.received(bytes(event.payload))
+                else:
+                    self._callers.datagram(event)
+            case stack_events.DatagramRefused():
+                relay = self._switch.datagram_services.get((event.source, event.destination))
+                if relay is not None:
+                    relay.refused()
+            case stack_events.EchoRequest():
+                peer = self._peers.at(event.destination)
+                if peer is not None:
+                    self._pings.echo(peer, event)
+
+    def _look_after(self, peer: Peer) -> None:
+        """Do what the peer's session asks for, and send what it has to say."""
+        session = peer.session
+        while (event := session.next_event()) is not None:
+            self._on_session_event(peer, event)
+        with suppress(ContactOffline):  # toxcore is about to say so
+            self._send(peer)
+        self._set_deadline(peer)
+
+    def _on_session_event(self, peer: Peer, event: session_events.Event) -> None:
+        ends = self._switch.ends
+        match event:
+            case session_events.Readable(flow):
+                if end := ends.get(flow):
+                    end.flow_readable()
+            case session_events.Writable(flow):
+                if end := ends.get(flow):
+                    end.flow_writable()
+            case session_events.DatagramArrived(flow, payload):
+                if end := ends.get(flow):
+                    end.flow_datagram(payload)
+            case session_events.Opened(flow):
+                if end := ends.get(flow):
+                    end.flow_opened()
+            case session_events.Failed(flow, reason):
+                if end := ends.get(flow):
+                    end.flow_failed(reason)
+            case session_events.FlowEnded(flow, ended):
+                if end := ends.get(flow):
+                    end.flow_ended(ended)
+            case session_events.ServiceWanted(flow):
+                self._serving.wanted(peer, flow)
+            case session_events.OfferArrived(mapping):
+                self._portfolio.offered(peer, mapping)
+            case session_events.MappingChanged(mapping):
+                self._portfolio.changed(peer, mapping)
+            case session_events.PongArrived(token):
+                self._pings.answered(token)
+            case session_events.HelloArrived():
+                self._pings.introduced(peer)
+
+    def _send(self, peer: Peer) -> None:
+        session, contact = peer.session, peer.contact
+        while (packet := session.next_datagram()) is not None:
+            contact.send_lossy(packet)
+        if peer.blocked:
+            return
+        while (packet := session.next_packet()) is not None:
+            if not contact.send_lossless(packet):
+                session.put_back(packet)
+                peer.blocked = True
+                self._blocked.add(peer)
+                return
+        # Sending may have made room that somebody waits for.
+        if session.has_events:
+            self._switch.touch(peer)
+
+    def _write_frames(self) -> None:
+        frames, device = self._frames, self._device
+        if not frames:
+            frames.extend(self._stack.packets_to_send(trio.current_time()))
+        while frames:
+            if not device.write(frames[0]):
+                return
+            frames.popleft()
+
+    # Deadlines.
+
+    def _set_deadline(self, peer: Peer) -> None:
+        deadline = peer.session.next_timeout()
+        if deadline is None:
+            self._deadlines.cancel(peer)
+        else:
+            self._deadlines.set(peer, deadline)
+
+    def _next_deadline(self) -> float:
+        stack = float("inf") if self._frames else self._stack.next_timeout()
+        peers = self._deadlines.next()
+        return min(
+            float("inf") if stack is None else stack,
+            float("inf") if peers is None else peers,
+        )
+
+    def add(self, peer: Peer) -> None:
+        """Look after a new contact."""
+        self._peers.add(peer)
+        self._switch.touch(peer)
+
+    def remove(self, peer: Peer) -> None:
+        """A contact is no more; it is offline already."""
+        self._look_after(peer)
+        self._switch.dirty.discard(peer)
+        self._blocked.discard(peer)
+        self._deadlines.cancel(peer)
+        self._peers.remove(peer)

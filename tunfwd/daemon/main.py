@@ -1,0 +1,181 @@
+"""The daemon: sets up what needs privilege, gives privilege up, then runs everything in one nursery."""
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+from random import SystemRandom
+
+import trio
+
+from tunfwd.control.errors import ConfigurationError, ControlError
+from tunfwd.control.server import serve
+from tunfwd.daemon import config as configuration
+from tunfwd.daemon.addresses import AddressBook
+from tunfwd.daemon.callers import Callers
+from tunfwd.daemon.commands import Commands
+from tunfwd.daemon.config import DEFAULT_RANGE, Config
+from tunfwd.daemon.contacts import Contacts
+from tunfwd.daemon.engine import Engine
+from tunfwd.daemon.peers import Peers
+from tunfwd.daemon.pings import Pings
+from tunfwd.daemon.portfolio import Policy, Portfolio
+from tunfwd.daemon.saver import Saver
+from tunfwd.daemon.serving import Serving
+from tunfwd.daemon.state import State
+from tunfwd.daemon.switch import Switch
+from tunfwd.forwarding.negotiation import Limits
+from tunfwd.forwarding.session import Settings as SessionSettings
+from tunfwd.netstack.stack import Stack
+from tunfwd.services.poller import Poller, raise_descriptor_limit
+from tunfwd.tox.client import Client
+from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
+from tunfwd.tox.identity import IdentityError
+from tunfwd.tun import network, privileges
+from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
+
+GC_THRESHOLD = 50_000  # allocations; at the default of 700 collecting takes a part of every packet's time
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """The TUN device, set up, with our addresses on it."""
+
+    device: Device
+    ipv4: IPv4Interface
+    ipv6: IPv6Interface
+
+
+def run(path: str | None = None) -> int:
+    """Be the daemon until SIGINT or SIGTERM; returns the exit code. Raises ControlError where it cannot."""
+    config = configuration.load(path)
+    logging.basicConfig(
+        level=config.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    os.umask(0o077)
+    with State.load(config.state) as state, _tunnel(config) as tunnel:
+        raise_descriptor_limit()
+        privileges.drop()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
+        try:
+            trio.run(_serve, config, state, tunnel)
+        except BaseExceptionGroup as group:
+            raise _explain(group) from group
+        except (ToxError, ToxcoreUnusable, IdentityError) as error:
+            raise _explain(error) from error
+    return 0
+
+
+@contextlib.contextmanager
+def _tunnel(config: Config) -> Iterator[Tunnel]:
+    """Set up all that takes CAP_NET_ADMIN."""
+    wanted = config.network.range or DEFAULT_RANGE
+    try:
+        privileges.check()
+        device = Device.open(config.network.interface, config.network.mtu)
+    except (privileges.PrivilegeError, DeviceError) as error:
+        raise ControlError("privilege", str(error)) from None
+    try:
+        chosen = network.choose_range(wanted, device.name)
+        if chosen.conflict is not None:
+            log.warning("%s is in use (%s): using %s instead", wanted, chosen.conflict, chosen.network)
+        range6 = config.network.range6
+        ipv4 = IPv4Interface((chosen.network[1], chosen.network.prefixlen))
+        ipv6 = IPv6Interface((range6[1], range6.prefixlen))
+        if reason := network.configure(device.name, ipv4, ipv6):
+            log.warning("%s has IPv4 only: %s", device.name, reason)
+        log.info("%s is up: we are %s", device.name, ipv4.ip)
+        yield Tunnel(device, ipv4, ipv6)
+    except network.NetworkError as error:
+        raise ControlError("privilege", str(error)) from None
+    finally:
+        device.close()
+
+
+async def _serve(config: Config, state: State, tunnel: Tunnel) -> None:
+    """Wire the parts together and run them."""
+    device, random, poller, peers = tunnel.device, SystemRandom(), Poller(), Peers()
+    saver = Saver(state)
+    stack = Stack(
+        (tunnel.ipv4, tunnel.ipv6),
+        peers.host_state,
+        random,
+        device.mtu,
+        udp_segmentation=Offload.USO4 in device.offload,
+    )
+    switch = Switch(stack, poller, peers)
+    portfolio = Portfolio(state.content, Policy(config.rules, config.exposed), saver.save)
+    pings = Pings(switch, random)
+    engine = Engine(
+        device,
+        switch,
+        portfolio,
+        Callers(switch),
+        Serving(switch, tunnel.ipv4.ip.packed, config.forwarding.connect_timeout, random),
+        pings,
+    )
+    book = AddressBook(tunnel.ipv4.network, config.network.range6, state.content.addresses)
+    contacts = Contacts(
+        engine,
+        peers,
+        portfolio,
+        book,
+        state.content,
+        saver.save,
+        settings=SessionSettings(
+            limits=Limits(2 * config.forwarding.connect_timeout, config.forwarding.udp_idle)
+        ),
+        random=random,
+        auto_accept=config.auto_accept_friends,
+    )
+    settings = config.tox.settings(state.directory / "identity.tox", _nickname())
+    with Client(settings, contacts) as client:
+        contacts.attach(client)
+        commands = Commands(client, contacts, peers, portfolio, pings, switch, book, device)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(poller.run)
+            await nursery.start(saver.run)
+            await nursery.start(engine.run)
+            await nursery.start(client.run)
+            await nursery.start(_control, config, commands)
+            log.info("our Tox address is %s", client.address)
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for number in signals:
+                    log.info("%s: ending", signal.Signals(number).name)
+                    break
+            nursery.cancel_scope.cancel()
+
+
+async def _control(
+    config: Config, commands: Commands, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    await serve(config.socket, commands.dispatcher, group=config.group, task_status=task_status)
+
+
+def _nickname() -> str:
+    return socket.gethostname()[:63] or "tunfwd"
+
+
+def _explain(error: BaseException) -> BaseException:
+    """Return what a person is told of a failure; what only we can be at fault for is raised as it is."""
+    match error:
+        case BaseExceptionGroup(exceptions=(only,)):
+            return _explain(only)
+        case DeviceLost():
+            return ControlError("failed", str(error))
+        case ToxcoreUnusable() | IdentityError():
+            return ConfigurationError(str(error))
+        case NewPortAlloc():
+            return ConfigurationError("[tox] udp_port or tcp_relay_port is in use")
+        case ToxError():
+            return ControlError("failed", f"toxcore: {error}")
+    return error

@@ -1,0 +1,197 @@
+"""The contacts as the daemon knows them: by name, key and virtual address, each with its session.
+
+`Peer` ties together what belongs to one contact; `Peers` finds it by whatever a person or a packet has.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from tunfwd.control.api import Source
+from tunfwd.control.errors import ControlError
+from tunfwd.daemon.state import ContactId, contact_id
+from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.session import Session
+from tunfwd.netstack.types import HostState
+from tunfwd.services.target import Target
+from tunfwd.tox.contacts import Contact, Member
+from tunfwd.wire.packets import Protocol
+from tunfwd.wire.text import clean
+
+FIRST_FREE_PORT = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
+KEY_PREFIX = 4  # hex digits; a shorter beginning of a key is taken for a name
+
+
+@dataclass(slots=True)
+class Details:
+    """What the daemon knows of a mapping beyond what is negotiated."""
+
+    local_port: int = 0
+    """Where it is reached at the contact's virtual address; 0 where the service is ours."""
+    target: Target | None = None
+    """The service, where it is ours. None: this machine, at the mapping's port."""
+    source: Source = "auto"
+    host_only_until: float = 0.0
+    """Until then the service is not tried from the peer's address: it did not answer there."""
+    said: bool = False
+    """Whether the log says already that the service is reached from this host's address only."""
+
+
+@dataclass(eq=False, slots=True)
+class Peer:
+    """One contact."""
+
+    contact: Contact
+    session: Session
+    id: ContactId
+    name: str
+    address: IPv4Address
+    address6: IPv6Address
+    details: dict[Mapping, Details] = field(default_factory=dict)
+    ports: dict[tuple[Protocol, int], Mapping] = field(default_factory=dict)
+    """What can be reached at the virtual address."""
+    offline_since: float | None = None
+    blocked: bool = False
+    """Whether toxcore's queue for it was full at the last try."""
+
+    @property
+    def via(self) -> str:
+        """How we know it."""
+        return f"group:{self.contact.group.name}" if isinstance(self.contact, Member) else "friend"
+
+    @property
+    def label(self) -> str:
+        """How a person names it without doubt."""
+        return f"{self.via}/{self.name}" if isinstance(self.contact, Member) else self.name
+
+    @property
+    def key(self) -> str:
+        """Its public key, in upper-case hex."""
+        return self.contact.key.hex().upper()
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """What rules may call it."""
+        return (self.label, self.key)
+
+    def details_of(self, mapping: Mapping) -> Details:
+        """Return what is known of a mapping, to be filled in."""
+        return self.details.setdefault(mapping, Details())
+
+    def target_of(self, mapping: Mapping) -> Target:
+        """Return where the service of a mapping is that is ours."""
+        return self.details_of(mapping).target or Target(None, mapping.port)
+
+    def give_port(self, mapping: Mapping, wanted: int | None) -> int:
+        """Make a mapping reachable: at `wanted`, or else at its own port, or else at a free one.
+
+        Raises ControlError where `wanted` belongs to another mapping.
+        """
+        protocol = mapping.protocol
+        if wanted is not None and self.ports.get((protocol, wanted), mapping) is not mapping:
+            raise ControlError(
+                "usage",
+                f"port {wanted}/{protocol.name.lower()} of {self.label} is in use; choose another",
+            )
+        port = wanted or mapping.port
+        if port == 0 or self.ports.get((protocol, port), mapping) is not mapping:
+            free = (p for p in range(FIRST_FREE_PORT, 65536) if (protocol, p) not in self.ports)
+            port = next(free, 0)
+            if port == 0:
+                raise ControlError("failed", f"{self.label} has no port left")
+        self.take_port(mapping)
+        self.ports[protocol, port] = mapping
+        self.details_of(mapping).local_port = port
+        return port
+
+    def take_port(self, mapping: Mapping) -> None:
+        """Make a mapping unreachable again."""
+        for place, reached in list(self.ports.items()):
+            if reached is mapping:
+                del self.ports[place]
+
+    def forget(self, mapping: Mapping) -> None:
+        """A mapping has ended."""
+        self.take_port(mapping)
+        self.details.pop(mapping, None)
+
+
+class Peers:
+    """All contacts."""
+
+    def __init__(self) -> None:
+        self._by_contact: dict[Contact, Peer] = {}
+        self._by_address: dict[bytes, Peer] = {}
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(list(self._by_contact.values()))
+
+    def add(self, peer: Peer) -> None:
+        """Add a contact."""
+        self._by_contact[peer.contact] = peer
+        self._by_address[peer.address.packed] = self._by_address[peer.address6.packed] = peer
+
+    def remove(self, peer: Peer) -> None:
+        """Remove a contact."""
+        del self._by_contact[peer.contact]
+        del self._by_address[peer.address.packed], self._by_address[peer.address6.packed]
+
+    def of(self, contact: Contact) -> Peer | None:
+        """Return the peer of a contact that the Tox client knows."""
+        return self._by_contact.get(contact)
+
+    def at(self, address: bytes) -> Peer | None:
+        """Return who is at a virtual address, packed."""
+        return self._by_address.get(address)
+
+    def host_state(self, address: bytes) -> HostState:
+        """Whether a virtual address can be reached; asked by the netstack."""
+        peer = self._by_address.get(address)
+        if peer is None:
+            return HostState.UNKNOWN
+        return HostState.ONLINE if peer.session.is_online else HostState.OFFLINE
+
+    def find(self, text: str) -> Peer:
+        """Return who a person means: a name, a label, or the beginning of a key.
+
+        Raises ControlError where that is nobody, or more than one.
+        """
+        called = [peer for peer in self if text.casefold() in (peer.label.casefold(), peer.name.casefold())]
+        exactly = [peer for peer in called if text in (peer.label, peer.name)]
+        if found := exactly or called:
+            return _only([peer for peer in found if peer.contact.kind == "friend"] or found, text)
+        key = text.upper()
+        found = [p for p in self if len(key) >= KEY_PREFIX and p.key.startswith(key)]
+        found = found or [peer for peer in self if peer.label.startswith(text)]
+        if not found:
+            raise ControlError("not_found", f"no contact {text!r}; `tunfwd status` lists them")
+        return _only(found, text)
+
+    def unique_name(self, wanted: str, peer_id: ContactId, *, among: str) -> str:
+        """Return a name like `wanted`, cleaned, that no other contact with the same `via` has."""
+        key = peer_id.rpartition("/")[2]
+        base = clean(wanted).replace("/", "_") or key[:8].lower()
+        if (
+            len(base) >= KEY_PREFIX
+            and all(c in "0123456789abcdefABCDEF" for c in base)
+            and not key.startswith(base.upper())
+        ):
+            base = f"~{base}"  # a name that looks like somebody's key
+        taken = {peer.name.casefold() for peer in self if peer.via == among and peer.id != peer_id}
+        name, number = base, 2
+        while name.casefold() in taken:
+            name, number = f"{base}-{number}", number + 1
+        return name
+
+
+def id_of(contact: Contact) -> ContactId:
+    """Return the id that the state directory keeps a contact under."""
+    group = bytes.fromhex(contact.group.chat_id) if isinstance(contact, Member) else None
+    return contact_id(contact.key, group)
+
+
+def _only(found: list[Peer], text: str) -> Peer:
+    if len(found) > 1:
+        names = ", ".join(sorted(peer.label for peer in found))
+        raise ControlError("ambiguous", f"{text!r} may be any of {names}")
+    return found[0]

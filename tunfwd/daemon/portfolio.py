@@ -1,0 +1,235 @@
+"""What stands between us and our contacts, beyond one run: offers, acceptances, requests.
+
+Decides about what contacts offer, by rules and by what was accepted before; keeps the state directory in step
+with the sessions; fills the ports of virtual addresses. Commands go through here.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from tunfwd.control.api import Source
+from tunfwd.control.errors import ControlError
+from tunfwd.control.notation import Protocol as ProtocolName
+from tunfwd.control.notation import Target as WrittenTarget
+from tunfwd.control.notation import read_target
+from tunfwd.daemon.peers import Details, Peer
+from tunfwd.daemon.rules import Expose, exposure
+from tunfwd.daemon.state import AcceptedMapping, Content, StandingOffer, StandingRequest
+from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.negotiation import Misuse
+from tunfwd.forwarding.policy import Action, Rule, decide
+from tunfwd.forwarding.states import MappingState, Role
+from tunfwd.services.target import Target
+from tunfwd.wire.packets import Direction, Protocol
+from tunfwd.wire.text import clean
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the configuration says about offers."""
+
+    rules: tuple[Rule, ...]
+    exposed: tuple[Expose, ...]
+
+
+class Portfolio:
+    """The standing offers, acceptances and requests."""
+
+    def __init__(self, content: Content, policy: Policy, save: Callable[[], None]) -> None:
+        """`save` writes `content`, soon, whenever it has changed."""
+        self._content = content
+        self._policy = policy
+        self._save = save
+
+    # From the state directory.
+
+    def restore(self, peer: Peer) -> None:
+        """Give a contact's new session what stood when the daemon last ran."""
+        now = trio.current_time()
+        for offer in self._content.offers:
+            if offer.contact == peer.id:
+                mapping = peer.session.offer(_protocol(offer.protocol), offer.port, offer.name, now)
+                peer.details[mapping] = Details(target=_target(offer.target), source=offer.source)
+        for request in self._content.requests:
+            if request.contact == peer.id:
+                mapping = peer.session.offer(
+                    _protocol(request.protocol),
+                    request.port,
+                    request.name,
+                    now,
+                    direction=Direction.CONNECTION,
+                )
+                peer.give_port(mapping, request.local_port)
+        for accepted in self._content.mappings:
+            if accepted.contact == peer.id:
+                mapping = peer.session.expect(
+                    Direction[accepted.direction.upper()],
+                    _protocol(accepted.protocol),
+                    accepted.port,
+                    accepted.name,
+                )
+                peer.details[mapping] = Details(target=_target(accepted.target))
+                if mapping.role is Role.USING:
+                    peer.give_port(mapping, accepted.local_port)
+
+    def forget_peer(self, peer: Peer) -> None:
+        """The contact is no more: nothing stands."""
+        content = self._content
+        content.offers = [offer for offer in content.offers if offer.contact != peer.id]
+        content.requests = [request for request in content.requests if request.contact != peer.id]
+        content.mappings = [mapping for mapping in content.mappings if mapping.contact != peer.id]
+        self._save()
+
+    # What a contact does.
+
+    def offered(self, peer: Peer, mapping: Mapping) -> None:
+        """A contact offers something that was not accepted before."""
+        rule = decide(self._policy.rules, peer.known_as, mapping.protocol, mapping.port, mapping.direction)
+        what = f"{describe(mapping)} from {peer.label}"
+        match rule.action:
+            case Action.ACCEPT:
+                self._accept_by_rule(peer, mapping, rule, what)
+            case Action.DENY:
+                log.info("denied by rule: %s", what)
+                peer.session.end(mapping, trio.current_time())
+            case Action.ASK:
+                log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id)
+
+    def _accept_by_rule(self, peer: Peer, mapping: Mapping, rule: Rule, what: str) -> None:
+        target = _target(rule.target)
+        if mapping.role is Role.SERVING and target is None:
+            exposed = exposure(self._policy.exposed, peer.known_as, mapping.protocol, mapping.port)
+            if exposed is None:
+                log.info("%s: a rule accepts it, but no [[expose]] says what it leads to; left to you", what)
+                return
+            target = service(exposed.target)
+        try:
+            self.accept(peer, mapping, None, target)
+        except ControlError as error:
+            log.warning("%s: a rule accepts it, but %s", what, error.message)
+        else:
+            log.info("accepted by rule: %s", what)
+
+    def changed(self, peer: Peer, mapping: Mapping) -> None:
+        """A mapping has a new state; one that ended is forgotten here and on disk."""
+        if mapping.state is not MappingState.ENDED:
+            return
+        peer.forget(mapping)
+        content = self._content
+        if mapping.origin is Origin.REMOTE:
+            if mapping.taken:
+                content.mappings = [m for m in content.mappings if not _is_of(m, peer, mapping)]
+                self._save()
+        elif mapping.direction is Direction.SERVER:
+            content.offers = [offer for offer in content.offers if not _is_of(offer, peer, mapping)]
+            self._save()
+        else:
+            content.requests = [r for r in content.requests if not _is_of(r, peer, mapping)]
+            self._save()
+
+    # What a person does.
+
+    def offer(
+        self, peer: Peer, protocol: Protocol, port: int, name: str, target: Target | None, source: Source
+    ) -> Mapping:
+        """Offer a service of ours from now on."""
+        try:
+            mapping = peer.session.offer(protocol, port, name, trio.current_time())
+        except Misuse as misuse:
+            raise ControlError("failed", f"{peer.label}: {misuse}") from None
+        peer.details[mapping] = Details(target=target, source=source)
+        self._content.offers.append(
+            StandingOffer(peer.id, _protocol_name(protocol), port, name, _target_text(target), source)
+        )
+        self._save()
+        return mapping
+
+    def request(
+        self, peer: Peer, protocol: Protocol, port: int, name: str, local_port: int | None
+    ) -> Mapping:
+        """Ask for a contact's port from now on."""
+        if local_port is not None and (protocol, local_port) in peer.ports:
+            raise ControlError("usage", f"port {local_port} of {peer.label} is in use; choose another")
+        try:
+            mapping = peer.session.offer(
+                protocol, port, name, trio.current_time(), direction=Direction.CONNECTION
+            )
+        except Misuse as misuse:
+            raise ControlError("failed", f"{peer.label}: {misuse}") from None
+        peer.give_port(mapping, local_port)
+        self._content.requests.append(
+            StandingRequest(peer.id, _protocol_name(protocol), port, name, local_port)
+        )
+        self._save()
+        return mapping
+
+    def accept(self, peer: Peer, mapping: Mapping, port: int | None, target: Target | None) -> None:
+        """Accept what a contact offers, now and whenever it offers the same again."""
+        if mapping.role is Role.USING:
+            peer.give_port(mapping, port)
+        else:
+            peer.details_of(mapping).target = target
+        try:
+            peer.session.take(mapping, trio.current_time())
+        except Misuse as misuse:
+            raise ControlError("failed", f"{describe(mapping)} from {peer.label}: {misuse}") from None
+        self._content.mappings.append(
+            AcceptedMapping(
+                peer.id,
+                "server" if mapping.direction is Direction.SERVER else "connection",
+                _protocol_name(mapping.protocol),
+                mapping.port,
+                mapping.name,
+                port,
+                _target_text(target),
+            )
+        )
+        self._save()
+
+    def end(self, peer: Peer, mapping: Mapping) -> None:
+        """Deny, withdraw or kill."""
+        peer.session.end(mapping, trio.current_time())
+
+
+def describe(mapping: Mapping) -> str:
+    """Name a mapping for a person."""
+    name = f' "{clean(mapping.name)}"' if mapping.name else ""
+    verb = "" if mapping.direction is Direction.SERVER else "a connection to "
+    return f"{verb}{mapping.port}/{mapping.protocol.name.lower()}{name}"
+
+
+def _is_of(stored: AcceptedMapping | StandingOffer | StandingRequest, peer: Peer, mapping: Mapping) -> bool:
+    same = (stored.contact, stored.protocol, stored.port) == (
+        peer.id,
+        _protocol_name(mapping.protocol),
+        mapping.port,
+    )
+    if isinstance(stored, AcceptedMapping):
+        same &= stored.name == mapping.name and stored.direction == mapping.direction.name.lower()
+    return same
+
+
+def service(written: WrittenTarget | None) -> Target | None:
+    """Return the service that a person wrote; None is this machine, at the port in question."""
+    return None if written is None else Target(written.host, written.port)
+
+
+def _protocol(name: ProtocolName) -> Protocol:
+    return Protocol[name.upper()]
+
+
+def _protocol_name(protocol: Protocol) -> ProtocolName:
+    return "tcp" if protocol is Protocol.TCP else "udp"
+
+
+def _target(text: str | None) -> Target | None:
+    return None if text is None else service(read_target(text))
+
+
+def _target_text(target: Target | None) -> str | None:
+    return None if target is None else str(target)
