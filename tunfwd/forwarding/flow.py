@@ -4,6 +4,7 @@ The owner splices it to something local: `read` and `write` for TCP, `send_datag
 for UDP. The negotiation opens it, feeds it and takes it away.
 """
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from tunfwd.forwarding.states import FLOW, FlowEvent, FlowState, Role
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from tunfwd.forwarding.negotiation import Negotiation
 
 MAX_EARLY = 64 * 1024  # bytes of datagrams that wait for the flow to open; the oldest are dropped
+EARLY_COST = 64  # bytes that one is taken to need beside its payload
 
 
 class Flow:
     """One connection over a mapping. Its channel tells it what happens; it tells the negotiation."""
 
-    __slots__ = ("_early", "_early_bytes", "_owner", "channel", "mapping", "msg_id", "state")
+    __slots__ = ("_early", "_early_bytes", "_finish_early", "_owner", "channel", "mapping", "msg_id", "state")
 
     def __init__(self, owner: "Negotiation", mapping: "Mapping", msg_id: int, state: FlowState) -> None:
         self._owner = owner
@@ -28,7 +30,8 @@ class Flow:
         self.msg_id = msg_id
         self.state = state
         self.channel: Channel | None = None
-        self._early: list[bytes] = []
+        self._finish_early = False
+        self._early: deque[bytes] = deque()
         self._early_bytes = 0
 
     @property
@@ -83,8 +86,10 @@ class Flow:
         return data
 
     def finish(self, now: float) -> None:
-        """Half-close: no more from here."""
-        if self.channel is not None and self.is_open:
+        """Half-close: no more from here. Before the flow is open it is remembered."""
+        if not self.is_open:
+            self._finish_early = True
+        elif self.channel is not None:
             self.channel.finish()
             self._owner.flow_finished(self, now)
 
@@ -98,19 +103,24 @@ class Flow:
         """Send a datagram, or keep it until the flow is open; False where it is too large to be carried."""
         if self.is_open:
             return self._owner.send_datagram(self, payload, now)
+        if self.state is FlowState.CLOSED:
+            return False
         self._early.append(payload)
-        self._early_bytes += len(payload)
+        self._early_bytes += len(payload) + EARLY_COST
         while self._early_bytes > MAX_EARLY:
-            self._early_bytes -= len(self._early.pop(0))
+            self._early_bytes -= len(self._early.popleft()) + EARLY_COST
             self.mapping.drops += 1
         return True
 
-    def send_early(self, now: float) -> None:
-        """Send what was kept."""
-        early, self._early, self._early_bytes = self._early, [], 0
-        for payload in early:
-            if not self._owner.send_datagram(self, payload, now):
-                self.mapping.drops += 1
+    # Both.
+
+    def opened(self, now: float) -> None:
+        """Do what was asked for before the flow was open."""
+        while self._early:
+            self._owner.send_datagram(self, self._early.popleft(), now)
+        self._early_bytes = 0
+        if self._finish_early:
+            self.finish(now)
 
     # What the channel says (transport.Sink).
 

@@ -6,7 +6,7 @@ channel has credit, half-close and reset; without it the stream is bounded by `P
 only, and its end, in either direction, is the end of both.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 
 from tunfwd.forwarding.transport import Sink
 from tunfwd.wire.carriers import Carrier
@@ -25,6 +25,7 @@ from tunfwd.wire.packets import (
 SEND_BUFFER = 256 * 1024  # bytes a channel holds that the carrier has not taken
 WINDOW = 1024 * 1024  # bytes of credit; 4 MB/s over 250 ms
 PLAIN_UNREAD = 16 * 1024 * 1024  # bytes; WIRE: a plain peer is killed past it, as nothing else bounds it
+MAX_UNREAD = 256 * 1024 * 1024  # bytes of all flows of a contact; the flow that goes past it is reset
 UNLIMITED = 1 << 62
 TURN = 8  # packets a channel sends before the next one's turn
 MAX_CONTROL = 8192  # packets; a contact that provokes more answers than it reads gets no more of them
@@ -40,9 +41,11 @@ class LosslessTransport:
         """Whether FLOW is in force, for channels opened from now on."""
         self.dropped_datagrams = 0
         self.dropped_control = 0
+        self.unread = 0
+        """Bytes that came in on all channels and wait to be read."""
         self._unsent: deque[bytes] = deque()
         self._control: deque[bytes] = deque()
-        self._ready: deque[LosslessChannel] = deque()
+        self._ready: OrderedDict[LosslessChannel, None] = OrderedDict()
         self._turn = 0
         self._datagrams: deque[bytes] = deque()
 
@@ -76,15 +79,15 @@ class LosslessTransport:
         """Forget all that was queued: the carrier was interrupted, and a gap is worse than nothing."""
         for queue in (self._unsent, self._control, self._datagrams):
             queue.clear()
-        for channel in self._ready:
-            channel.scheduled = False
         self._ready.clear()
 
     def schedule(self, channel: "LosslessChannel") -> None:
         """Give a channel its turns until it has nothing more to send."""
-        if not channel.scheduled:
-            channel.scheduled = True
-            self._ready.append(channel)
+        self._ready.setdefault(channel)
+
+    def unschedule(self, channel: "LosslessChannel") -> None:
+        """Take a channel's turns away."""
+        self._ready.pop(channel, None)
 
     def next_packet(self) -> bytes | None:
         """Return the next lossless packet to send, or None."""
@@ -93,17 +96,17 @@ class LosslessTransport:
         if self._control:
             return self._control.popleft()
         while self._ready:
-            channel = self._ready[0]
+            channel = next(iter(self._ready))
             packet = channel.next_packet()
             if packet is None:
-                channel.scheduled = False
-                self._ready.popleft()
+                self.unschedule(channel)
                 self._turn = 0
                 continue
             self._turn += 1
             if self._turn >= TURN:
                 self._turn = 0
-                self._ready.rotate(-1)
+                if channel in self._ready:  # its last packet may have ended it
+                    self._ready.move_to_end(channel)
             return packet
         return None
 
@@ -125,7 +128,6 @@ class LosslessChannel:
         "_fin_queued",
         "_fin_received",
         "_fin_sent",
-        "_flow_control",
         "_granted",
         "_header",
         "_inbox",
@@ -138,8 +140,7 @@ class LosslessChannel:
         "_sent",
         "_sink",
         "_transport",
-        "_unread",
-        "scheduled",
+        "flow_control",
     )
 
     def __init__(self, transport: LosslessTransport, msg_id: int, sink: Sink) -> None:
@@ -148,20 +149,18 @@ class LosslessChannel:
         self._sink = sink
         self._header = data_header(transport.carrier, msg_id)
         self._payload = transport.carrier.stream_payload
-        self._flow_control = transport.flow_control
-        self.scheduled = False
+        self.flow_control = transport.flow_control
         self._over = False
         # Towards the contact.
         self._buffer = bytearray()
         self._sent = 0
-        self._limit = WINDOW if self._flow_control else UNLIMITED
+        self._limit = WINDOW if self.flow_control else UNLIMITED
         self._cut_short = False
         self._fin_queued = self._fin_sent = self._kill_queued = False
         # From the contact.
-        self._inbox: deque[bytes] = deque()
-        self._unread = 0
+        self._inbox = bytearray()
         self._read = 0
-        self._granted = WINDOW if self._flow_control else UNLIMITED
+        self._granted = WINDOW if self.flow_control else UNLIMITED
         self._fin_received = False
 
     # Outwards, in order: write, next_packet, credit from the far side.
@@ -190,7 +189,7 @@ class LosslessChannel:
     def finish(self) -> None:
         """End our direction; without FLOW the session decides when that becomes a Kill."""
         self._fin_queued = True
-        if self._flow_control:
+        if self.flow_control:
             self._transport.schedule(self)
 
     def close(self) -> None:
@@ -214,7 +213,7 @@ class LosslessChannel:
             return packet
         if buffer or not self._fin_queued or self._fin_sent:
             return None
-        if self._flow_control:
+        if self.flow_control:
             self._fin_sent = True
             packet = encode(self._transport.carrier, Fin(self._msg_id))
         elif self._kill_queued:
@@ -227,7 +226,7 @@ class LosslessChannel:
 
     def credit(self, limit: int) -> None:
         """The far side takes up to `limit` bytes in all; a lower limit than before says nothing."""
-        if self._flow_control and limit > self._limit:
+        if self.flow_control and limit > self._limit:
             self._limit = limit
             if self._buffer:
                 self._transport.schedule(self)
@@ -238,12 +237,18 @@ class LosslessChannel:
         """A Data packet came in."""
         if self._over or not payload:
             return
-        self._unread += len(payload)
-        if self._fin_received or self._read + self._unread > self._granted or self._unread > PLAIN_UNREAD:
+        unread = len(self._inbox) + len(payload)
+        if (
+            self._fin_received
+            or self._read + unread > self._granted
+            or unread > PLAIN_UNREAD
+            or self._transport.unread + len(payload) > MAX_UNREAD
+        ):
             self._sink.channel_broken(Reason.OVERFLOW)
             return
-        self._inbox.append(payload)
-        if len(self._inbox) == 1:
+        self._inbox += payload
+        self._transport.unread += len(payload)
+        if unread == len(payload):
             self._sink.channel_readable()
 
     def ended(self) -> None:
@@ -270,21 +275,11 @@ class LosslessChannel:
         inbox = self._inbox
         if not inbox or limit <= 0:
             return b""
-        if self._unread <= limit:
-            data = b"".join(inbox)
-            inbox.clear()
-        else:
-            pieces, room = [], limit
-            while room and len(inbox[0]) <= room:
-                room -= len(inbox[0])
-                pieces.append(inbox.popleft())
-            if room:
-                pieces.append(inbox[0][:room])
-                inbox[0] = inbox[0][room:]
-            data = b"".join(pieces)
-        self._unread -= len(data)
+        data = bytes(memoryview(inbox)[:limit])
+        del inbox[: len(data)]
+        self._transport.unread -= len(data)
         self._read += len(data)
-        if self._flow_control and not self._fin_received and not self._over:
+        if self.flow_control and not self._fin_received and not self._over:
             limit = self._read + WINDOW
             if limit - self._granted >= WINDOW // 4:
                 self._granted = limit
@@ -298,15 +293,16 @@ class LosslessChannel:
         """Drop everything and say so: a Reset with the reason, or v0.1's Kill."""
         if not self._over:
             self.drop()
-            packet = Reset(self._msg_id, reason) if self._flow_control else Kill(self._msg_id)
+            packet = Reset(self._msg_id, reason) if self.flow_control else Kill(self._msg_id)
             self._transport.send(packet)
 
     def drop(self) -> None:
         """Drop everything and say nothing."""
         self._over = True
+        self._transport.unschedule(self)
+        self._transport.unread -= len(self._inbox)
         self._buffer.clear()
         self._inbox.clear()
-        self._unread = 0
 
     def _check_done(self) -> None:
         if self._fin_sent and self._fin_received and not self._inbox and not self._over:

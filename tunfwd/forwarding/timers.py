@@ -1,10 +1,12 @@
 """Deadlines of many owners: cheap to set and move, cheap to ask for the earliest."""
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+SLACK = 64  # entries of the heap that need not be true
 
 
 class Timers(Generic[T]):
@@ -64,3 +66,7 @@ class Timers(Generic[T]):
     def _push(self, owner: T, deadline: float) -> None:
         self._queued[owner] = deadline
         heappush(self._heap, (deadline, next(self._order), owner))
+        if len(self._heap) > 2 * len(self._deadlines) + SLACK:  # owners that come and go leave theirs behind
+            self._queued = dict(self._deadlines)
+            self._heap = [(due, next(self._order), of) for of, due in self._deadlines.items()]
+            heapify(self._heap)
