@@ -14,6 +14,7 @@ from tunfwd.wire.carriers import Carrier
 
 VERSION = 1  # of Hello
 MAX_NAME = 255  # bytes of UTF-8
+MAX_PORT = 0xFFFF
 MAX_MSG_ID = 0xFFFF_FFFF
 
 
@@ -183,6 +184,14 @@ _CREDIT = struct.Struct("<IQ")
 _TOKEN = struct.Struct("<Q")
 
 
+def is_name(name: str) -> bool:
+    """Whether an Offer can carry this name: lone surrogates, as from a command line, are not UTF-8."""
+    try:
+        return len(name.encode()) <= MAX_NAME
+    except UnicodeEncodeError:
+        return False
+
+
 def encode(carrier: Carrier, packet: Lossless) -> bytes:
     """Return the whole packet, prefix included."""
     match packet:
@@ -317,11 +326,14 @@ def decode_extension(carrier: Carrier, packet: bytes) -> Extension:
     prefix = len(carrier.extension)
     if not packet.startswith(carrier.extension):
         raise Malformed("prefix")
+    if len(packet) <= prefix:
+        raise Malformed("length")
+    reader = _EXTENSION_READERS.get(packet[prefix])
+    if reader is None:
+        raise Malformed("type")
     if len(packet) != prefix + 1 + _TOKEN.size:
         raise Malformed("length")
-    kind, (token,) = packet[prefix], _TOKEN.unpack_from(packet, prefix + 1)
-    if kind == ExtensionType.PING:
-        return Ping(token)
-    if kind == ExtensionType.PONG:
-        return Pong(token)
-    raise Malformed("type")
+    return reader(*_TOKEN.unpack_from(packet, prefix + 1))
+
+
+_EXTENSION_READERS: dict[int, type[Ping] | type[Pong]] = {ExtensionType.PING: Ping, ExtensionType.PONG: Pong}
