@@ -11,7 +11,7 @@ that the contact stops waiting.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunfwd.forwarding.events import (
@@ -33,6 +33,8 @@ from tunfwd.forwarding.states import FlowEvent, FlowState, MappingEvent, Mapping
 from tunfwd.forwarding.timers import Timers
 from tunfwd.forwarding.transport import Random
 from tunfwd.wire.packets import (
+    MAX_NAME,
+    MAX_PORT,
     Accept,
     AckAcc,
     Credit,
@@ -46,6 +48,7 @@ from tunfwd.wire.packets import (
     Protocol,
     Reason,
     Reset,
+    is_name,
 )
 
 MAX_PENDING = 64  # undecided offers of one contact: more than a person reads
@@ -119,12 +122,16 @@ class Negotiation:
         same port stands already.
         """
         self._now = now
+        if not 0 <= port <= MAX_PORT:
+            raise Misuse(f"{port} is no port")
+        if not is_name(name):
+            raise Misuse(f"a name is at most {MAX_NAME} bytes of UTF-8")
         for mapping in self.mappings:
             same = (mapping.origin, mapping.direction, mapping.protocol, mapping.port)
             if same == (Origin.LOCAL, direction, protocol, port):
                 raise Misuse(f"{port}/{protocol.name.lower()} stands already; kill it first")
         mapping = self._add(Mapping(Origin.LOCAL, direction, protocol, port, name))
-        if self.is_online and public_id is not None:
+        if self.is_online and public_id is not None and public_id not in self._ids:
             mapping.msg_id = mapping.public_id = public_id
             self._ids[public_id] = mapping
             self._move(mapping, MappingEvent.OFFER_SENT)
@@ -132,10 +139,14 @@ class Negotiation:
             self._offer(mapping)
         return mapping
 
-    def offer_all(self, *states: MappingState) -> None:
-        """Offer, again, what is ours and in one of `states`."""
+    def offer_all(self, *, renew: bool = False) -> None:
+        """Offer what is ours and waits; to `renew`, also what is offered or carries flows."""
         for mapping in self.mappings:
-            if mapping.origin is Origin.LOCAL and mapping.state in states:
+            waits = mapping.state is MappingState.WAITING
+            stands = mapping.state is MappingState.OFFERED or (
+                mapping.state is MappingState.RUNNING and mapping.many
+            )
+            if mapping.origin is Origin.LOCAL and (waits or (renew and stands)):
                 self._offer(mapping)
 
     def _offer(self, mapping: Mapping) -> None:
@@ -145,7 +156,10 @@ class Negotiation:
         mapping.msg_id = self._new_id()
         self._ids[mapping.msg_id] = mapping
         self._move(mapping, MappingEvent.OFFER_SENT)
-        self._say(Offer(mapping.msg_id, mapping.protocol, mapping.direction, mapping.port, mapping.name))
+        name = mapping.name
+        if mapping.direction is Direction.CONNECTION and not name:
+            name = f"{mapping.port}/{mapping.protocol.name.lower()}"  # a nameless one would be a single flow
+        self._say(Offer(mapping.msg_id, mapping.protocol, mapping.direction, mapping.port, name))
 
     def expect(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
         """Remember an acceptance from before: when the contact offers this again, it is taken at once."""
@@ -176,8 +190,8 @@ class Negotiation:
         self._now = now
         for flow in list(mapping.flows):
             self.reset_flow(flow, Reason.ABORTED, tell_owner=True)
-        for msg_id in {mapping.msg_id, *mapping.spare} - {mapping.public_id}:
-            if self._ids.get(msg_id) is mapping:
+        for msg_id in self._ids_of(mapping):
+            if msg_id != mapping.public_id:
                 self._say(Kill(msg_id))
         self._move(mapping, MappingEvent.WITHDRAWN)
 
@@ -195,6 +209,7 @@ class Negotiation:
             self.timers.cancel(mapping)
             self._move(mapping, MappingEvent.LOST)
             if restarted:
+                mapping.taken = mapping.taken and mapping.origin is Origin.REMOTE
                 self._move(mapping, MappingEvent.FORGOTTEN)
         return lost
 
@@ -206,8 +221,11 @@ class Negotiation:
                 if self.is_online and owner.state is MappingState.WAITING:
                     self._offer(owner)
             elif owner.state is FlowState.OPEN:
-                if owner.channel is not None:
-                    owner.channel.close()
+                if isinstance(owner.channel, LosslessChannel):  # half-closed, and the contact is quiet
+                    if owner.channel.all_sent:
+                        owner.channel.close()
+                    else:
+                        self.timers.set(owner, now + LINGER)
                 else:  # an idle UDP flow
                     self._say(Kill(owner.msg_id))
                     self._drop(owner, None)
@@ -231,11 +249,12 @@ class Negotiation:
             self._say(Kill(offer.msg_id))
             if isinstance(known, Mapping) and known.state is MappingState.OFFERED:
                 self._offer(known)  # both sides chose this id at once: theirs is refused, ours moves away
-        elif offer.direction is Direction.CONNECTION and (mapping := self._serving(offer)):
-            if len(self._flows) < MAX_FLOWS:
+        elif self._is_flow(offer):
+            mapping = self._serving(offer)
+            if mapping is not None and len(self._flows) < MAX_FLOWS:
                 self._want_service(mapping, offer.msg_id)
-            else:
-                self._counters["flow_over_limit"] += 1
+            else:  # too many, or its mapping was ended here while the Offer was on its way
+                self._counters["flow_over_limit" if mapping else "flow_unserved"] += 1
                 self._decline(offer.msg_id, Reason.REFUSED)
         elif (found := self._place(offer)) is not None:
             found.msg_id = offer.msg_id
@@ -248,6 +267,12 @@ class Negotiation:
         else:
             self._counters["offer_over_limit"] += 1
             self._say(Kill(offer.msg_id))
+
+    def _is_flow(self, offer: Offer) -> bool:
+        """Whether a connection offer is one flow of a mapping. Else it is a request, to be decided on."""
+        if offer.direction is not Direction.CONNECTION or Feature.MANY not in self.features:
+            return False
+        return not offer.name if Feature.FLOW in self.features else self._serving(offer) is not None
 
     def _serving(self, offer: Offer) -> Mapping | None:
         """Return the running mapping that a connection offer belongs to."""
@@ -268,14 +293,25 @@ class Negotiation:
         remote = [mapping for mapping in self.mappings if mapping.origin is Origin.REMOTE]
         for mapping in remote:
             if mapping.key == key:
-                if mapping.many or mapping.state is MappingState.PENDING:
-                    self._ids.pop(mapping.msg_id, None)
-                return mapping if len(mapping.spare) < MAX_SPARE else None
+                return mapping if self._make_way(mapping) else None
         if sum(mapping.state is MappingState.PENDING for mapping in remote) >= MAX_PENDING:
             return None
         if len(self.mappings) >= MAX_MAPPINGS:
             return None
         return self._add(Mapping(Origin.REMOTE, *key))
+
+    def _make_way(self, mapping: Mapping) -> bool:
+        """Let go of what a newer Offer of the same puts out of date; False where one more is too many."""
+        if mapping.msg_id not in mapping.spare and self._ids.get(mapping.msg_id) is mapping:
+            del self._ids[mapping.msg_id]
+        if self._lasts(mapping):
+            return True
+        if mapping.role is Role.SERVING:
+            return len(self._flows) < MAX_FLOWS
+        if mapping.protocol is Protocol.UDP:
+            for flow in mapping.flows - set(mapping.held):
+                self.reset_flow(flow, Reason.LOST, tell_owner=True)
+        return len(mapping.spare) < MAX_SPARE
 
     def on_accept(self, msg_id: int, now: float) -> None:
         """Take an Accept."""
@@ -327,7 +363,7 @@ class Negotiation:
             case Mapping() as mapping:
                 self._on_mapping_kill(mapping, msg_id)
             case Flow(state=FlowState.OPEN, channel=LosslessChannel() as channel) as flow:
-                if Feature.FLOW in self.features:
+                if channel.flow_control:
                     self._drop(flow, Reason.ABORTED)
                 else:  # v0.1's end of a connection, in order
                     self._lingering.discard(flow)
@@ -405,7 +441,7 @@ class Negotiation:
         if mapping.many and mapping.state is MappingState.RUNNING:
             self._bind(flow, self._new_id())
             self._say(Offer(flow.msg_id, mapping.protocol, Direction.CONNECTION, mapping.port, ""))
-        elif mapping.spare:
+        elif mapping.spare and not mapping.many:
             self._bind(flow, mapping.spare.popleft())
             self._say(Accept(flow.msg_id))
             if not mapping.spare:
@@ -452,6 +488,7 @@ class Negotiation:
 
     def on_data(self, data: Data, now: float) -> None:
         """Take a piece of stream."""
+        self._now = now
         flow = self._ids.get(data.msg_id)
         if not isinstance(flow, Flow):
             self._counters["data_unknown"] += 1
@@ -464,6 +501,7 @@ class Negotiation:
 
     def on_datagram(self, data: Data, now: float) -> None:
         """Take a datagram. It may have overtaken the Accept or Ack-Acc that the contact sent before it."""
+        self._now = now
         flow = self._ids.get(data.msg_id)
         if not isinstance(flow, Flow):
             self._counters["data_unknown"] += 1
@@ -484,31 +522,33 @@ class Negotiation:
         return True
 
     def _keep_alive(self, flow: Flow, now: float) -> None:
-        """Put off the idle end. A plain mapping is its flow, and ends only when somebody kills it."""
-        if flow.mapping.many and flow.is_open:
+        """Put off the idle end of UDP. A plain mapping is its flow, and ends only when somebody kills it."""
+        if flow.channel is None and flow.mapping.many and flow.is_open:
             self.timers.set(flow, now + self._limits.udp_idle)
 
     def on_flow_control(self, packet: Fin | Reset | Credit, now: float) -> None:
         """Take a packet of the feature FLOW."""
         self._now = now
         flow = self._ids.get(packet.msg_id)
-        if not isinstance(flow, Flow) or Feature.FLOW not in self.features:
+        if flow is None or Feature.FLOW not in self.features:
             self._counters["flow_control_unknown"] += 1
             return
-        channel = flow.channel
-        match packet:
-            case Reset():
-                self._drop(flow, packet.reason)
-            case Fin() if isinstance(channel, LosslessChannel):
+        match packet, flow:
+            case Reset(), Mapping():  # a connection offer that our end of its mapping came before
+                self._on_mapping_kill(flow, packet.msg_id)
+            case Reset(reason=reason), Flow():
+                self._drop(flow, reason)
+            case Fin(), Flow(channel=LosslessChannel(flow_control=True) as channel):
                 channel.ended()
-            case Credit() if isinstance(channel, LosslessChannel):
-                channel.credit(packet.limit)
+            case Credit(limit=limit), Flow(channel=LosslessChannel(flow_control=True) as channel):
+                channel.credit(limit)
             case _:
                 self._counters["flow_control_unexpected"] += 1
 
     def flow_readable(self, flow: Flow) -> None:
-        """There is something to read on an open flow."""
-        self._events.append(Readable(flow))
+        """There is something to read on an open flow. A parked one has nobody yet to read it."""
+        if flow.mapping.parked is not flow:
+            self._events.append(Readable(flow))
 
     def flow_writable(self, flow: Flow) -> None:
         """There is room to write on a flow."""
@@ -537,10 +577,9 @@ class Negotiation:
         self._keep_alive(flow, self._now)
         flow.mapping.failures = 0
         self._events.append(Opened(flow))
-        if flow.channel is None:
-            flow.send_early(self._now)
-        else:
+        if flow.channel is not None:
             self._events.append(Readable(flow))
+        flow.opened(self._now)
 
     def flow_finished(self, flow: Flow, now: float) -> None:
         """Our side has half-closed.
@@ -548,7 +587,7 @@ class Negotiation:
         v0.1 cannot say so: a Kill ends both directions, and at once it would cost the reply, while none at
         all would leave the service hanging. So the Kill waits until the contact has been quiet for `LINGER`.
         """
-        if Feature.FLOW not in self.features:
+        if isinstance(flow.channel, LosslessChannel) and not flow.channel.flow_control:
             self._lingering.add(flow)
             self.timers.set(flow, now + LINGER)
 
@@ -560,10 +599,10 @@ class Negotiation:
         """End a flow at once, and say so to the contact."""
         if flow.state in (FlowState.CLOSED, FlowState.HELD):
             pass
-        elif flow.channel is not None:
-            flow.channel.reset(reason)
-        else:
+        elif flow.channel is None or flow.state is FlowState.CONNECTING:
             self._decline(flow.msg_id, reason)
+        else:
+            flow.channel.reset(reason)
         self._drop(flow, reason, tell_owner=tell_owner)
 
     def _drop(
@@ -620,10 +659,13 @@ class Negotiation:
                 del self._ids[msg_id]
         if mapping.state is not before:
             self._events.append(MappingChanged(mapping))
+        if mapping.state in (MappingState.ENDED, MappingState.DECLINED):
+            for flow in list(mapping.held):
+                self._drop(flow, Reason.REFUSED)
         return True
 
-    def _ids_of(self, mapping: Mapping) -> Iterator[int]:
-        return (i for i in {mapping.msg_id, *mapping.spare} if self._ids.get(i) is mapping)
+    def _ids_of(self, mapping: Mapping) -> list[int]:
+        return [i for i in {mapping.msg_id, *mapping.spare} if self._ids.get(i) is mapping]
 
     def _new_id(self) -> int:
         while True:

@@ -13,7 +13,6 @@ from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.lossless import LosslessTransport
 from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.negotiation import MAX_FLOWS, Limits, Negotiation
-from tunfwd.forwarding.states import MappingState
 from tunfwd.forwarding.transport import Random
 from tunfwd.wire.carriers import Carrier
 from tunfwd.wire.packets import (
@@ -109,7 +108,7 @@ class Session:
         self._orphans.clear()
         if self.mappings:
             self._greet()
-            self._negotiation.offer_all(MappingState.WAITING)
+            self._negotiation.offer_all()
 
     def offline(self, now: float) -> None:
         """The contact has gone: what toxcore had queued is lost, so no stream can go on."""
@@ -141,10 +140,10 @@ class Session:
             self._say_hello()
         self._events.append(HelloArrived())
         if restarted:
-            self._negotiation.offer_all(MappingState.WAITING)
+            self._negotiation.offer_all()
         elif unasked:
             # It came back without our noticing it gone, and has forgotten: offer again, keep what runs.
-            self._negotiation.offer_all(MappingState.WAITING, MappingState.OFFERED, MappingState.RUNNING)
+            self._negotiation.offer_all(renew=True)
 
     def _set_features(self, features: Feature) -> None:
         self._negotiation.features = features
@@ -155,6 +154,9 @@ class Session:
     def receive_lossless(self, packet: bytes, now: float) -> None:
         """Take a packet of the lossless carrier, prefix included."""
         self._now = now
+        if not self.is_online:
+            self.counters["offline"] += 1
+            return
         try:
             value = decode(self._carrier, packet)
         except Malformed as error:
@@ -179,6 +181,9 @@ class Session:
     def receive_lossy(self, packet: bytes, now: float) -> None:
         """Take a packet of the lossy carrier, prefix included."""
         self._now = now
+        if not self.is_online:
+            self.counters["offline"] += 1
+            return
         try:
             if packet.startswith(self._carrier.extension):
                 self._on_extension(decode_extension(self._carrier, packet))
@@ -217,6 +222,11 @@ class Session:
         """Return what happened next, or None."""
         return self._events.popleft() if self._events else None
 
+    @property
+    def has_events(self) -> bool:
+        """Whether `next_event` has one."""
+        return bool(self._events)
+
     def next_timeout(self) -> float | None:
         """Return when `handle_timeout` is due, or None."""
         return self._negotiation.timers.next()
@@ -240,6 +250,8 @@ class Session:
     ) -> Mapping:
         """Offer a port of ours, or with direction CONNECTION ask for one; see `Negotiation.offer`."""
         self._now = now
+        if public_id is not None and self.is_online and self._hello_sent_at is None:
+            self._hello_sent_at, self._hello_awaited = now, True  # a public Hello went before it
         return self._negotiation.offer(protocol, port, name, now, direction=direction, public_id=public_id)
 
     def expect(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
