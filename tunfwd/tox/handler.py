@@ -5,7 +5,7 @@ Subclassed, `Handler` ignores each event that is not overridden.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tunfwd.tox.conferences import Conference, ConferenceInvitation
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tunfwd.tox.groups import Group, GroupInvitation
 
 
-class Handler(Protocol):
+class Handler:
     """Events, in the order they happen, each from within toxcore's iteration.
 
     Methods must not block. They may send, and use the client; they must not close it. What they raise ends
