@@ -138,8 +138,10 @@ def _record(kind: Any, value: object, path: Path, ignore_unknown: bool) -> objec
     }
     try:
         return kind(**values)
-    except ValueError as wrong:  # what __post_init__ finds wrong between fields
-        raise wrong if isinstance(wrong, Mismatch) else Mismatch(path, str(wrong)) from None
+    except Mismatch as wrong:  # what __post_init__ finds wrong between fields, at one of them
+        raise Mismatch((*path, *wrong.path), wrong.reason) from None
+    except ValueError as wrong:
+        raise Mismatch(path, str(wrong)) from None
 
 
 def _annotated(arguments: tuple[Any, ...], value: object, path: Path, ignore_unknown: bool) -> object:

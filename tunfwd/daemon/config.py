@@ -124,7 +124,7 @@ class Tox:
     def __post_init__(self) -> None:
         if self.proxy and self.udp:
             # toxcore sends UDP past the proxy, which would give away what a proxy is there to hide.
-            raise ValueError("proxy needs udp = false, or UDP would go around the proxy")
+            raise Mismatch(("proxy",), "needs udp = false, or UDP would go around it")
         if self.nickname is not None and not 0 < len(self.nickname.encode()) <= MAX_NICKNAME:
             raise Mismatch(("nickname",), f"must be 1 to {MAX_NICKNAME} bytes long")
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from tunfwd.control import notation
-from tunfwd.control.decode import Parse
+from tunfwd.control.decode import Mismatch, Parse
 from tunfwd.control.notation import KEY_DIGITS, Port, TargetText, read_key, read_port
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.wire.packets import Direction, Protocol
@@ -67,7 +67,7 @@ class RuleTable:
 
     def __post_init__(self) -> None:
         if self.target and (self.direction != "connection" or self.action != "accept"):
-            raise ValueError('target goes with direction = "connection" and action = "accept" only')
+            raise Mismatch(("target",), 'goes with direction = "connection" and action = "accept" only')
 
     @property
     def rule(self) -> Rule:

@@ -1,0 +1,284 @@
+import os
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+import pytest
+
+from tunfwd.control.errors import ConfigurationError
+from tunfwd.control.notation import Target
+from tunfwd.daemon.config import DEFAULT_RANGE6, Config, load, parse
+from tunfwd.daemon.rules import Expose
+from tunfwd.forwarding.policy import Action, Rule
+from tunfwd.tox.settings import Node, Proxy
+from tunfwd.wire.packets import Direction, Protocol
+
+KEY = "0123456789abcdef" * 4
+
+EVERYTHING = f"""
+[tox]
+bootstrap = ["node.example:33445:{KEY}", "[2001:db8::1]:443:{KEY}"]
+relays = ["10.0.0.1:3389:{KEY}"]
+udp = false
+udp_port = 33500
+ipv6 = false
+local_discovery = false
+tcp_relay_port = 3389
+proxy = "socks5://127.0.0.1:9050"
+nickname = "Zoë"
+passphrase_file = "/etc/tunfwd/passphrase"
+binding = "pytox"
+groups = false
+
+[network]
+range = "10.9.0.0/24"
+range6 = "fd00:1:2::/48"
+interface = "tox0"
+mtu = 9000
+
+[forwarding]
+udp_idle = 30
+connect_timeout = 2.5
+link = false
+outage = 5
+
+[control]
+socket = "/run/x.sock"
+group = "staff"
+
+[log]
+level = "debug"
+
+[friends]
+auto_accept = ["{KEY}"]
+
+[groups]
+auto_accept = ["{KEY.upper()}{"0" * 12}"]
+
+[[rule]]
+contact = "alice"
+protocol = "tcp"
+ports = [22, "8000-9000"]
+direction = "connection"
+action = "accept"
+target = "127.0.0.1:22"
+
+[[rule]]
+contact = "{KEY}"
+action = "deny"
+
+[[rule]]
+contact = "group:lan/*"
+protocol = "udp"
+ports = 27015
+direction = "server"
+action = "ask"
+
+[[expose]]
+protocol = "tcp"
+port = 22
+
+[[expose]]
+protocol = "udp"
+port = 53
+target = "[::1]:5353"
+contact = "bob"
+"""
+
+
+def _load(path: Path | None = None, environ: dict[str, str] | None = None, euid: int = 0) -> Config:
+    return load(path, environ=environ or {}, euid=euid)
+
+
+def test_everything(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(EVERYTHING)
+    config = _load(file)
+    key = bytes.fromhex(KEY)
+    assert config.file == file
+    assert config.socket == Path("/run/x.sock")
+    assert (config.group, config.log_level) == ("staff", "debug")
+    assert config.network.range == IPv4Network("10.9.0.0/24")
+    assert config.network.range6 == IPv6Network("fd00:1:2::/48")
+    assert (config.network.interface, config.network.mtu) == ("tox0", 9000)
+    forwarding = config.forwarding
+    assert (forwarding.udp_idle, forwarding.connect_timeout, forwarding.link, forwarding.outage) == (
+        *(30.0, 2.5, False, 5.0),
+    )
+    assert config.auto_accept_friends == config.auto_accept_groups == {key}
+    assert config.rules == (
+        Rule(
+            Action.ACCEPT,
+            "alice",
+            Protocol.TCP,
+            (range(22, 23), range(8000, 9001)),
+            Direction.CONNECTION,
+            "127.0.0.1:22",
+        ),
+        Rule(Action.DENY, KEY.upper()),
+        Rule(Action.ASK, "group:lan/*", Protocol.UDP, (range(27015, 27016),), Direction.SERVER),
+    )
+    assert config.exposed == (Expose("tcp", 22), Expose("udp", 53, Target("::1", 5353), "bob"))
+    settings = config.tox.settings(Path("/s/tox"), "host")
+    assert settings.bootstrap == (Node("node.example", 33445, key), Node("2001:db8::1", 443, key))
+    assert settings.relays == (Node("10.0.0.1", 3389, key),)
+    assert settings.proxy == Proxy("socks5", "127.0.0.1", 9050)
+    assert (settings.savedata, settings.name) == (Path("/s/tox"), "Zoë")
+    assert (settings.udp, settings.ipv6, settings.local_discovery, settings.groups) == (False,) * 4
+    assert (settings.udp_port, settings.tcp_relay_port) == (33500, 3389)
+    assert (settings.library, settings.passphrase_file) == ("pytox", Path("/etc/tunfwd/passphrase"))
+
+
+def test_nothing_is_default() -> None:
+    config = _load(environ={"HOME": "/nowhere", "XDG_RUNTIME_DIR": "/"}, euid=1000)
+    assert config.file is None
+    assert config.state == Path("/nowhere/.local/state/tunfwd")
+    assert config.socket == Path("/tunfwd/control.sock")
+    assert config.network.range is None
+    assert config.network.range6 == DEFAULT_RANGE6
+    assert (config.rules, config.exposed, config.auto_accept_friends) == ((), (), frozenset())
+    assert config.tox.settings(Path("/s"), "host").name == "host"
+
+
+def test_system_places() -> None:
+    config = _load(environ={"HOME": "/nowhere", "XDG_CONFIG_HOME": "/nowhere"})
+    assert config.state == Path("/var/lib/tunfwd")
+    assert config.socket == Path("/run/tunfwd/control.sock")
+
+
+def test_xdg_places(tmp_path: Path) -> None:
+    environ = {
+        "HOME": "/nowhere",
+        "XDG_CONFIG_HOME": str(tmp_path / "c"),
+        "XDG_STATE_HOME": str(tmp_path / "s"),
+        "XDG_RUNTIME_DIR": "relative/is/ignored",
+    }
+    (tmp_path / "c/tunfwd").mkdir(parents=True)
+    (tmp_path / "c/tunfwd/config.toml").write_text('[log]\nlevel = "error"\n')
+    config = _load(environ=environ, euid=1000)
+    assert config.file == tmp_path / "c/tunfwd/config.toml"
+    assert config.log_level == "error"
+    assert config.state == tmp_path / "s/tunfwd"
+    runtime = Path(f"/run/user/{os.getuid()}")
+    assert config.socket == (runtime if runtime.is_dir() else config.state.parent) / "tunfwd/control.sock"
+
+
+def test_environment_goes_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[control]\nsocket = "/run/file.sock"\n[log]\nlevel = "error"\n')
+    config = _load(
+        environ={
+            "TUNFWD_CONFIG": str(file),
+            "TUNFWD_STATE_DIR": "/s",
+            "TUNFWD_SOCKET": "/e.sock",
+            "TUNFWD_LOG": "DEBUG",
+        }
+    )
+    assert (config.file, config.state, config.socket) == (file, Path("/s"), Path("/e.sock"))
+    assert config.log_level == "debug"
+
+
+def test_a_bad_level_in_the_environment() -> None:
+    with pytest.raises(ConfigurationError, match=r"\$TUNFWD_LOG must be one of debug, info, warning, error"):
+        _load(environ={"TUNFWD_LOG": "/var/log/x"})
+
+
+RULE = '[[rule]]\ncontact = "a"\naction = "ask"\n'
+EXPOSE = '[[expose]]\nprotocol = "tcp"\nport = 1\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        # not TOML
+        ("[tox]\nudp = yes\n", 2, "invalid value"),
+        ("[tox\n", 1, "expected ']'"),
+        ("[tox]\nudp = true\nudp = false\n", 3, "cannot overwrite a value"),
+        ('[tox]\nnickname = "x\n', 2, "illegal character"),
+        ('[tox]\nnickname = """x\n', 3, "unterminated string"),
+        # unknown keys
+        ("\n[toxx]\n", 2, "[toxx] is not known; did you mean 'tox'?"),
+        ("udp = true\n", 1, "[udp] is not known"),
+        ("[tox]\n\nbootsrap = []\n", 3, "[tox] bootsrap is not known; did you mean 'bootstrap'?"),
+        (RULE + "prots = 1\n", 4, "[[rule]] prots is not known; did you mean 'ports'?"),
+        # wrong types
+        ("tox = 1\n", 1, "[tox] must be a table, not a whole number"),
+        ("[[tox]]\n", 1, "[tox] must be a table, not a list"),
+        ("[rule]\n", 1, "[rule] must be a list, not a table"),
+        ("[tox]\nudp = 1\n", 2, "[tox] udp must be true or false, not a whole number"),
+        ('[tox]\nudp_port = "33445"\n', 2, "[tox] udp_port must be a whole number, not a string"),
+        ('[tox]\nbootstrap = "x"\n', 2, "[tox] bootstrap must be a list, not a string"),
+        ("[tox]\nnickname = 1979-05-27\n", 2, "[tox] nickname must be a string, not a date"),
+        (f'[tox]\nbootstrap = [\n "h:1:{KEY}",\n 3,\n]\n', 4, "[tox] bootstrap[1] must be a string"),
+        # bad values
+        ('[tox]\nbootstrap = [\n\n"h:1"]\n', 4, "'h:1' is not HOST:PORT:KEY"),
+        ("[tox]\nudp_port = 65536\n", 2, "must be a port, or 0"),
+        ("[tox]\ntcp_relay_port = -1\n", 2, "must be a port, or 0"),
+        ('[tox]\nudp = false\nproxy = "ftp://h:1"\n', 3, "is not socks5://HOST:PORT"),
+        ('[tox]\nudp = false\nproxy = "socks5://h:99999"\n', 3, "is not socks5://HOST:PORT"),
+        ('\n[tox]\nproxy = "http://h:1"\n', 3, "[tox] proxy needs udp = false"),
+        (f'[tox]\nnickname = "{"é" * 65}"\n', 2, "must be 1 to 128 bytes"),
+        ('[tox]\nnickname = ""\n', 2, "must be 1 to 128 bytes"),
+        ('[tox]\npassphrase_file = "secret"\n', 2, "'secret' is not an absolute path"),
+        ('[tox]\nbinding = "cython"\n', 2, "must be one of builtin, pytox"),
+        ('[network]\nrange = "10.77.0.1/16"\n', 2, "has host bits set"),
+        ('[network]\nrange = "10.0.0.0/30"\n', 2, "the prefix is from /8 to /29"),
+        ('[network]\nrange = "127.0.0.0/8"\n', 2, "cannot be routed"),
+        ('[network]\nrange = "fd00::/48"\n', 2, "is not an IPv4 range"),
+        ('[network]\nrange6 = "2001:db8::/48"\n', 2, "is not a unique local /48"),
+        ('[network]\nrange6 = "fd00::/64"\n', 2, "is not a unique local /48"),
+        ('[network]\ninterface = "sixteen-letters-"\n', 2, "is not an interface name"),
+        ('[network]\ninterface = "a/b"\n', 2, "is not an interface name"),
+        ("[network]\nmtu = 1279\n", 2, "must be from 1280"),
+        ("[network]\nmtu = 65522\n", 2, "to 65521 bytes"),
+        ("[forwarding]\nudp_idle = 0\n", 2, "must be more than 0"),
+        ("[forwarding]\noutage = inf\n", 2, "must be a finite number"),
+        ("[forwarding]\nconnect_timeout = true\n", 2, "must be a number, not true or false"),
+        ('[control]\nsocket = "x.sock"\n', 2, "is not an absolute path"),
+        ('[log]\nlevel = "loud"\n', 2, "must be one of debug, info, warning, error"),
+        (f'[friends]\nauto_accept = ["{KEY[1:]}"]\n', 2, "is not a public key: 64 hex digits"),
+        # rules and exposures
+        ('[[rule]]\naction = "ask"\n', 1, "[[rule]] lacks 'contact'"),
+        (RULE + RULE + '\n[[rule]]\ncontact = "a"\n', 8, "[[rule]] lacks 'action'"),
+        (RULE.replace('"ask"', '"allow"'), 3, "[[rule]] action must be one of accept, deny, ask"),
+        (RULE + 'protocol = "sctp"\n', 4, "must be one of tcp, udp, *"),
+        (RULE + "ports = 0\n", 4, "0 is not a port"),
+        (RULE + "ports = true\n", 4, "must be a port, a range"),
+        (RULE + 'ports = "9000-8000"\n', 4, "the first port is above the last"),
+        (RULE + 'ports = [80,\n  "x-y"]\n', 4, "'x' is not a port"),
+        (RULE + 'contact = ""\n', 4, "cannot overwrite"),
+        ('[[rule]]\naction = "ask"\ncontact = ""\n', 3, "must be 1 to 256 characters"),
+        (RULE + 'target = "h:1"\n', 4, "[[rule]] target goes with direction"),
+        (RULE + 'target = "h"\n', 4, "'h' is not HOST:PORT"),
+        ("[[expose]]\nport = 1\n", 1, "[[expose]] lacks 'protocol'"),
+        (EXPOSE.replace("1", "70000"), 3, "70000 is not a port"),
+        (EXPOSE + EXPOSE + 'target = "::1:80"\n', 7, "write an IPv6 address in brackets"),
+    ],
+)
+def test_mistakes_name_file_line_and_reason(text: str, line: int, reason: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text, "/etc/c.toml")
+    assert caught.value.message.startswith(f"/etc/c.toml, line {line}: ")
+    assert reason in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.exit_code == 7
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no such file"):
+        _load(tmp_path / "none.toml")
+    with pytest.raises(ConfigurationError, match="there is no such file"):
+        _load(environ={"TUNFWD_CONFIG": str(tmp_path / "none.toml")})
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+        _load(tmp_path)
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b"[tox]\n# caf\xe9\n")
+    with pytest.raises(ConfigurationError, match="line 2: not UTF-8"):
+        _load(latin)
+    large = tmp_path / "large.toml"
+    large.write_bytes(b"#" * (1 << 20) + b"\n")
+    with pytest.raises(ConfigurationError, match="longer than"):
+        _load(large)
+    deep = tmp_path / "deep.toml"
+    deep.write_text("x = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        _load(deep)

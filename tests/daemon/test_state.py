@@ -1,0 +1,237 @@
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunfwd.control.errors import ConfigurationError, ControlError
+from tunfwd.daemon import state as module
+from tunfwd.daemon.state import (
+    AcceptedMapping,
+    Content,
+    StandingOffer,
+    StandingRequest,
+    State,
+    contact_id,
+    group_id,
+)
+
+ALICE = contact_id(bytes(range(32)))
+LAN = group_id(b"\xaa" * 32)
+BOB = contact_id(b"\xbb" * 32, group=b"\xaa" * 32)
+
+
+def _fill(content: Content) -> None:
+    content.addresses[ALICE] = IPv4Address("10.77.3.9")
+    content.names[ALICE] = "Alicé \u202e"
+    content.offers.append(StandingOffer(LAN, "udp", 27015, "cs", "10.0.0.1:27015", "host"))
+    content.mappings.append(AcceptedMapping(BOB, "server", "tcp", 0, "web", 9090))
+    content.requests.append(StandingRequest(ALICE, "tcp", 22, "ssh", 2222))
+
+
+def test_ids_tell_friends_members_and_groups_apart() -> None:
+    assert bytes(range(32)).hex().upper() == ALICE
+    assert BOB.startswith(LAN)
+    assert len({ALICE, BOB, LAN}) == 3
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "state"
+    with State.load(directory) as state:
+        assert state.content == Content()
+        _fill(state.content)
+        state.save()
+        expected = state.content
+    with State.load(directory) as again:
+        assert again.content == expected
+        assert again.content is not expected
+    assert sorted(file.name for file in directory.iterdir()) == ["lock", "state.json"]
+
+
+def test_modes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = os.umask(0)
+    try:
+        directory = tmp_path / "state"
+        with State.load(directory) as state:
+            _fill(state.content)
+            state.save()
+        for path, mode in (
+            (directory, 0o700),
+            (directory / "state.json", 0o600),
+            (directory / "lock", 0o600),
+        ):
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+        directory.chmod(0o755)
+        State.load(directory).close()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert "was open to others (mode 0755)" in caplog.text
+
+
+def test_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
+    with State.load(tmp_path) as state:
+        state.save()
+        assert not (tmp_path / "state.json").exists()
+        _fill(state.content)
+        state.save()
+        first = (tmp_path / "state.json").stat()
+        state.save()
+        assert (tmp_path / "state.json").stat() == first
+
+
+def _saved(directory: Path) -> bytes:
+    with State.load(directory) as state:
+        _fill(state.content)
+        state.save()
+    return (directory / "state.json").read_bytes()
+
+
+def test_a_file_cut_anywhere_is_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = _saved(tmp_path)
+    file = tmp_path / "state.json"
+    for number, cut in enumerate([0, 1, *range(2, len(whole) - 2, 97)], start=1):
+        file.write_bytes(whole[:cut])
+        caplog.clear()
+        with State.load(tmp_path) as state:
+            assert state.content == Content()
+        assert (tmp_path / f"state.json.corrupt-{number}").read_bytes() == whole[:cut]
+        assert not file.exists()
+        (record,) = caplog.records
+        assert record.levelno == logging.ERROR
+        assert f"kept as state.json.corrupt-{number}" in record.message
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x00" * 4096, "Expecting value"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "schema is None"),
+        (b'{"schema": "1"}', "schema is '1'"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"schema": 1, "addresses": {"A": "10.77.3"}}', "addresses.A"),
+        (b'{"schema": 1, "offers": [{"contact": "A"}]}', r"offers\[0\] lacks 'port'"),
+        (
+            b'{"schema": 1, "offers": [{"contact": "A", "protocol": "tcp", "port": 0}]}',
+            r"offers\[0\].port 0 is not a port",
+        ),
+        (b'{"schema": 1, "unheard": 1}', "unheard is not known"),
+    ],
+)
+def test_garbage_is_kept_aside_with_its_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, reason: str
+) -> None:
+    (tmp_path / "state.json").write_bytes(content)
+    with State.load(tmp_path) as state:
+        assert state.content == Content()
+        _fill(state.content)
+        state.save()
+    assert (tmp_path / "state.json.corrupt-1").read_bytes() == content
+    (record,) = caplog.records
+    assert pytest.raises(AssertionError, match=reason).matches(AssertionError(record.message))
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=300))
+def test_any_bytes_load_or_are_kept(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    directory = tmp_path_factory.mktemp("state")
+    (directory / "state.json").write_bytes(content)
+    with State.load(directory) as state:
+        assert state.content == Content()
+    assert (directory / "state.json.corrupt-1").read_bytes() == content
+
+
+def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
+    newer = json.dumps({"schema": 2, "things": []}).encode()
+    (tmp_path / "state.json").write_bytes(newer)
+    for _ in range(2):  # and the lock is let go of
+        with pytest.raises(ConfigurationError, match="from a newer tunfwd"):
+            State.load(tmp_path)
+    assert (tmp_path / "state.json").read_bytes() == newer
+
+
+def test_one_daemon_at_a_time(tmp_path: Path) -> None:
+    with State.load(tmp_path):
+        with pytest.raises(
+            ControlError, match=rf"another daemon uses .* \(process {os.getpid()}\)"
+        ) as caught:
+            State.load(tmp_path)
+        assert caught.value.code == "failed"
+    State.load(tmp_path).close()
+
+
+def test_a_killed_daemon_leaves_the_directory_free(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom tunfwd.daemon.state import State\n"
+        "s = State.load(Path(sys.argv[1]))\nprint('there', flush=True)\nsys.stdin.read()"
+    )
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == b"there\n"
+        with pytest.raises(ControlError, match=rf"process {daemon.pid}"):
+            State.load(tmp_path)
+    finally:
+        daemon.kill()
+        daemon.communicate(timeout=10)
+    State.load(tmp_path).close()
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _saved(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with State.load(tmp_path) as state:
+        state.content.names[BOB] = "bob"
+        with monkeypatch.context() as patch:
+            patch.setattr(module.os, "fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                state.save()
+        assert (tmp_path / "state.json").read_bytes() == whole
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "state.json"]
+        state.save()  # what failed is tried again
+    assert b"bob" in (tmp_path / "state.json").read_bytes()
+
+
+def test_killed_while_saving_the_file_is_whole(tmp_path: Path) -> None:
+    """A process saves two contents in turn until it is killed; whatever is there afterwards is one of them."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom tunfwd.daemon.state import State\n"
+        "s = State.load(Path(sys.argv[1]))\n"
+        "while True:\n"
+        "    for n in 1, 5000:\n"
+        "        s.content.names = {str(i): 'x' * 20 for i in range(n)}\n"
+        "        s.save(); print(n, flush=True)\n"
+    )
+    for _ in range(5):
+        daemon = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+        assert daemon.stdout is not None
+        try:
+            for _ in range(3):
+                daemon.stdout.readline()
+        finally:
+            daemon.kill()
+            daemon.communicate(timeout=10)
+        with State.load(tmp_path) as state:
+            assert len(state.content.names) in (1, 5000)
+        assert not list(tmp_path.glob("*.corrupt-*"))
+
+
+def test_places_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for bad in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigurationError, match="the state directory"):
+            State.load(bad)
