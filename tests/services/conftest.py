@@ -66,7 +66,7 @@ class Recorder:
             while not condition():
                 await self._changed.wait()
 
-    async def until_event(self, start: str) -> None:
+    async def until_event(self, start: str | tuple[str, ...]) -> None:
         await self.until(lambda: any(event.startswith(start) for event in self.events))
 
 

@@ -413,36 +413,6 @@ async def test_a_reset_is_told_though_nobody_reads(poller: Poller, listener: Lis
     assert recorder.events == ["connected", "readable", "aborted: Connection reset by peer"]
 
 
-async def test_a_reset_after_the_service_s_end(poller: Poller, listener: Listener) -> None:
-    stream, recorder, service = await connect(poller, listener)
-    await service.send_eof()
-    await recorder.until_event("eof")
-    stream.write(b"unread there")
-    await trio.sleep(0.02)
-    await service.aclose()  # with unread data: a reset
-    await recorder.until_event("aborted")
-
-
-async def test_a_reset_met_by_a_write_is_no_end(poller: Poller, listener: Listener) -> None:
-    """The write takes the error from the socket, which then reads as if it had ended in order."""
-    stream, recorder, service = await connect(poller, listener)
-    reset(service)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(poller, "_serve", lambda: None)
-        while stream._lost is None:
-            stream.write(b"x")
-    await recorder.until_event("aborted")
-    assert "eof" not in recorder.events
-
-
-async def test_data_before_a_reset_arrives(poller: Poller, listener: Listener) -> None:
-    _stream, recorder, service = await connect(poller, listener)
-    await service.send_all(b"last words")
-    reset(service)
-    await recorder.until_event("aborted")
-    assert recorder.received == b"last words"
-
-
 async def test_our_abort_is_a_reset(poller: Poller, listener: Listener) -> None:
     stream, recorder, service = await connect(poller, listener)
     stream.abort()

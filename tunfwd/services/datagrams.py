@@ -15,7 +15,14 @@ import trio
 
 from tunfwd.forwarding.local import ConnectFailure, DatagramHandler
 from tunfwd.services.poller import READABLE, WRITABLE, Poller
-from tunfwd.services.target import ConnectFailed, SocketAddress, Target, classify, resolve_datagram
+from tunfwd.services.target import (
+    ConnectFailed,
+    SocketAddress,
+    Target,
+    classify,
+    met_itself,
+    resolve_datagram,
+)
 
 RESOLVE_TIMEOUT = 10.0  # s
 RESOLVE_AGAIN = 5.0  # s after a failure
@@ -108,14 +115,14 @@ class ServiceFlow:
                 opened.setsockopt(*DONT_DISCOVER_MTU[opened.family])
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
                 opened.connect(address)
-                if opened.getsockname() == opened.getpeername():  # nobody is there, and we got that very port
-                    raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
+                found = not met_itself(opened)
             except OSError:
-                opened.close()
-                continue
-            self._socket = opened
-            self._wait()
-            return True
+                found = False
+            if found:
+                self._socket = opened
+                self._wait()
+                return True
+            opened.close()
         self._next = 0
         return False
 

@@ -233,7 +233,9 @@ class ServiceStream:
 
     def _lose(self, error: OSError) -> None:
         """Remember why; the poller goes on reporting a dead socket, and `ready` tells the handler."""
-        self._lost = self._lost or os.strerror(error.errno or 0)
+        if self._lost is None:
+            pending = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # says more than ENOTCONN
+            self._lost = os.strerror(pending or error.errno or errno.ECONNRESET)
 
     def _find_out(self) -> None:
         """The socket is broken and nobody reads from it: reset, lost, or both directions ended in order."""

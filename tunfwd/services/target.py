@@ -19,6 +19,7 @@ LOOPBACK = ("127.0.0.1", "::1")  # in this order: more services listen on IPv4 o
 
 FAILURES = {
     errno.ECONNREFUSED: ConnectFailure.REFUSED,
+    errno.ECONNRESET: ConnectFailure.REFUSED,  # accepted, and reset before we could look
     errno.EHOSTUNREACH: ConnectFailure.UNREACHABLE,
     errno.ENETUNREACH: ConnectFailure.UNREACHABLE,
     errno.ENETDOWN: ConnectFailure.UNREACHABLE,
@@ -106,13 +107,20 @@ async def connect_stream(target: Target) -> socket.socket:
             failed.append(error)
             continue
         connected = socket.socket(fileno=stream.socket.detach())
-        if connected.getsockname() != connected.getpeername():
+        if not met_itself(connected):
             connected.setblocking(False)
             return connected
-        # Nobody listens, and the kernel took the very port we connect to for our own: we met ourselves.
         connected.close()
         failed.append(ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)))
     raise ConnectFailed(classify(*failed), f"{target}: {failed[0]}")
+
+
+def met_itself(connected: socket.socket) -> bool:
+    """Whether nobody is there, and the kernel took for our own the very port that we connected to."""
+    try:
+        return bool(connected.getsockname() == connected.getpeername())
+    except OSError:  # no peer any more: reset already, as the next call will tell
+        return False
 
 
 async def resolve_datagram(target: Target) -> list[SocketAddress]:
