@@ -413,6 +413,79 @@ async def test_a_reset_is_told_though_nobody_reads(poller: Poller, listener: Lis
     assert recorder.events == ["connected", "readable", "aborted: Connection reset by peer"]
 
 
+async def test_a_reset_after_the_service_s_end(poller: Poller, listener: Listener) -> None:
+    stream, recorder, service = await connect(poller, listener)
+    await service.send_eof()
+    await recorder.until_event("eof")
+    stream.write(b"unread there")
+    await trio.sleep(0.02)
+    await service.aclose()  # with unread data: a reset
+    await recorder.until_event("aborted")
+
+
+async def test_a_reset_met_by_a_write_is_no_end(poller: Poller, listener: Listener) -> None:
+    """The write takes the error from the socket, which then reads as if it had ended in order."""
+    stream, recorder, service = await connect(poller, listener)
+    reset(service)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(poller, "_serve", lambda: None)
+        while stream._lost is None:
+            stream.write(b"x")
+    await recorder.until_event("aborted")
+    assert "eof" not in recorder.events
+
+
+async def test_data_before_a_reset_arrives(poller: Poller, listener: Listener) -> None:
+    _stream, recorder, service = await connect(poller, listener)
+    await service.send_all(b"last words")
+    reset(service)
+    await recorder.until_event("aborted")
+    assert recorder.received == b"last words"
+
+
+async def test_a_service_that_resets_at_once(poller: Poller, nursery: trio.Nursery) -> None:
+    """Whether the reset is met while connecting or after is chance; either way it is told, once."""
+
+    def reset_all() -> None:
+        for _ in range(200):
+            connection, _ = service.accept()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as service:
+        nursery.start_soon(trio.to_thread.run_sync, reset_all)
+        recorders = [Recorder() for _ in range(200)]
+        for number, recorder in enumerate(recorders):
+            stream = ServiceStream(poller, Target("127.0.0.1", service.getsockname()[1]), recorder)
+            if number % 2:
+                stream.write(b"hello")
+                stream.shutdown()
+        for recorder in recorders:
+            await recorder.until_event(("aborted", "connect_failed"))
+            assert recorder.events[0] == "connected" or recorder.failure is ConnectFailure.REFUSED
+            assert "eof" not in recorder.events
+    assert poller._watchers == {}
+
+
+async def test_a_reset_before_the_first_look(
+    poller: Poller, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trio.open_tcp_stream
+
+    async def open_and_be_reset(host: str, port: int) -> trio.SocketStream:
+        opened = await original(host, port)
+        reset(await listener.accept())
+        await trio.lowlevel.wait_readable(opened.socket)
+        return opened
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_and_be_reset)
+    recorder = Recorder()
+    stream = ServiceStream(poller, Target("127.0.0.1", listener.port), recorder)
+    stream.shutdown()
+    await recorder.until_event("aborted")
+    assert recorder.events == ["connected", "readable", "aborted: Connection reset by peer"]
+
+
 async def test_our_abort_is_a_reset(poller: Poller, listener: Listener) -> None:
     stream, recorder, service = await connect(poller, listener)
     stream.abort()

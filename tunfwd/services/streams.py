@@ -217,7 +217,7 @@ class ServiceStream:
         if self._send_buffer:
             del self._send_buffer[: self._send(self._send_buffer)]
         self._end_sending()
-        if self._starved and len(self._send_buffer) <= SEND_LIMIT // 2:
+        if self._starved and self._lost is None and len(self._send_buffer) <= SEND_LIMIT // 2:
             self._starved = False
             self._handler.writable(self)
 
