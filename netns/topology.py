@@ -19,6 +19,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ from netns.link import Conditions
 PREFIX = "tunfwd-"
 SWITCH = "switch"  # the namespace of the bridge; no host may be called so
 SUBNET = ipaddress.IPv4Network("192.168.77.0/24")
-RUN_DIR = Path("/run/tunfwd-netns")  # the emulators' control sockets
+RUN_DIR = Path("/run/tunfwd-netns")  # a folder for each topology
 PROJECT = Path(__file__).resolve().parent.parent
 
 NAME = re.compile(r"[a-z0-9]{1,24}")
@@ -130,6 +131,11 @@ class Topology:
         ]
         self._emulator: subprocess.Popen[bytes] | None = None
 
+    @property
+    def folder(self) -> Path:
+        """For the files of what runs in the hosts: only root looks in, and it goes away with them."""
+        return folder(self.label)
+
     def __getitem__(self, name: str) -> Host:
         return next(host for host in self.hosts if host.name == name)
 
@@ -152,6 +158,7 @@ class Topology:
             raise TopologyError(f"there is one of that name already: {self.label}")
         _own_labels.add(self.label)
         try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for host in self.hosts:
                 netns.create(host.namespace)
             if self.conditions is None:
@@ -194,7 +201,6 @@ class Topology:
                 ip.link("set", index=index, master=bridge, state="up")
 
     def _join_by_emulator(self, conditions: Conditions) -> None:
-        RUN_DIR.mkdir(mode=0o700, exist_ok=True)
         settings = {
             "control": str(control_path(self.label)),
             "hosts": {host.name: host.namespace for host in self.hosts},
@@ -237,9 +243,14 @@ def namespace(label: str, host: str) -> str:
     return f"{PREFIX}{label}-{host}"
 
 
+def folder(label: str) -> Path:
+    """Where a topology keeps what it needs while it is there."""
+    return RUN_DIR / label
+
+
 def control_path(label: str) -> Path:
     """The control socket of the label's emulator; absent where a bridge joins the hosts."""
-    return RUN_DIR / f"{label}.sock"
+    return folder(label) / "link.sock"
 
 
 def namespaces() -> Iterator[tuple[str, str, str]]:
@@ -251,8 +262,9 @@ def namespaces() -> Iterator[tuple[str, str, str]]:
 
 
 def labels() -> set[str]:
-    """Of all topologies on this machine."""
-    return {label for label, _, _ in namespaces()}
+    """Of all topologies on this machine, or what is left of them."""
+    folders = {entry.name for entry in RUN_DIR.iterdir()} if RUN_DIR.is_dir() else set()
+    return {label for label, _, _ in namespaces()} | {name for name in folders if NAME.fullmatch(name)}
 
 
 def sweep() -> None:
@@ -274,7 +286,7 @@ def destroy(label: str) -> None:
     _end_processes(ours)
     with suppress(OSError):
         ask(control_path(label), {"quit": True})
-    control_path(label).unlink(missing_ok=True)
+    shutil.rmtree(folder(label), ignore_errors=True)
     for name in ours:
         with suppress(FileNotFoundError):  # somebody else sweeps too
             netns.remove(name)
