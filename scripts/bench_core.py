@@ -1,0 +1,161 @@
+"""What everything above the carrier can do: two daemons' cores in one process, with packets handed over in memory.
+
+Each has a real TUN device in a network namespace of its own, with real applications behind it; only Tox is
+left out. Both cores share one CPU, so each alone could do about twice as much.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
+from typing import Any
+
+import trio
+from pyroute2 import netns
+
+from netns.topology import Host, Topology
+from tunfwd.daemon.callers import Callers
+from tunfwd.daemon.engine import Engine
+from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.daemon.pings import Pings
+from tunfwd.daemon.portfolio import Policy, Portfolio
+from tunfwd.daemon.serving import Serving
+from tunfwd.daemon.state import Content
+from tunfwd.daemon.switch import Switch
+from tunfwd.forwarding.policy import Action, Rule
+from tunfwd.forwarding.session import Session
+from tunfwd.netstack.stack import Stack
+from tunfwd.services.poller import Poller
+from tunfwd.tun import network
+from tunfwd.tun.device import Device
+from tunfwd.wire.carriers import FRIEND
+from tunfwd.wire.packets import Protocol
+
+QUEUE = 4096  # packets that the carrier holds, one way
+BATCH = 256  # packets handed over before the other side gets its turn
+APP = Path(__file__).with_name("bench_app.py")
+TIME_LIMIT = 300.0  # s for the whole measurement
+OWN = IPv4Interface("10.77.0.1/16"), IPv6Interface("fd74:756e:6677::1/48")
+PEER = IPv4Interface("10.77.0.2/16"), IPv6Interface("fd74:756e:6677::2/48")
+
+
+class MemoryContact:
+    """A contact at the other end of a queue in memory."""
+
+    kind = "friend"
+    carrier = FRIEND
+    key = bytes(32)
+    nickname = "peer"
+    connection = 2
+
+    def __init__(self) -> None:
+        self.queue: deque[tuple[bool, bytes]] = deque()
+        self.filled = trio.Event()
+
+    def send_lossless(self, packet: bytes) -> bool:
+        return self._send(True, packet)
+
+    def send_lossy(self, packet: bytes) -> bool:
+        return self._send(False, packet)
+
+    def _send(self, lossless: bool, packet: bytes) -> bool:
+        if len(self.queue) >= QUEUE:
+            return False
+        self.queue.append((lossless, packet))
+        self.filled.set()
+        return True
+
+
+class Core:
+    """A daemon without Tox, and without the privileges it gave up."""
+
+    def __init__(self, host: Host, contact: MemoryContact, poller: Poller) -> None:
+        self.contact: Any = contact
+        peers = Peers()
+        self.device = _in_namespace(host, _open_device)
+        stack = Stack(OWN, peers.host_state, random.SystemRandom(), self.device.mtu)
+        self.switch = Switch(stack, poller, peers)
+        self.portfolio = Portfolio(Content(), Policy((Rule(Action.ACCEPT),), ()), lambda: None)
+        self.engine = Engine(
+            self.device,
+            self.switch,
+            self.portfolio,
+            Callers(self.switch),
+            Serving(self.switch, OWN[0].ip.packed, 10.0, random.SystemRandom()),
+            Pings(self.switch, random.SystemRandom()),
+        )
+        session = Session(FRIEND, epoch=random.getrandbits(64), random=random.SystemRandom())
+        self.peer = Peer(self.contact, session, "peer", "peer", PEER[0].ip, PEER[1].ip)
+        self.engine.add(self.peer)
+
+    async def carry(self, source: MemoryContact) -> None:
+        """Hand over what the other core sent, as toxcore's iteration would."""
+        queue = source.queue
+        while True:
+            await source.filled.wait()
+            source.filled = trio.Event()
+            while queue:
+                for _ in range(min(BATCH, len(queue))):
+                    lossless, packet = queue.popleft()
+                    (self.engine.lossless if lossless else self.engine.lossy)(self.peer, packet)
+                self.engine.iterated()
+                await trio.lowlevel.checkpoint()
+
+
+def _open_device() -> Device:
+    device = Device.open("tunfwd0")
+    network.configure(device.name, *OWN)
+    return device
+
+
+def _in_namespace(host: Host, action: Callable[[], Device]) -> Device:
+    netns.pushns(host.namespace)
+    try:
+        return action()
+    finally:
+        netns.popns()
+
+
+async def _measure(client: Host, server: Host, port: int, megabytes: int) -> dict[str, float]:
+    poller = Poller()
+    to_server, to_client = MemoryContact(), MemoryContact()
+    using, serving = Core(client, to_server, poller), Core(server, to_client, poller)
+    with trio.fail_after(TIME_LIMIT):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(poller.run)
+            for core in (using, serving):
+                await nursery.start(core.engine.run)
+                core.engine.online(core.peer)
+            nursery.start_soon(using.carry, to_client)
+            nursery.start_soon(serving.carry, to_server)
+            serving.portfolio.offer(serving.peer, Protocol.TCP, port, "bench", None, "auto")
+            serving.switch.touch(serving.peer)
+            await trio.sleep(0.2)
+            command = client.command([sys.executable, APP, "client", PEER[0].ip.compressed, str(port), str(megabytes)])
+            result = await trio.run_process(command, capture_stdout=True)
+            nursery.cancel_scope.cancel()
+    for core in (using, serving):
+        core.device.close()
+    measured: dict[str, float] = json.loads(result.stdout)
+    return measured
+
+
+def measure(megabytes: int = 500, port: int = 9000) -> dict[str, float]:
+    """Return what `bench_app.measure` does, through two cores and an in-memory carrier."""
+    with Topology(["client", "server"]) as net:
+        serving = net["server"].start([sys.executable, APP, "server", str(port)], stdout=subprocess.PIPE)
+        try:
+            assert serving.stdout is not None
+            serving.stdout.readline()
+            return trio.run(_measure, net["client"], net["server"], port, megabytes)
+        finally:
+            serving.kill()
+            serving.wait()
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 500), indent=1))
