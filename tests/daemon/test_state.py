@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_killed_while_saving_the_file_is_whole(tmp_path: Path) -> None:
-    """A process saves two contents in turn until it is killed; whatever is there afterwards is one of them."""
+    """A process saves two contents in turn until it is killed; what is there afterwards is one of them."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom tunfwd.daemon.state import State\n"
         "s = State.load(Path(sys.argv[1]))\n"

@@ -43,9 +43,17 @@ class Access:
         return self.gid is not None and (gid == self.gid or self.gid in _groups(peer))
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that listens, non-blocking, and those who may use it."""
+
+    socket: socket.socket
+    access: Access
+
+
 @contextlib.contextmanager
-def listening(path: Path, group: str | None) -> Iterator[tuple[socket.socket, Access]]:
-    """A listening socket at `path`, with those who may use it; removed at the end.
+def listening(path: Path, group: str | None = None) -> Iterator[Listener]:
+    """A listener at `path`; removed at the end. Giving it to `group` needs CAP_CHOWN, or membership.
 
     Raises ControlError: "configuration" for a path or group that cannot be, "privilege" where permission is
     missing, "failed" when a daemon already listens there.
@@ -65,7 +73,7 @@ def listening(path: Path, group: str | None) -> Iterator[tuple[socket.socket, Ac
             ) from None
         except OSError as wrong:
             raise ConfigurationError(f"cannot make the control socket {path}: {wrong.strerror}") from None
-        yield listener, Access(os.geteuid(), gid)
+        yield Listener(listener, Access(os.geteuid(), gid))
 
 
 def _make_directory(directory: Path, *, traversable: bool) -> None:

@@ -20,7 +20,7 @@ from typing import Protocol as Interface
 import trio
 
 from tunfwd.control.errors import ControlError
-from tunfwd.control.listener import Access, listening
+from tunfwd.control.listener import Access, Listener, listening
 from tunfwd.control.protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
 
 MAX_CONNECTIONS: Final = 64
@@ -54,25 +54,32 @@ async def serve(
 
     Raises ControlError when it cannot: a daemon runs there already, or path, group or permissions are wrong.
     """
-    with listening(Path(path), group) as (listener, access):
-        accepting = trio.socket.from_stdlib_socket(listener)
-        pace = _Pace()
-        task_status.started()
-        async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    peer, _ = await accepting.accept()
-                except OSError as failure:
-                    if failure.errno not in _PASSING:
-                        raise
-                    log.warning("the control socket cannot accept now: %s", failure.strerror)
-                    await trio.sleep(0.1)
-                    continue
-                stream = trio.SocketStream(peer)
-                if refusal := _refusal(peer, access, len(nursery.child_tasks)):
-                    await _turn_away(stream, refusal)
-                else:
-                    nursery.start_soon(_Connection(stream, handler, pace).run)
+    with listening(Path(path), group) as listener:
+        await serve_on(listener, handler, task_status=task_status)
+
+
+async def serve_on(
+    listener: Listener, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serves until cancelled, on a listener made before privileges were given up."""
+    accepting = trio.socket.from_stdlib_socket(listener.socket)
+    pace = _Pace()
+    task_status.started()
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                peer, _ = await accepting.accept()
+            except OSError as failure:
+                if failure.errno not in _PASSING:
+                    raise
+                log.warning("the control socket cannot accept now: %s", failure.strerror)
+                await trio.sleep(0.1)
+                continue
+            stream = trio.SocketStream(peer)
+            if refusal := _refusal(peer, listener.access, len(nursery.child_tasks)):
+                await _turn_away(stream, refusal)
+            else:
+                nursery.start_soon(_Connection(stream, handler, pace).run)
 
 
 # errnos of accept(2) that concern one connection or this moment, not the listening socket

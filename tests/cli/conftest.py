@@ -1,0 +1,95 @@
+"""The real command, run as a process, against the real control server with answers of the test's choice."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from tunfwd.control.errors import ControlError
+from tunfwd.control.server import serve
+
+Answer = Mapping[str, object] | ControlError | Callable[[dict[str, object]], Mapping[str, object]]
+
+
+@dataclass
+class Result:
+    """What a run of the command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Daemon:
+    """A control server in a thread; `answers` by method, `calls` as they came."""
+
+    socket: Path
+    answers: dict[str, Answer] = field(default_factory=dict)
+    calls: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+
+    async def __call__(self, method: str, params: dict[str, object]) -> Mapping[str, object]:
+        self.calls.append((method, params))
+        answer = self.answers[method]
+        if isinstance(answer, ControlError):
+            raise answer
+        return answer(params) if callable(answer) else answer
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A user's, with nothing in it."""
+    return {
+        "HOME": str(tmp_path / "home"),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "TUNFWD_SOCKET": str(tmp_path / "control.sock"),
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+@pytest.fixture
+def tunfwd(environment: dict[str, str]) -> Callable[..., Result]:
+    """Runs the command in `environment`."""
+
+    def run(*arguments: str, **variables: str) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "tunfwd.cli", *arguments],
+            env=environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert "Traceback" not in done.stderr
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def daemon(environment: dict[str, str]) -> Iterator[Daemon]:
+    daemon = Daemon(Path(environment["TUNFWD_SOCKET"]))
+    ready, tokens, scopes = threading.Event(), [], []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda *, task_status: serve(daemon.socket, daemon, task_status=task_status))
+            tokens.append(trio.lowlevel.current_trio_token())
+            scopes.append(nursery.cancel_scope)
+            ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(run,))
+    thread.start()
+    assert ready.wait(10)
+    yield daemon
+    trio.from_thread.run_sync(scopes[0].cancel, trio_token=tokens[0])
+    thread.join(10)
+    assert not thread.is_alive()

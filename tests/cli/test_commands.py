@@ -1,0 +1,362 @@
+"""What each command asks of the daemon, prints, and exits with."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tunfwd import __version__
+from tunfwd.control.errors import EXIT_CODES, ControlError
+
+Run = Callable[..., Any]  # conftest.tunfwd
+KEY = bytes(range(32)).hex().upper()
+ADDRESS = KEY + "00000000" + "0000"  # nospam 0; the bytes of this key cancel out in the checksum
+
+OFFER = {
+    "id": "1a2b3c4d",
+    "contact": "alice",
+    "direction": "server",
+    "protocol": "tcp",
+    "port": 8080,
+    "name": "web",
+    "origin": "remote",
+    "state": "pending",
+    "target": None,
+}
+MAPPING = {
+    "id": "1a2b3c4d",
+    "contact": "alice",
+    "protocol": "tcp",
+    "address": "10.77.3.9",
+    "address6": "fd74:756e:6677::9",
+    "port": 8080,
+    "name": "web",
+    "state": "running",
+    "connections": 2,
+    "rx_bytes": 123_456_789,
+    "tx_bytes": 999,
+    "drops": 0,
+    "target": None,
+    "origin": "remote",
+    "direction": "server",
+}
+FRIEND = {
+    "public_key": KEY,
+    "name": "alice",
+    "state": "offline",
+    "address": "10.77.3.9",
+    "address6": "fd74:756e:6677::9",
+    "message": None,
+}
+CONTACT = {
+    "name": "alice",
+    "public_key": KEY,
+    "kind": "friend",
+    "via": "friend",
+    "address": "10.77.3.9",
+    "address6": "fd74:756e:6677::9",
+    "link": "direct",
+    "offline_seconds": None,
+    "ports": 1,
+    "connections": 2,
+    "tx_bytes": 1_250,
+    "rx_bytes": 0,
+    "extended": True,
+    "features": ["many", "link"],
+}
+IDENTITY = {
+    "address": ADDRESS,
+    "public_key": KEY,
+    "dht_key": KEY,
+    "udp_port": 33445,
+    "nickname": "bob",
+    "virtual_address": "10.77.0.1",
+    "virtual_address6": "fd74:756e:6677::1",
+    "interface": "tunfwd0",
+    "version": "9.9",
+    "toxcore": "0.2.20",
+}
+GROUP = {
+    "name": "lan",
+    "id": KEY,
+    "kind": "group",
+    "state": "online",
+    "public": True,
+    "members": 3,
+    "reason": None,
+    "inviter": None,
+}
+MEMBER = {
+    "name": "bob",
+    "public_key": KEY,
+    "address": None,
+    "address6": None,
+    "link": "offline",
+    "reachable": False,
+    "advice": "tunfwd friend add ADDRESS",
+}
+
+
+def _rows(out: str) -> list[list[str]]:
+    """A table's cells; columns are two spaces or more apart."""
+    return [re.split(r" {2,}", line.strip()) for line in out.splitlines()]
+
+
+def test_id(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["id"] = IDENTITY
+    result = tunfwd("id")
+    assert result.code == 0
+    assert f"Tox address      {ADDRESS}\n" in result.out
+    assert "10.77.0.1  " not in result.err
+    assert json.loads(tunfwd("id", "--json").out) == {"schema": 1, **IDENTITY}
+
+
+def test_status(daemon: Any, tunfwd: Run) -> None:
+    away = CONTACT | {"name": "bob", "link": "offline", "offline_seconds": 185.2, "address": "10.77.9.1"}
+    lost = CONTACT | {"name": "group:lan/eve", "via": "group:lan", "link": "offline", "reason": "kicked"}
+    daemon.answers["status"] = {
+        "network": "online",
+        "contacts": [CONTACT, away, lost],
+        "drops": {"malformed": 3, "none": 0},
+        "groups": [GROUP | {"state": "lost", "reason": "kicked by carol"}],
+    }
+    result = tunfwd("status")
+    assert _rows(result.out) == [
+        ["IP", "NAME", "VIA", "LINK", "PORTS", "CONNS", "TX", "RX"],
+        ["10.77.3.9", "alice", "friend", "direct", "1", "2", "1.25 kB", "0 B"],
+        ["10.77.9.1", "bob", "friend", "offline 3m", "1", "2", "1.25 kB", "0 B"],
+        ["10.77.3.9", "group:lan/eve", "group:lan", "offline (kicked)", "1", "2", "1.25 kB", "0 B"],
+    ]
+    assert result.err == "group lan is lost: kicked by carol\nDropped: malformed 3\n"
+    shown = json.loads(tunfwd("status", "--json").out)
+    assert shown["schema"] == 1
+    assert shown["contacts"] == [CONTACT, away, lost]
+
+
+def test_friend_commands(daemon: Any, tunfwd: Run) -> None:
+    for verb in ("add", "accept", "reject", "remove"):
+        daemon.answers[f"friend.{verb}"] = {"friend": FRIEND}
+    assert tunfwd("friend", "add", f"tox:{ADDRESS.lower()}", "--name", "alice").out.startswith(
+        "alice is asked"
+    )
+    accepted = tunfwd("friend", "accept", KEY[:6], "--name", "alice")
+    assert accepted.out == "alice is a friend now, at 10.77.3.9\n"
+    assert tunfwd("friend", "reject", KEY[:6]).code == 0
+    assert tunfwd("friend", "remove", "alice", "--json").code == 0
+    assert daemon.calls == [
+        ("friend.add", {"address": ADDRESS, "name": "alice"}),
+        ("friend.accept", {"key": KEY[:6], "name": "alice"}),
+        ("friend.reject", {"key": KEY[:6]}),
+        ("friend.remove", {"name": "alice"}),
+    ]
+
+
+def test_friend_list(daemon: Any, tunfwd: Run) -> None:
+    asking = FRIEND | {
+        "state": "pending",
+        "name": "",
+        "address": None,
+        "address6": None,
+        "message": "hi\x1b[2J",
+    }
+    daemon.answers["friend.list"] = {"friends": [FRIEND, asking]}
+    result = tunfwd("friend", "list")
+    assert _rows(result.out)[1:] == [
+        ["alice", "offline", "10.77.3.9", KEY, "-"],
+        ["-", "pending", "-", KEY, "hi[2J"],
+    ]
+    assert json.loads(tunfwd("friend", "list", "--json").out)["friends"] == [FRIEND, asking]
+
+
+def test_offer(daemon: Any, tunfwd: Run) -> None:
+    ours = OFFER | {"origin": "local", "state": "offered"}
+    daemon.answers["offer.add"] = {"offers": [ours, ours | {"contact": "group:lan", "state": "waiting"}]}
+    result = tunfwd(
+        *("offer", "8080/tcp", "--to", "alice", "--to", "group:lan", "--name", "web"),
+        *("--target", "[::1]:80", "--source", "host"),
+    )
+    assert result.out == (
+        "offered 8080/tcp as web (1a2b3c4d) to alice\n"
+        "offered 8080/tcp as web (1a2b3c4d) to group:lan; it goes out once they are online\n"
+    )
+    assert daemon.calls == [
+        (
+            "offer.add",
+            {
+                "protocol": "tcp",
+                "port": 8080,
+                "to": ["alice", "group:lan"],
+                "name": "web",
+                "target": "[::1]:80",
+                "source": "host",
+            },
+        )
+    ]
+
+
+def test_a_port_without_protocol_is_tcp_and_said_to_be(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["offer.add"] = {"offers": []}
+    result = tunfwd("offer", "8080", "--to", "alice")
+    assert (result.code, result.err) == (0, "tunfwd: 8080 is taken as 8080/tcp\n")
+    assert daemon.calls[0][1]["protocol"] == "tcp"
+
+
+def test_offers(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["offer.list"] = {
+        "offers": [OFFER, OFFER | {"origin": "local", "port": 0, "target": "h:1"}]
+    }
+    rows = _rows(tunfwd("offers").out)
+    assert rows[1:] == [
+        ["1a2b3c4d", "alice", "them", "server", "8080/tcp", "web", "-", "pending"],
+        ["1a2b3c4d", "alice", "us", "server", "any/tcp", "web", "h:1", "pending"],
+    ]
+    assert json.loads(tunfwd("offers", "--json").out)["offers"][0] == OFFER
+
+
+def test_accept(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["offer.accept"] = {"mapping": MAPPING}
+    result = tunfwd("accept", "web", "--from", "alice", "--port", "9090", "--target", "127.0.0.1:80")
+    assert result.out == "web, 8080/tcp of alice is at 10.77.3.9:8080\n"
+    assert daemon.calls == [
+        ("offer.accept", {"offer": "web", "contact": "alice", "port": 9090, "target": "127.0.0.1:80"})
+    ]
+    daemon.answers["offer.accept"] = {
+        "mapping": MAPPING | {"direction": "connection", "target": "127.0.0.1:22", "name": ""}
+    }
+    assert tunfwd("accept", "1a2b").out == "alice may reach 127.0.0.1:22 as 8080/tcp\n"
+
+
+def test_deny_kill_request(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["offer.deny"] = {"offers": [OFFER]}
+    daemon.answers["kill"] = {"killed": [{"id": "1a2b3c4d", "contact": "alice", "name": "web"}]}
+    daemon.answers["request"] = {"offers": [OFFER | {"port": 22, "name": "", "state": "waiting"}]}
+    assert tunfwd("deny", "web").out == "denied 8080/tcp as web (1a2b3c4d) of alice\n"
+    assert tunfwd("kill", "1a", "--from", "alice").out == "ended web (1a2b3c4d), alice\n"
+    asked = tunfwd("request", "22/tcp", "--from", "alice", "--port", "2222", "--name", "ssh")
+    assert asked.out == "asked alice for 22/tcp (1a2b3c4d); it goes out once they are online\n"
+    assert daemon.calls == [
+        ("offer.deny", {"offer": "web"}),
+        ("kill", {"id": "1a", "contact": "alice"}),
+        ("request", {"protocol": "tcp", "port": 22, "contact": "alice", "local_port": 2222, "name": "ssh"}),
+    ]
+
+
+def test_ports(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["ports"] = {"ports": [MAPPING]}
+    rows = _rows(tunfwd("ports").out)
+    assert rows == [
+        ["ID", "PEER", "PROTO", "VIRTUAL", "TARGET", "NAME", "STATE", "CONNS", "TX", "RX", "DROPS"],
+        ["1a2b3c4d", "alice", "tcp", "10.77.3.9:8080", "-", "web", "running", "2", "999 B", "123 MB", "0"],
+    ]
+    assert json.loads(tunfwd("ports", "--json").out) == {"schema": 1, "ports": [MAPPING]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method", "key", "advice"),
+    [
+        (("offers",), "offer.list", "offers", "tunfwd offer 8080/tcp --to NAME"),
+        (("ports",), "ports", "ports", "tunfwd accept"),
+        (("friend", "list"), "friend.list", "friends", "tunfwd friend add ADDRESS"),
+        (("group", "list"), "group.list", "groups", "tunfwd group create NAME"),
+        (("conference", "list"), "conference.list", "groups", "tunfwd conference create NAME"),
+    ],
+)
+def test_an_empty_listing_says_what_to_do(
+    daemon: Any, tunfwd: Run, arguments: tuple[str, ...], method: str, key: str, advice: str
+) -> None:
+    daemon.answers[method] = {key: []}
+    result = tunfwd(*arguments)
+    assert (result.code, result.out) == (0, "")
+    assert advice in result.err
+    assert json.loads(tunfwd(*arguments, "--json").out) == {"schema": 1, key: []}
+
+
+def test_ping(daemon: Any, tunfwd: Run) -> None:
+    times = iter([0.5, 0.00012, 0.0034])
+
+    def answer(params: dict[str, object]) -> dict[str, object]:
+        return {"contact": "alice", "seconds": next(times), "path": "relay"}
+
+    daemon.answers["ping"] = answer
+    assert tunfwd("ping", "alice", "--timeout", "2").out == "alice answered in 500 ms (relay)\n"
+    assert daemon.calls == [("ping", {"name": "alice", "timeout": 2.0})]
+    assert tunfwd("ping", "alice", "-c", "2").out == (
+        "alice answered in 0.12 ms (relay)\n"
+        "alice answered in 3.4 ms (relay)\n"
+        "2 of 2 answered; least 0.12 ms, median 3.4 ms, most 3.4 ms\n"
+    )
+
+
+def test_ping_without_answer(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["ping"] = ControlError("timeout", "alice did not answer")
+    result = tunfwd("ping", "alice", "--timeout", "1")
+    assert (result.code, result.out, result.err) == (124, "", "no answer from alice within 1 s\n")
+    result = tunfwd("ping", "alice", "--json")
+    assert result.code == 124
+    assert json.loads(result.out) == {
+        "schema": 1,
+        "contact": "alice",
+        "sent": 1,
+        "received": 0,
+        "seconds": None,
+        "path": None,
+        "replies": [],
+    }
+
+
+def test_version(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["version"] = {"version": "9.9", "toxcore": "0.2.20"}
+    assert tunfwd("version").out == f"tunfwd {__version__}\ndaemon 9.9, libtoxcore 0.2.20\n"
+    alone = tunfwd("version", "--json", TUNFWD_SOCKET="/nowhere/x.sock")
+    assert (alone.code, json.loads(alone.out)) == (0, {"schema": 1, "version": __version__, "daemon": None})
+
+
+def test_groups(daemon: Any, tunfwd: Run, tmp_path: Any) -> None:
+    password = tmp_path / "password"
+    password.write_text("sécret\nnot this\n")
+    for method in ("group.create", "group.join", "group.invite", "group.leave"):
+        daemon.answers[method] = {"group": GROUP}
+    daemon.answers["group.list"] = {"groups": [GROUP, GROUP | {"state": "invited", "inviter": "eve"}]}
+    daemon.answers["group.peers"] = {"group": GROUP, "peers": [MEMBER]}
+    assert KEY in tunfwd("group", "create", "lan", "--public", "--password-file", str(password)).out
+    assert tunfwd("group", "join", KEY, "--password-file", str(password)).out == "in lan\n"
+    assert tunfwd("group", "invite", "lan", "bob").out == "invited bob into lan\n"
+    assert tunfwd("group", "leave", "lan").out == "left lan\n"
+    listed = _rows(tunfwd("group", "list").out)
+    assert listed[1:] == [["lan", "online", "3", "-", KEY], ["lan", "invited", "-", "eve", KEY]]
+    members = _rows(tunfwd("group", "peers", "lan").out)
+    assert members[1] == ["-", "bob", "not reachable", KEY, "tunfwd friend add ADDRESS"]
+    assert daemon.calls[:4] == [
+        ("group.create", {"name": "lan", "public": True, "password": "sécret"}),
+        ("group.join", {"group": KEY, "password": "sécret"}),
+        ("group.invite", {"group": "lan", "friend": "bob"}),
+        ("group.leave", {"group": "lan"}),
+    ]
+    for wrong in (tmp_path / "none", tmp_path):
+        result = tunfwd("group", "join", KEY, "--password-file", str(wrong))
+        assert (result.code, result.err[:20]) == (2, "tunfwd: the password")
+
+
+def test_conferences(daemon: Any, tunfwd: Run) -> None:
+    entry = GROUP | {"kind": "conference", "state": "connecting"}
+    for method in ("create", "join", "invite", "leave"):
+        daemon.answers[f"conference.{method}"] = {"group": entry}
+    daemon.answers["conference.peers"] = {"group": entry, "peers": []}
+    assert tunfwd("conference", "create", "lan").out == "founded lan\n"
+    assert tunfwd("conference", "join", "lan").out == "joining lan; see: tunfwd conference list\n"
+    assert tunfwd("conference", "invite", "lan", "bob").code == 0
+    assert tunfwd("conference", "leave", "lan").code == 0
+    assert "tunfwd conference invite lan NAME" in tunfwd("conference", "peers", "lan").err
+    assert [method for method, _ in daemon.calls] == [
+        f"conference.{verb}" for verb in ("create", "join", "invite", "leave", "peers")
+    ]
+
+
+@pytest.mark.parametrize("code", EXIT_CODES)
+def test_every_failure_has_its_exit_code(daemon: Any, tunfwd: Run, code: Any) -> None:
+    daemon.answers["status"] = ControlError(code, "something\nis \x1b[31mwrong")
+    result = tunfwd("status")
+    assert (result.code, result.out) == (EXIT_CODES[code], "")
+    assert result.err == "tunfwd: something is [31mwrong\n"

@@ -1,0 +1,5 @@
+"""`python -m tunfwd.cli`, where the `tunfwd` script is not on the PATH."""
+
+from tunfwd.cli.main import main
+
+main()
