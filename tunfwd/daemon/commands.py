@@ -257,7 +257,7 @@ class Commands:
             raise _ambiguous(params.id, found)
         killed: list[api.Killed] = []
         for peer, mapping in found:
-            killed.append({"id": f"{mapping.msg_id:08x}", "contact": peer.label, "name": clean(mapping.name)})
+            killed.append({"id": _id(mapping), "contact": peer.label, "name": clean(mapping.name)})
             self._portfolio.end(peer, mapping)
             self._switch.touch(peer)
         return {"killed": killed}
@@ -269,13 +269,16 @@ class Commands:
         return [(peer, mapping) for peer in self._peers for mapping in peer.session.mappings]
 
     def _find(self, text: str, contact: str | None) -> list[Found]:
-        """Return the mappings that a person may mean: by name, or by the beginning of the id."""
+        """Return the mappings that a person may mean: by name, by port, or by the beginning of the id."""
         peer = self._peers.find(contact) if contact is not None else None
         mappings = [found for found in self._all() if peer in (None, found[0])]
         named = [found for found in mappings if found[1].name and clean(found[1].name) == text]
-        return named or [
-            found for found in mappings if text and f"{found[1].msg_id:08x}".startswith(text.lower())
-        ]
+        ported = [found for found in mappings if text.lower() in _ports_of(found[1])]
+        return (
+            named
+            or ported
+            or [found for found in mappings if text and _id(found[1]).startswith(text.lower())]
+        )
 
     def _find_pending(self, text: str, contact: str | None, verb: str) -> Found:
         found = self._find(text, contact)
@@ -297,6 +300,15 @@ class Commands:
         for peer, _ in found:
             self._switch.touch(peer)
         return {"offers": [_offer_entry(peer, mapping) for peer, mapping in found]}
+
+
+def _id(mapping: Mapping) -> str:
+    return f"{mapping.msg_id:08x}"
+
+
+def _ports_of(mapping: Mapping) -> tuple[str, str]:
+    """How a person may name a mapping by its port."""
+    return (str(mapping.port), f"{mapping.port}/{mapping.protocol.name.lower()}")
 
 
 def _ambiguous(text: str, found: list[Found]) -> ControlError:
@@ -354,7 +366,7 @@ def _request_entry(request: FriendRequest) -> api.FriendEntry:
 
 def _offer_entry(peer: Peer, mapping: Mapping) -> api.OfferEntry:
     return {
-        "id": f"{mapping.msg_id:08x}",
+        "id": _id(mapping),
         "contact": peer.label,
         "direction": "server" if mapping.direction is Direction.SERVER else "connection",
         "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
@@ -369,7 +381,7 @@ def _offer_entry(peer: Peer, mapping: Mapping) -> api.OfferEntry:
 def _mapping_entry(peer: Peer, mapping: Mapping) -> api.MappingEntry:
     details = peer.details_of(mapping)
     return {
-        "id": f"{mapping.msg_id:08x}",
+        "id": _id(mapping),
         "contact": peer.label,
         "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
         "address": str(peer.address),

@@ -645,6 +645,7 @@ class Negotiation:
     def _add(self, mapping: Mapping) -> Mapping:
         if len(self.mappings) >= MAX_MAPPINGS:
             raise Misuse("too many mappings with this contact")
+        mapping.msg_id = self._new_id()  # until it is offered: an id for people to name it by
         self.mappings.append(mapping)
         return mapping
 
