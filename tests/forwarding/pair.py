@@ -1,0 +1,333 @@
+"""Two sessions, or one session and raw v0.1 bytes, joined in memory under a virtual clock."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from tunfwd.forwarding import events as ev
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.negotiation import Limits
+from tunfwd.forwarding.session import FEATURES, Session, Settings
+from tunfwd.forwarding.states import FlowState, MappingState, Role
+from tunfwd.wire.carriers import FRIEND, Carrier
+from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
+
+Answer = Reason | bool | None  # of a service: True is up, None is no answer yet, a reason is why it failed
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a side offers or has accepted, through restarts."""
+
+    direction: Direction
+    protocol: Protocol
+    port: int
+    name: str
+
+
+class Side:
+    """A session and an owner for it, which answers its events the way the daemon does."""
+
+    def __init__(
+        self,
+        seed: int = 1,
+        *,
+        carrier: Carrier = FRIEND,
+        features: Feature = FEATURES,
+        limits: Limits | None = None,
+    ) -> None:
+        self.random = Random(seed)
+        self.carrier = carrier
+        self.settings = Settings(features, limits or Limits())
+        self.service: Callable[[Flow], Answer] = lambda flow: True
+        self.auto_take = True
+        self.auto_read = True
+        self.auto_end = True
+        self.forget_all()
+        self.session = self.new_session()
+
+    def new_session(self) -> Session:
+        epoch = self.random.getrandbits(64)
+        return Session(self.carrier, epoch=epoch, random=self.random, settings=self.settings)
+
+    def forget_all(self) -> None:
+        self.events: list[ev.Event] = []
+        self.flows: list[Flow] = []
+        self.opened: list[Flow] = []
+        self.failed: dict[Flow, Reason] = {}
+        self.ended: dict[Flow, Reason | None] = {}
+        self.got: dict[Flow, bytearray] = {}
+        self.eof: set[Flow] = set()
+        self.datagrams: dict[Flow, list[bytes]] = {}
+
+    def restart(self) -> None:
+        """Come back as another run, with what the state directory keeps."""
+        kept = [(m.origin, m.direction, m.protocol, m.port, m.name, m.taken) for m in self.session.mappings]
+        self.forget_all()
+        self.session = self.new_session()
+        for origin, direction, protocol, port, name, taken in kept:
+            if origin is Origin.LOCAL:
+                self.session.offer(protocol, port, name, 0.0, direction=direction)
+            elif taken:
+                self.session.expect(direction, protocol, port, name)
+
+    def mapping(self, **wanted: object) -> Mapping:
+        """The one mapping with these attributes."""
+        found = [m for m in self.session.mappings if all(getattr(m, k) == v for k, v in wanted.items())]
+        assert len(found) == 1, found
+        return found[0]
+
+    def drain(self, now: float) -> bool:
+        """Handle the events there are; whether there were any."""
+        any_event = False
+        while (event := self.session.next_event()) is not None:
+            any_event = True
+            self.events.append(event)
+            self.handle(event, now)
+        return any_event
+
+    def handle(self, event: ev.Event, now: float) -> None:
+        match event:
+            case ev.OfferArrived(mapping):
+                if self.auto_take and mapping.state is MappingState.PENDING:
+                    self.session.take(mapping, now)
+            case ev.ServiceWanted(flow):
+                self.flows.append(flow)
+                self.answer(flow, self.service(flow), now)
+            case ev.Opened(flow):
+                assert flow not in self.failed
+                assert flow not in self.ended
+                self.opened.append(flow)
+            case ev.Failed(flow, reason):
+                assert flow not in self.opened
+                assert flow not in self.failed
+                self.failed[flow] = reason
+            case ev.FlowEnded(flow, reason):
+                assert flow not in self.ended
+                assert flow not in self.failed
+                self.ended[flow] = reason
+            case ev.Readable(flow):
+                if self.auto_read:
+                    self.read(flow)
+                if self.auto_end and flow in self.eof and flow.role is Role.SERVING:
+                    flow.finish(now)
+            case ev.DatagramArrived(flow, payload):
+                self.datagrams.setdefault(flow, []).append(payload)
+
+    def answer(self, flow: Flow, answer: Answer, now: float) -> None:
+        if isinstance(answer, Reason):
+            self.session.service_failed(flow, answer, now)
+        elif answer:
+            self.session.service_up(flow, now)
+
+    def read(self, flow: Flow, limit: int = 1 << 30) -> bytes:
+        data = flow.read(limit)
+        self.got.setdefault(flow, bytearray()).extend(data)
+        if flow.at_end:
+            self.eof.add(flow)
+        return data
+
+    def leaks(self) -> dict[str, int]:
+        """What a session holds for flows; all zero when none is left."""
+        negotiation = self.session._negotiation
+        transport = self.session._transport
+        flow_ids = sum(isinstance(owner, Flow) for owner in negotiation._ids.values())
+        timers = sum(isinstance(owner, Flow) for owner in negotiation.timers._deadlines)
+        return {
+            "flows": len(negotiation._flows),
+            "ids": flow_ids,
+            "timers": timers,
+            "lingering": len(negotiation._lingering),
+            "of mappings": sum(len(m.flows) + len(m.held) for m in self.session.mappings),
+            "turns": len(transport._ready),
+            "unread": transport.unread,
+        }
+
+
+@dataclass
+class Path:
+    """One direction of a carrier: ordered, delayed, and full at `capacity` lossless packets."""
+
+    delay: float = 0.0
+    capacity: int = 1 << 30
+    lossless: deque[tuple[float, bytes]] = field(default_factory=deque)
+    lossy: deque[tuple[float, bytes]] = field(default_factory=deque)
+
+
+class Pair:
+    """Two sides and the carrier between them."""
+
+    def __init__(self, a: Side | None = None, b: Side | None = None, **path: float) -> None:
+        self.now = 100.0
+        self.a, self.b = a or Side(1), b or Side(2)
+        self.sides = (self.a, self.b)
+        self.paths = {self.a: Path(**path), self.b: Path(**path)}  # type: ignore[arg-type]
+        self.trace: list[tuple[str, bytes]] = []
+        self.refused = 0  # times that the carrier was full
+
+    def other(self, side: Side) -> Side:
+        return self.b if side is self.a else self.a
+
+    def connect(self) -> None:
+        for side in self.sides:
+            side.session.online(self.now)
+        self.settle()
+
+    def disconnect(self) -> None:
+        """The carrier is interrupted: what it had is lost, and both notice."""
+        for side in self.sides:
+            self.lose(side)
+        self.settle()
+
+    def lose(self, side: Side) -> None:
+        """One side sees the other go; what it had sent is lost."""
+        self.paths[side].lossless.clear()
+        self.paths[side].lossy.clear()
+        side.session.offline(self.now)
+
+    def settle(self) -> None:
+        """Let everything happen that needs no time."""
+        for _ in range(100_000):
+            if not any([self._step(side) for side in self.sides]):
+                return
+        raise AssertionError("it never comes to rest")
+
+    def _step(self, side: Side) -> bool:
+        worked = side.drain(self.now)
+        path, other = self.paths[side], self.other(side)
+        name = "a" if side is self.a else "b"
+        while (packet := side.session.next_packet()) is not None:
+            if len(path.lossless) >= path.capacity:
+                side.session.put_back(packet)
+                self.refused += 1
+                break
+            assert len(packet) <= side.carrier.lossless_limit
+            self.trace.append((name, packet))
+            path.lossless.append((self.now + path.delay, packet))
+            worked = True
+        while (packet := side.session.next_datagram()) is not None:
+            path.lossy.append((self.now + path.delay, packet))
+            worked = True
+        for queue, receive in (
+            (path.lossy, other.session.receive_lossy),
+            (path.lossless, other.session.receive_lossless),
+        ):
+            while queue and queue[0][0] <= self.now:
+                receive(queue.popleft()[1], self.now)
+                other.drain(self.now)
+                worked = True
+        return worked
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while True:
+            self.settle()
+            due = [
+                queue[0][0] for path in self.paths.values() for queue in (path.lossless, path.lossy) if queue
+            ]
+            due += [t for side in self.sides if (t := side.session.next_timeout()) is not None]
+            if not due or min(due) > end:
+                self.now = end
+                return
+            self.now = max(self.now, min(due))
+            for side in self.sides:
+                timeout = side.session.next_timeout()
+                if timeout is not None and timeout <= self.now:
+                    side.session.handle_timeout(self.now)
+
+    # A served port, and a connection to it.
+
+    def serve(self, protocol: Protocol = Protocol.TCP, port: int = 80, name: str = "web") -> Mapping:
+        """Offer from `a`; returns the mapping at `b`, running."""
+        self.a.session.offer(protocol, port, name, self.now)
+        self.run(10 * self.paths[self.a].delay)
+        return self.b.mapping(port=port, protocol=protocol, origin=Origin.REMOTE)
+
+    def open(self, mapping: Mapping) -> tuple[Flow, Flow]:
+        """Connect at `b`; returns the flow's two ends, the using one first."""
+        before = len(self.a.flows)
+        flow = self.b.session.connect(mapping, self.now)
+        assert flow is not None
+        self.run(10 * self.paths[self.a].delay)
+        assert flow.state is FlowState.OPEN
+        return flow, self.a.flows[before]
+
+    def no_leaks(self) -> None:
+        for side in self.sides:
+            assert not any(side.leaks().values()), side.leaks()
+
+
+class Plain:
+    """A session facing a peer that speaks v0.1 and nothing else, byte by byte."""
+
+    def __init__(self, side: Side | None = None) -> None:
+        self.side = side or Side(1)
+        self.session = self.side.session
+        self.now = 100.0
+        self.session.online(self.now)
+        self.next_id = 0x1000
+
+    def send(self, kind: int, msg_id: int, body: bytes = b"") -> None:
+        packet = b"\xa7" + bytes((kind,)) + msg_id.to_bytes(4, "little") + body
+        self.session.receive_lossless(packet, self.now)
+        self.side.drain(self.now)
+
+    def offer(
+        self, protocol: Protocol, direction: Direction, port: int = 80, name: bytes = b"x", msg_id: int = 0
+    ) -> int:
+        if not msg_id:
+            self.next_id += 1
+            msg_id = self.next_id
+        body = bytes((protocol, direction)) + port.to_bytes(2, "little") + bytes((len(name),)) + name
+        self.send(0, msg_id, body)
+        return msg_id
+
+    def accept(self, msg_id: int) -> None:
+        self.send(1, msg_id)
+
+    def ack(self, msg_id: int) -> None:
+        self.send(2, msg_id)
+
+    def kill(self, msg_id: int) -> None:
+        self.send(3, msg_id)
+
+    def data(self, msg_id: int, payload: bytes) -> None:
+        self.send(4, msg_id, payload)
+
+    def datagram(self, msg_id: int, payload: bytes) -> None:
+        self.session.receive_lossy(b"\xc8" + msg_id.to_bytes(4, "little") + payload, self.now)
+        self.side.drain(self.now)
+
+    def heard(self) -> list[tuple[int, int, bytes]]:
+        """(type, msg_id, rest) of everything said since the last time; a Hello is skipped, as v0.1 does."""
+        self.side.drain(self.now)
+        packets = []
+        while (packet := self.session.next_packet()) is not None:
+            assert packet[:1] == b"\xa7"
+            if packet[1] != 0x0F:
+                packets.append((packet[1], int.from_bytes(packet[2:6], "little"), packet[6:]))
+        self.side.drain(self.now)
+        return packets
+
+    def heard_datagrams(self) -> list[tuple[int, bytes]]:
+        packets = []
+        while (packet := self.session.next_datagram()) is not None:
+            assert packet[:1] == b"\xc8"
+            packets.append((int.from_bytes(packet[1:5], "little"), packet[5:]))
+        return packets
+
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (due := self.session.next_timeout()) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.session.handle_timeout(self.now)
+            self.side.drain(self.now)
+        self.now = end
+
+
+def said(pair: Pair, name: str) -> Counter[int]:
+    """How many packets of each type byte a side has sent (friend carrier)."""
+    return Counter(packet[1] for who, packet in pair.trace if who == name)
