@@ -392,6 +392,25 @@ class TestOtherUsers:
             open_path.chmod(0o666)
             assert "you may not use" in await self.connect(open_path, 65534, 65534, [4])
 
+    async def test_a_group_needs_no_privilege_once_the_listener_is_made(self, open_path: Path) -> None:
+        code = (
+            "import sys, trio\nfrom pathlib import Path\n"
+            "from tunfwd.control.listener import listening\nfrom tunfwd.control.server import serve_on\n"
+            "from tunfwd.tun.privileges import drop\n"
+            "async def echo(method, params): return {'method': method}\n"
+            f"with listening(Path(sys.argv[1]), '{self.GROUP}') as listener:\n"
+            "    drop()\n    print(flush=True)\n    trio.run(serve_on, listener, echo)\n"
+        )
+        daemon = subprocess.Popen([sys.executable, "-c", code, open_path], stdout=subprocess.PIPE)
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline() == b"\n"
+            assert '"result"' in await self.connect(open_path, 65534, 65534, [1])
+            assert await self.connect(open_path, 65534, 65534, [4]) == "PermissionError\n"
+        finally:
+            daemon.kill()
+            daemon.communicate(timeout=10)
+
 
 async def test_dispatch(path: Path) -> None:
     async def ping(params: api.Ping) -> api.PingResult:

@@ -33,11 +33,11 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
 
 def _checks(session: Session) -> Iterator[api.Check]:
-    yield _libtoxcore()
-    yield from _configuration(session)
     daemon, its_checks = _daemon(session)
-    if daemon["level"] != "ok":
-        yield _tun()  # a daemon that runs has what it needs, whatever we may do
+    if daemon["level"] != "ok":  # one that runs has found its library and device, whatever we would find
+        yield _libtoxcore()
+        yield _tun()
+    yield from _configuration(session)
     yield from _sockets(session)
     yield daemon
     yield from its_checks

@@ -27,7 +27,7 @@ def add(ctx: click.Context, address: str, name: str | None, message: str | None,
     show(
         result,
         as_json,
-        lambda shown: say(f"{_called(shown['friend'])} is asked; they answer with: friend accept"),
+        lambda shown: say(f"{_called(shown['friend'])} is asked; over there: tunfwd friend accept KEY"),
     )
 
 
