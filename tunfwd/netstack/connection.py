@@ -286,7 +286,8 @@ class Connection:
     def _arrives_unacceptable(self, start: int, flags: int, now: float) -> None:
         if flags & tcp.RST:
             return
-        if self.state is State.SYN_RECEIVED and flags & tcp.SYN and start + 1 == self._receive.next:
+        repeated = flags & (tcp.SYN | tcp.ACK) == tcp.SYN and start + 1 == self._receive.next
+        if repeated and self.state is State.SYN_RECEIVED:
             self._syn_due = True  # our answer was lost
         else:
             self._acknowledge = True
@@ -487,6 +488,7 @@ class Connection:
         if self.state is State.INCOMING:
             self._environment.decided(self)
         self.state = State.CLOSED
+        self._acknowledge = self._probe = self._syn_due = False
         self.timer.stop()
         self._send.clear()
         self._environment.forget(self)

@@ -224,7 +224,7 @@ class SendBuffer:
             self._flight_bytes += length
         self.next += length + fin
         self._fin_sent = fin
-        return Piece(sequence, data, length == unsent, fin)
+        return Piece(sequence, data, 0 < length == unsent, fin)
 
     def clear(self) -> None:
         """Drop everything: the connection is over."""

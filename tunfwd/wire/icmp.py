@@ -92,16 +92,21 @@ def parse(data: Buffer, packet: ip.Packet) -> Echo | Report | None:
 def parse_quote(quote: memoryview) -> Quoted:
     """What a Report quotes: the IP header and 8 bytes of ours, possibly no more. Raises Malformed."""
     version = quote[0] >> 4 if quote else 0
+    offset = 0
     if version == 4 and len(quote) >= 28:
         start, protocol = (quote[0] & 15) * 4, quote[9]
         source, destination = bytes(quote[12:16]), bytes(quote[16:20])
+        offset = int.from_bytes(quote[6:8], "big") & 0x1FFF
     elif version == 6 and len(quote) >= 48:
-        start, protocol = ip.HEADER_LENGTH_V6, quote[6]  # we send no extension headers but fragments'
+        start, protocol = ip.HEADER_LENGTH_V6, quote[6]
         source, destination = bytes(quote[8:24]), bytes(quote[24:40])
+        if protocol == ip.FRAGMENT:  # the only extension header that we send
+            start, protocol = start + ip.FRAGMENT_HEADER_LENGTH, quote[40]
+            offset = int.from_bytes(quote[42:44], "big") & 0xFFF8
     else:
         raise Malformed("ICMP quote")
-    if len(quote) < start + 8:
-        raise Malformed("ICMP quote cut short")
+    if offset or len(quote) < start + 8:
+        raise Malformed("ICMP quote without ports")
     source_port, destination_port, sequence = struct.unpack_from(">HHI", quote, start)
     return Quoted(source, destination, protocol, source_port, destination_port, sequence)
 

@@ -11,6 +11,7 @@ from tunfwd.wire.checksum import Buffer, checksum
 ICMP = 1
 TCP = 6
 UDP = 17
+FRAGMENT = 44  # IPv6 alone
 ICMPV6 = 58
 
 MAX_PACKET = 65535  # bytes; what a TUN device takes and IPv4 can say
@@ -29,7 +30,6 @@ _MORE_FRAGMENTS = 0x2000
 
 _HOP_BY_HOP = 0
 _ROUTING = 43
-_FRAGMENT = 44
 _DESTINATION_OPTIONS = 60
 _MAX_EXTENSION_HEADERS = 8
 
@@ -111,11 +111,11 @@ def _parse_v6(data: Buffer, start: int) -> Packet:
         raise Malformed("IPv6 packet cut short")
     fragment = None
     for _ in range(_MAX_EXTENSION_HEADERS):
-        if protocol not in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS):
+        if protocol not in (_HOP_BY_HOP, _ROUTING, FRAGMENT, _DESTINATION_OPTIONS):
             return Packet(6, source, destination, protocol, start, payload, end, True, fragment)
         if payload + 8 > end:
             raise Malformed("IPv6 extension header cut short")
-        if protocol == _FRAGMENT:
+        if protocol == FRAGMENT:
             if fragment is not None:
                 raise Malformed("fragment of a fragment")
             protocol, offset, identification = _FRAGMENT_V6.unpack_from(data, payload)
@@ -180,7 +180,7 @@ def _build_v6(
 ) -> bytes:
     if fragment is None:
         return _V6.pack(0x6000_0000, length, protocol, hop_limit, source, destination)
-    header = _V6.pack(0x6000_0000, FRAGMENT_HEADER_LENGTH + length, _FRAGMENT, hop_limit, source, destination)
+    header = _V6.pack(0x6000_0000, FRAGMENT_HEADER_LENGTH + length, FRAGMENT, hop_limit, source, destination)
     return header + _FRAGMENT_V6.pack(protocol, fragment.offset | fragment.more, fragment.identification)
 
 
