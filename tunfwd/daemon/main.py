@@ -15,7 +15,8 @@ from random import SystemRandom
 import trio
 
 from tunfwd.control.errors import ConfigurationError, ControlError
-from tunfwd.control.server import serve
+from tunfwd.control.listener import Listener, listening
+from tunfwd.control.server import serve_on
 from tunfwd.daemon import config as configuration
 from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.callers import Callers
@@ -61,13 +62,17 @@ def run(path: str | None = None) -> int:
         level=config.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
     os.umask(0o077)
-    with State.load(config.state) as state, _tunnel(config) as tunnel:
+    with (
+        State.load(config.state) as state,
+        listening(config.socket, config.group) as listener,
+        _tunnel(config) as tunnel,
+    ):
         raise_descriptor_limit()
         privileges.drop()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         try:
-            trio.run(_serve, config, state, tunnel)
+            trio.run(_serve, config, state, listener, tunnel)
         except BaseExceptionGroup as group:
             raise _explain(group) from group
         except (ToxError, ToxcoreUnusable, IdentityError) as error:
@@ -101,7 +106,7 @@ def _tunnel(config: Config) -> Iterator[Tunnel]:
         device.close()
 
 
-async def _serve(config: Config, state: State, tunnel: Tunnel) -> None:
+async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunnel) -> None:
     """Wire the parts together and run them."""
     device, random, poller, peers = tunnel.device, SystemRandom(), Poller(), Peers()
     saver = Saver(state)
@@ -146,19 +151,13 @@ async def _serve(config: Config, state: State, tunnel: Tunnel) -> None:
             await nursery.start(saver.run)
             await nursery.start(engine.run)
             await nursery.start(client.run)
-            await nursery.start(_control, config, commands)
+            await nursery.start(serve_on, listener, commands.dispatcher)
             log.info("our Tox address is %s", client.address)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for number in signals:
                     log.info("%s: ending", signal.Signals(number).name)
                     break
             nursery.cancel_scope.cancel()
-
-
-async def _control(
-    config: Config, commands: Commands, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    await serve(config.socket, commands.dispatcher, group=config.group, task_status=task_status)
 
 
 def _nickname() -> str:
