@@ -290,13 +290,12 @@ class Negotiation:
     def _place(self, offer: Offer) -> Mapping | None:
         """Return the mapping that an Offer renews, or a new one; None where there are too many."""
         key = (offer.direction, offer.protocol, offer.port, offer.name)
-        remote = [mapping for mapping in self.mappings if mapping.origin is Origin.REMOTE]
-        for mapping in remote:
-            if mapping.key == key:
+        pending = 0
+        for mapping in self.mappings:
+            if mapping.port == offer.port and mapping.key == key and mapping.origin is Origin.REMOTE:
                 return mapping if self._make_way(mapping) else None
-        if sum(mapping.state is MappingState.PENDING for mapping in remote) >= MAX_PENDING:
-            return None
-        if len(self.mappings) >= MAX_MAPPINGS:
+            pending += mapping.state is MappingState.PENDING
+        if pending >= MAX_PENDING or len(self.mappings) >= MAX_MAPPINGS:
             return None
         return self._add(Mapping(Origin.REMOTE, *key))
 
