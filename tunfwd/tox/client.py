@@ -2,12 +2,13 @@
 
 Each round of the loop calls toxcore's `iterate`, from within which the handler gets its events, then
 `Handler.iterated`, then sleeps until toxcore's UDP socket is readable, its own interval is over, or `wake` is
-called.
+called; pacing.py says how long exactly, and why. Every round passes a checkpoint, however busy.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,13 +22,12 @@ from tunfwd.tox.friends import Friends
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.identity import Identity, IdentityError, read_passphrase
 from tunfwd.tox.library import Library, choose
+from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.settings import Node, Settings
 from tunfwd.tox.sockets import find_udp_socket, udp_sockets
 
 log = logging.getLogger(__name__)
 
-RELAYED_INTERVAL = 0.004  # s between rounds while a relayed contact is active: there is no socket to wait for
-RELAYED_LINGER = 1.0  # s after its last packet that a relayed contact counts as active
 BOOTSTRAP_DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # s between attempts; the last one stays
 SAVE_DELAY = 2.0  # s from a change that toxcore made by itself to the file
 SAVE_RETRY = 60.0  # s until an identity that could not be written is tried again
@@ -81,8 +81,7 @@ class Client:
         self._dirty = trio.Event()
         self._nap: trio.CancelScope | None = None
         self._woken = False
-        self.relayed = False
-        self._relayed_until = 0.0
+        self._pacing = Pacing()
 
         self.udp_port = self._port("udp_port")
         """Our UDP port, None when UDP is off."""
@@ -91,7 +90,7 @@ class Client:
         self._socket = find_udp_socket(self.udp_port, older) if self.udp_port else None
         if self.udp_port and self._socket is None:
             log.warning("toxcore's UDP socket was not found: latency will be tens of milliseconds")
-        self.friends = Friends(self._tox, self, handler, self.save)
+        self.friends = Friends(self._tox, self._pacing, handler, self.save)
         if settings.name:
             self._tox.name = settings.name.encode()
         self.save()
@@ -179,6 +178,7 @@ class Client:
             try:
                 while True:
                     self._tox.iterate()
+                    self._pacing.release(trio.current_time())
                     self._handler.iterated()
                     await self._sleep()
             finally:
@@ -192,16 +192,12 @@ class Client:
             self._nap.cancel()
 
     async def _sleep(self) -> None:
+        """Return when there is something to do, after at least one checkpoint."""
         now = trio.current_time()
-        interval = self._tox.iteration_interval / 1000
-        if self.relayed:
-            self.relayed = False
-            self._relayed_until = now + RELAYED_LINGER
-        if now < self._relayed_until:
-            interval = min(interval, RELAYED_INTERVAL)
-        if self._woken:
-            interval = 0
-        with trio.CancelScope(deadline=now + interval) as self._nap:
+        earliest, latest = self._pacing.next_round(now, self._tox.iteration_interval / 1000)
+        if earliest > now:
+            await trio.sleep_until(earliest)
+        with trio.CancelScope(deadline=-math.inf if self._woken else latest) as self._nap:
             if self._socket is None:
                 await trio.sleep_forever()
             else:

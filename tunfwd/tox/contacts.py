@@ -7,7 +7,7 @@ state on it. Friends and members of groups look the same from outside; friends.p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from tunfwd.tox.enums import Tox_Connection
 from tunfwd.tox.errors import (
@@ -24,6 +24,7 @@ from tunfwd.wire import carriers
 if TYPE_CHECKING:
     from tunfwd.tox.binding import Tox_Ptr
     from tunfwd.tox.groups import Group
+    from tunfwd.tox.pacing import Pacing
 
 Connection = Tox_Connection
 NONE = Tox_Connection.TOX_CONNECTION_NONE
@@ -35,29 +36,23 @@ class ContactOffline(Exception):
     """The contact cannot be reached now. What was queued for it is lost."""
 
 
-class Pace(Protocol):
-    """Where a contact reports what the run loop must know (client.py)."""
-
-    relayed: bool
-    """Set when something came from or went to a contact behind a relay."""
-
-
 class Contact(ABC):
     """Someone who can be talked to."""
 
-    __slots__ = ("_pace", "_tox", "connection", "key", "nickname")
+    __slots__ = ("_pacing", "_tox", "accepted", "connection", "full", "key", "nickname", "tried", "wait")
 
     kind: Literal["friend", "group"]
     carrier: carriers.Carrier
 
-    def __init__(self, tox: Tox_Ptr, pace: Pace, key: bytes, nickname: str) -> None:
+    def __init__(self, tox: Tox_Ptr, pacing: Pacing, key: bytes, nickname: str) -> None:
         self._tox = tox
-        self._pace = pace
+        self._pacing = pacing
         self.key = key
         """32 bytes: the long-term key of a friend, the key in that group of a member."""
         self.nickname = nickname
         """As the contact names itself, cleaned; not unique, may be empty."""
         self.connection = NONE
+        self.reset_queue()
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.key.hex()[:8]} {self.nickname!r} {self.connection.name[15:]}>"
@@ -66,6 +61,13 @@ class Contact(ABC):
     def online(self) -> bool:
         """Whether the contact can be reached now."""
         return self.connection is not NONE
+
+    def reset_queue(self) -> None:
+        """Begin with an empty queue (pacing.Queue)."""
+        self.full = False
+        self.accepted = 0
+        self.tried = 0.0
+        self.wait = 0.0
 
     @abstractmethod
     def send_lossless(self, packet: bytes) -> bool:
@@ -91,26 +93,30 @@ class Friend(Contact):
     kind = "friend"
     carrier = carriers.FRIEND
 
-    def __init__(self, tox: Tox_Ptr, pace: Pace, number: int, key: bytes, nickname: str) -> None:
-        super().__init__(tox, pace, key, nickname)
+    def __init__(self, tox: Tox_Ptr, pacing: Pacing, number: int, key: bytes, nickname: str) -> None:
+        super().__init__(tox, pacing, key, nickname)
         self.number = number
 
     def send_lossless(self, packet: bytes) -> bool:
         """See Contact."""
+        if self.full:
+            return False
         if self.connection is not UDP:
-            self._pace.relayed = True
+            self._pacing.relayed = True
         try:
             self._tox.friend_send_lossless_packet(self.number, packet)
         except FriendCustomPacketSendq:
+            self._pacing.refused(self)
             return False
         except (FriendCustomPacketFriendNotConnected, FriendCustomPacketFriendNotFound):
             raise ContactOffline from None
+        self.accepted += 1
         return True
 
     def send_lossy(self, packet: bytes) -> bool:
         """See Contact."""
         if self.connection is not UDP:
-            self._pace.relayed = True
+            self._pacing.relayed = True
         try:
             self._tox.friend_send_lossy_packet(self.number, packet)
         except FriendCustomPacketSendq:
@@ -128,8 +134,8 @@ class Member(Contact):
     kind = "group"
     carrier = carriers.GROUP
 
-    def __init__(self, tox: Tox_Ptr, pace: Pace, group: Group, key: bytes, nickname: str) -> None:
-        super().__init__(tox, pace, key, nickname)
+    def __init__(self, tox: Tox_Ptr, pacing: Pacing, group: Group, key: bytes, nickname: str) -> None:
+        super().__init__(tox, pacing, key, nickname)
         self.group = group
         self.peer_id: int | None = None
         """toxcore's number for the member, new each time it joins; None while it is away."""
@@ -146,7 +152,7 @@ class Member(Contact):
         if self.peer_id is None:
             raise ContactOffline
         if self.connection is not UDP:
-            self._pace.relayed = True
+            self._pacing.relayed = True
         try:
             self._tox.group_send_custom_private_packet(self.group.number, self.peer_id, lossless, packet)
         except GroupSendCustomPrivatePacketFailSend:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tunfwd.tox.contacts import NONE, UDP, Friend, Pace
+from tunfwd.tox.contacts import NONE, UDP, Friend
 from tunfwd.tox.text import clean
 
 if TYPE_CHECKING:
     from tunfwd.tox.binding import Tox_Ptr
     from tunfwd.tox.enums import Tox_Connection
     from tunfwd.tox.handler import Handler
+    from tunfwd.tox.pacing import Pacing
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,9 @@ def parse_address(text: str) -> bytes:
 class Friends:
     """The list of friends and the pending requests."""
 
-    def __init__(self, tox: Tox_Ptr, pace: Pace, handler: Handler, save: Callable[[], None]) -> None:
+    def __init__(self, tox: Tox_Ptr, pacing: Pacing, handler: Handler, save: Callable[[], None]) -> None:
         self._tox = tox
-        self._pace = pace
+        self._pacing = pacing
         self._handler = handler
         self._save = save
         self._by_number: dict[int, Friend] = {}
@@ -131,7 +132,7 @@ class Friends:
     def _know(self, number: int) -> Friend:
         key = self._tox.friend_get_public_key(number)
         nickname = clean(self._tox.friend_get_name(number), NICKNAME_LIMIT)
-        friend = Friend(self._tox, self._pace, number, key, nickname)
+        friend = Friend(self._tox, self._pacing, number, key, nickname)
         self._by_number[number] = self._by_key[key] = friend
         return friend
 
@@ -162,6 +163,7 @@ class Friends:
         if before is connection:
             return
         if connection is NONE:
+            friend.reset_queue()
             self._handler.contact_offline(friend)
         elif before is NONE:
             self._handler.contact_online(friend)
@@ -172,12 +174,12 @@ class Friends:
         """Pass a packet on."""
         friend = self._by_number[number]
         if friend.connection is not UDP:
-            self._pace.relayed = True
+            self._pacing.relayed = True
         self._handler.lossless(friend, data)
 
     def on_lossy(self, number: int, data: bytes) -> None:
         """Pass a packet on."""
         friend = self._by_number[number]
         if friend.connection is not UDP:
-            self._pace.relayed = True
+            self._pacing.relayed = True
         self._handler.lossy(friend, data)

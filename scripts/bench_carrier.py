@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""Measure what bare Tox packets do between two processes on this machine, with nothing above the client.
+
+    bench_carrier.py [--seconds N] [--cases lossless,both,lossy,...]
+
+This is what everything above the carrier is compared with. `run_cases` is for other benchmarks.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from tunfwd.tox.client import Client
+from tunfwd.tox.contacts import Contact
+from tunfwd.tox.handler import Handler
+from tunfwd.tox.settings import Node, Settings
+
+SIZE = 1372  # bytes of a packet, prefix included
+OFFERED = 60_000  # packets/s in the paced lossy case
+BATCH = 64  # lossy packets sent before the loop goes round again
+
+DATA, PING, PONG, START, COUNT = b"d", b"p", b"o", b"s", b"c"
+
+
+@dataclass
+class Result:
+    """One row of the table."""
+
+    name: str
+    megabytes_per_second: float = 0.0
+    by_second: list[float] = field(default_factory=list)
+    lost: float = 0.0
+    cpu_per_packet: float = 0.0
+    """Microseconds of this process for each packet sent or received."""
+    round_trips: list[float] = field(default_factory=list)
+    """Seconds."""
+
+    def __str__(self) -> str:
+        if self.round_trips:
+            ordered = sorted(self.round_trips)
+            median, p99 = statistics.median(ordered), ordered[int(len(ordered) * 0.99)]
+            return f"{self.name:<34} median {median * 1e3:6.3f} ms   p99 {p99 * 1e3:6.3f} ms"
+        seconds = " ".join(f"{rate:.1f}" for rate in self.by_second)
+        return (
+            f"{self.name:<34} {self.megabytes_per_second:6.2f} MB/s   lost {self.lost:5.1%}   "
+            f"{self.cpu_per_packet:5.1f} us/packet   by second: {seconds}"
+        )
+
+
+class Endpoint(Handler):
+    """Sends what it is told to, counts what comes, answers pings."""
+
+    def __init__(self) -> None:
+        self.online = trio.Event()
+        self.contact: Contact | None = None
+        self.client: Client | None = None
+        self.received = 0
+        self.sent = 0
+        self.peer_count = -1
+        self.pong = trio.Event()
+        self.send: Callable[[], None] | None = None
+        self.until = 0.0
+
+    def contact_online(self, contact: Contact) -> None:
+        self.contact = contact
+        self.online.set()
+
+    def lossless(self, contact: Contact, data: bytes) -> None:
+        match data[1:2]:
+            case b"d":
+                self.received += 1
+            case b"p":
+                contact.send_lossless(data[:1] + PONG)
+            case b"o":
+                self.pong.set()
+            case b"s":
+                seconds = float(data[2:])
+                self.received = self.sent = 0
+                self.start(self.fill_lossless, seconds)
+            case b"c":
+                if len(data) > 2:
+                    self.peer_count = int(data[2:])
+                else:
+                    contact.send_lossless(data[:1] + COUNT + b"%d" % self.received)
+                    self.received = 0
+
+    def lossy(self, contact: Contact, data: bytes) -> None:
+        match data[1:2]:
+            case b"d":
+                self.received += 1
+            case b"p":
+                contact.send_lossy(data[:1] + PONG)
+            case b"o":
+                self.pong.set()
+
+    def start(self, send: Callable[[], None], seconds: float) -> None:
+        self.sent = 0
+        self.began = time.monotonic()
+        self.until = self.began + seconds
+        self.send = send
+
+    def iterated(self) -> None:
+        if self.send is not None:
+            if time.monotonic() >= self.until:
+                self.send = None
+            else:
+                self.send()
+
+    def fill_lossless(self) -> None:
+        assert self.contact is not None
+        packet = self.contact.carrier.lossless + DATA
+        packet += b"x" * (min(SIZE, self.contact.carrier.lossless_limit) - len(packet))
+        while self.contact.send_lossless(packet):
+            self.sent += 1
+
+    def fill_lossy(self) -> None:
+        assert self.contact is not None
+        assert self.client is not None
+        packet = self.contact.carrier.extension + DATA
+        packet += b"x" * (SIZE - len(packet))
+        for _ in range(BATCH):
+            self.contact.send_lossy(packet)
+        self.sent += BATCH
+        self.client.wake()
+
+    def pace_lossy(self) -> None:
+        assert self.contact is not None
+        assert self.client is not None
+        packet = self.contact.carrier.extension + DATA
+        packet += b"x" * (SIZE - len(packet))
+        due = int((time.monotonic() - self.began) * OFFERED)
+        while self.sent < due:
+            self.contact.send_lossy(packet)
+            self.sent += 1
+        self.client.wake()
+
+
+async def _count(here: Endpoint) -> int:
+    """Ask the other side how many packets it has received since it was asked last."""
+    assert here.contact is not None
+    here.peer_count = -1
+    while not here.contact.send_lossless(here.contact.carrier.lossless + COUNT):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    while here.peer_count < 0:  # noqa: ASYNC110
+        await trio.sleep(0.005)
+    return here.peer_count
+
+
+async def _bulk(here: Endpoint, name: str, send: Callable[[], None], seconds: float) -> Result:
+    result = Result(name)
+    await _count(here)
+    cpu, began, last = time.process_time(), time.monotonic(), 0
+    here.start(send, seconds)
+    while here.send is not None:
+        await trio.sleep(1)
+        result.by_second.append((here.sent - last) * SIZE / 1e6)
+        last = here.sent
+    cpu = time.process_time() - cpu
+    received = await _count(here)
+    elapsed = time.monotonic() - began
+    while received < here.sent and time.monotonic() - began < elapsed + 1:
+        await trio.sleep(0.1)
+        received += await _count(here)
+    result.megabytes_per_second = received * SIZE / seconds / 1e6
+    result.lost = 1 - received / max(1, here.sent)
+    result.cpu_per_packet = cpu / max(1, here.sent) * 1e6
+    return result
+
+
+async def _both(here: Endpoint, seconds: float) -> list[Result]:
+    """Send and receive lossless packets at once."""
+    assert here.contact is not None
+    await _count(here)
+    here.received = 0
+    here.contact.send_lossless(here.contact.carrier.lossless + START + b"%f" % seconds)
+    sent = await _bulk(here, "lossless, both ways: sent", here.fill_lossless, seconds)
+    received = Result("lossless, both ways: received", here.received * SIZE / seconds / 1e6)
+    return [sent, received]
+
+
+async def _round_trips(here: Endpoint, name: str, lossless: bool, count: int) -> Result:
+    assert here.contact is not None
+    result = Result(name)
+    for _ in range(count):
+        here.pong = trio.Event()
+        began = time.perf_counter()
+        with trio.move_on_after(1):
+            if lossless:
+                here.contact.send_lossless(here.contact.carrier.lossless + PING)
+            else:
+                here.contact.send_lossy(here.contact.carrier.extension + PING)
+            await here.pong.wait()
+            result.round_trips.append(time.perf_counter() - began)
+    return result
+
+
+CASES = ("lossy round trip", "lossless round trip", "lossless", "both", "lossy", "lossy unpaced")
+
+
+async def run_cases(here: Endpoint, seconds: float, cases: tuple[str, ...] = CASES) -> list[Result]:
+    """Measure one after the other; `here` is online, its peer runs `peer_main`."""
+    results = []
+    for case in cases:
+        await trio.sleep(1.5)  # let the last case's rate be forgotten
+        match case:
+            case "lossless":
+                results.append(await _bulk(here, "lossless", here.fill_lossless, seconds))
+            case "both":
+                results += await _both(here, seconds)
+            case "lossy":
+                results.append(
+                    await _bulk(here, f"lossy, {OFFERED} packets/s offered", here.pace_lossy, seconds)
+                )
+            case "lossy unpaced":
+                results.append(await _bulk(here, "lossy, as fast as possible", here.fill_lossy, seconds))
+            case "lossy round trip":
+                results.append(await _round_trips(here, "lossy round trip", False, 2000))
+            case "lossless round trip":
+                results.append(await _round_trips(here, "lossless round trip", True, 500))
+            case _:
+                raise ValueError(f"no such case: {case!r}; there are {', '.join(CASES)}")
+        print(*results[-2 if case == "both" else -1 :], sep="\n", flush=True)
+    return results
+
+
+async def peer_main(node: str, key: str) -> None:
+    """Be the other side, for as long as stdin is open."""
+    here = Endpoint()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            savedata=Path(folder) / "identity", local_discovery=False, bootstrap=(Node.parse(node),)
+        )
+        with Client(settings, here) as client:
+            client.friends.add_key(bytes.fromhex(key))
+            print(json.dumps(client.public_key.hex()), flush=True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.run)
+                await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+                nursery.cancel_scope.cancel()
+
+
+async def main(seconds: float, cases: tuple[str, ...]) -> None:
+    """Start the other side, wait for it, measure."""
+    here = Endpoint()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(savedata=Path(folder) / "identity", local_discovery=False)
+        with Client(settings, here) as client:
+            here.client = client
+            node = Node("127.0.0.1", client.udp_port or 0, client.dht_key)
+            command = [sys.executable, __file__, "--peer", str(node), client.public_key.hex()]
+            with subprocess.Popen(  # noqa: ASYNC220 before the loop runs
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ) as peer:
+                assert peer.stdin is not None
+                assert peer.stdout is not None
+                client.friends.add_key(bytes.fromhex(json.loads(peer.stdout.readline())))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client.run)
+                    with trio.fail_after(60):
+                        await here.online.wait()
+                    await trio.sleep(2)
+                    await run_cases(here, seconds, cases)
+                    nursery.cancel_scope.cancel()
+                peer.stdin.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--peer", nargs=2, metavar=("NODE", "KEY"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        trio.run(peer_main, *arguments.peer)
+    else:
+        trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")))

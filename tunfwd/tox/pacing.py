@@ -1,0 +1,99 @@
+"""When to go round toxcore's loop, and when to offer it lossless packets. Used by client.py; sends nothing.
+
+toxcore paces its lossless packets with credits. From outside one sees only that a packet is refused (SENDQ)
+once the credits are spent. What goes on inside (net_crypto.c, send_crypto_packets; measured with 0.2.20):
+
+- Each round of `tox_iterate` adds rate x (time since the last round) credits, at most about four rounds'
+  worth plus 64. An idle connection holds 64 to 68 and has the least rate there is, 4 packets/s.
+- Every 50 ms or more the rate is set anew: 1.2 x what was sent over the last twelve such windows and did not
+  stay in the queue. That is a slow start: from 64 packets it grows 1.7 to 1.8 fold a second, so that
+  1372-byte packets go at 0.5 MB/s in the first second, at 8 MB/s in the sixth, and past 100 MB/s, where the
+  machine and not toxcore is the limit, after twelve. A second of silence ends it: back to 64 packets.
+- A round that finds no credit at all counts as congestion, although nothing was lost: for the next second
+  the factor is 0.9 instead of 1.2. So whoever spends all credits and then calls `tox_iterate` before another
+  one is due stops the growth. Rounds whenever a packet comes in, or every 5 ms at a rate below 200 packets/s,
+  do that each time: the rate falls to 4 packets/s and stays there.
+
+Hence, once a packet is refused, no round before toxcore's own interval is over (it is just long enough for
+one credit); rounds as often as wanted from then on; and the next packet only when several credits are due,
+which keeps those silences few, but not so many that one burst overruns the peer's socket buffer.
+"""
+
+from typing import Protocol
+
+ROUND = 0.004  # s between rounds while something goes on that no socket announces
+CREDITS = 4  # packets to wait for before a full queue is tried again
+BURST = 100  # packets; a socket buffer of Linux's default size holds 180 of toxcore's largest
+SHORTEST = 0.001  # s; the resolution of toxcore's clock
+LONGEST = 2.0  # s; at toxcore's least rate 8 credits, enough to climb from it
+LINGER = 1.0  # s after its last packet that a relayed contact counts as active
+
+
+class Queue(Protocol):
+    """A lossless queue towards a contact."""
+
+    full: bool
+    """Refused a packet; not to be offered another until this is False again."""
+    accepted: int
+    """Packets taken since it was last full."""
+    tried: float
+    """When it was last full, and began to be offered packets again."""
+    wait: float
+    """Seconds from then to the next try."""
+
+
+class Pacing:
+    """The clock of one client's loop."""
+
+    def __init__(self) -> None:
+        self.relayed = False
+        """Set by a contact behind a relay for each packet: there is no socket to wait for."""
+        self._relayed_until = 0.0
+        self._refused: list[Queue] = []
+        self._waiting: list[Queue] = []
+        self._quiet_until = 0.0
+
+    def refused(self, queue: Queue) -> None:
+        """Note that a queue refused a packet."""
+        queue.full = True
+        self._refused.append(queue)
+
+    def release(self, now: float) -> None:
+        """Open the queues whose time has come; call before the handler may fill them."""
+        waiting, self._waiting = self._waiting, []
+        for queue in waiting:
+            if queue.tried + queue.wait <= now:
+                queue.full = False
+            else:
+                self._waiting.append(queue)
+
+    def next_round(self, now: float, interval: float) -> tuple[float, float]:
+        """Return when the next round may be, whatever happens, and when it must be.
+
+        `interval` is toxcore's own, in seconds.
+        """
+        for queue in self._refused:
+            queue.wait = max(interval, _wait(queue, now))
+            queue.tried = now
+            queue.accepted = 0
+            self._quiet_until = now + interval
+        self._waiting += self._refused
+        self._refused.clear()
+        if self.relayed:
+            self.relayed = False
+            self._relayed_until = now + LINGER
+        latest = now + (ROUND if now < self._relayed_until else max(interval, ROUND))
+        if self._waiting:
+            latest = min(latest, *(queue.tried + queue.wait for queue in self._waiting))
+        return self._quiet_until, max(latest, self._quiet_until)
+
+
+def _wait(queue: Queue, now: float) -> float:
+    """Return how long until a full queue has a few credits, going by what it took since it was last full."""
+    if not queue.accepted:
+        return min(2 * queue.wait, LONGEST)
+    elapsed = now - queue.tried
+    if elapsed > LONGEST:  # it was idle: what it took says nothing of the rate
+        return ROUND
+    per_packet = max(elapsed, SHORTEST) / queue.accepted
+    return max(SHORTEST, min(max(CREDITS * per_packet, ROUND), BURST * per_packet, LONGEST))
