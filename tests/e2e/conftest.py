@@ -1,0 +1,220 @@
+"""alice and bob: friends over real Tox, each a host with a daemon, shared by all tests here.
+
+Finding each other takes ten seconds, so the two stay for the whole run. A test takes ports of its own by
+`forward`, which puts everything back; a test that ends a daemon starts it again, and the next one waits until
+both are online.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from netns.node import FRIEND_TIME, Node, befriend
+from netns.topology import Topology
+from tunfwd.control import api
+from tunfwd.control.client import Client
+from tunfwd.control.errors import ControlError
+
+from .hosts import eventually
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+CONNECT_TIMEOUT = 5.0  # s; a dead target is given up after it
+UDP_IDLE = 6.0  # s
+CONFIG: Mapping[str, Mapping[str, Any]] = {
+    "forwarding": {"connect_timeout": CONNECT_TIMEOUT, "udp_idle": UDP_IDLE}
+}
+RULES = """
+[[rule]]
+contact = "{friend}"
+action = "accept"
+ports = "6000-6009"
+
+[[rule]]
+contact = "{friend}"
+action = "deny"
+ports = ["6010-6019", 6050]
+
+[[rule]]
+contact = "{friend}"
+action = "accept"
+direction = "connection"
+protocol = "tcp"
+ports = 6020
+target = "127.0.0.1:6021"
+
+[[expose]]
+protocol = "tcp"
+port = 6005
+
+[[expose]]
+protocol = "udp"
+port = 6006
+target = "127.0.0.1:6007"
+contact = "{friend}"
+"""
+
+_ports = count(20000)
+
+
+def ask(node: Node, method: api.Method[P, R], **params: object) -> R:
+    """One request at the node's control socket. Raises ControlError."""
+    with Client(node.folder / "control.sock") as client:
+        return client.call(method, params)
+
+
+@pytest.fixture(scope="session")
+def net() -> Iterator[Topology]:
+    with Topology(["alice", "bob", "eve"]) as topology:
+        yield topology
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """With a short path, for sockets in it."""
+    path = Path(tempfile.mkdtemp(prefix="tunfwd-e2e-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def both(net: Topology, folder: Path) -> Iterator[tuple[Node, Node]]:
+    nodes = []
+    with ExitStack() as stack:
+        for name, friend in (("alice", "bob"), ("bob", "alice")):
+            (folder / name).mkdir()
+            node = Node(net[name], folder / name)
+            tox = {"udp_port": 33445}
+            if nodes:
+                tox["bootstrap"] = [nodes[0].bootstrap()]
+            node.configure({"tox": tox, **CONFIG})
+            node.config_file.write_text(node.config_file.read_text() + RULES.format(friend=friend))
+            nodes.append(stack.enter_context(node))
+        alice, bob = nodes
+        befriend(bob, alice)
+        yield alice, bob
+
+
+def wait_online_again(*nodes: Node) -> None:
+    for node in nodes:
+        eventually(
+            lambda node=node: ask(node, api.STATUS)["contacts"][0]["link"] != "offline",
+            f"{node.name} has its friend",
+            FRIEND_TIME,
+        )
+
+
+@pytest.fixture
+def pair(both: tuple[Node, Node]) -> Iterator[tuple[Node, Node]]:
+    """Both run and see each other, and no daemon has met anything that it did not expect."""
+    for node in both:
+        if node.daemon is None or node.daemon.poll() is not None:
+            node.daemon = None
+            node.start()
+    wait_online_again(*both)
+    said = {node.name: len(node.log) for node in both}
+    yield both
+    for node in both:
+        new = node.log[said[node.name] :]
+        assert "Traceback" not in new, f"{node.name}: {new[-4000:]}"
+        assert node.daemon is None or node.daemon.poll() is None, f"{node.name} ended: {new[-4000:]}"
+
+
+@pytest.fixture
+def alice(pair: tuple[Node, Node]) -> Node:
+    return pair[0]
+
+
+@pytest.fixture
+def bob(pair: tuple[Node, Node]) -> Node:
+    return pair[1]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of `serving`, at `address` for `using`."""
+
+    serving: Node
+    using: Node
+    name: str
+    protocol: str
+    port: int
+    address: str
+    address6: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Of `tunfwd ports` where it is used."""
+        ports = ask(self.using, api.PORTS)["ports"]
+        return dict(next(port for port in ports if port["name"] == self.name))
+
+    def wait_running(self, timeout: float = 10.0) -> None:
+        def running() -> bool:
+            ports = ask(self.using, api.PORTS)["ports"]
+            return any(port["name"] == self.name and port["state"] == "running" for port in ports)
+
+        eventually(running, f"{self.name} runs", timeout)
+
+    def kill(self) -> None:
+        ask(self.serving, api.KILL, id=self.name)
+
+
+class Forwards:
+    """Offers and accepts ports; bob serves and alice uses unless told otherwise."""
+
+    def __init__(self, alice: Node, bob: Node) -> None:
+        self._alice, self._bob = alice, bob
+        self._made: list[Forward] = []
+
+    def __call__(
+        self,
+        protocol: str = "tcp",
+        *,
+        port: int | None = None,
+        reverse: bool = False,
+        target: str | None = None,
+        source: str | None = None,
+    ) -> Forward:
+        serving, using = (self._alice, self._bob) if reverse else (self._bob, self._alice)
+        port = port or next(_ports)
+        name = f"{protocol}{port}"
+        given = {"protocol": protocol, "port": port, "name": name, "to": [using.name]}
+        ask(serving, api.OFFER_ADD, **given, target=target, source=source or "auto")
+        eventually(lambda: using.offer(name), f"{name} is offered")
+        line = ask(using, api.OFFER_ACCEPT, offer=name)["mapping"]
+        forward = Forward(serving, using, name, protocol, port, line["address"], line["address6"])
+        self._made.append(forward)
+        forward.wait_running()
+        return forward
+
+    def end(self) -> None:
+        for forward in self._made:
+            for node in (forward.serving, forward.using):
+                if node.daemon is not None:
+                    try:
+                        ask(node, api.KILL, id=forward.name)
+                    except ControlError as error:
+                        assert error.code in ("not_found", "no_daemon"), error
+
+
+@pytest.fixture
+def forward(pair: tuple[Node, Node]) -> Iterator[Forwards]:
+    forwards = Forwards(*pair)
+    yield forwards
+    forwards.end()
+
+
+@pytest.fixture
+def new_port() -> Iterator[int]:
+    """A port that no other test uses."""
+    yield next(_ports)
