@@ -94,6 +94,40 @@ class DatagramRecorder:
                 await self._changed.wait()
 
 
+@dataclass
+class Resolver(trio.abc.HostnameResolver):
+    """A name server of our own: the real one is not for tests to ask. What is no name fails as there."""
+
+    addresses: dict[str, list[str]] = field(default_factory=dict)
+    silence: trio.Event | None = None
+    """If set, no answer before this event."""
+
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
+        name = host.decode()
+        name.encode("idna")
+        if "\0" in name:
+            raise ValueError("embedded null character")
+        if self.silence is not None:
+            await self.silence.wait()
+        if name not in self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [
+            entry
+            for address in self.addresses[name]
+            for entry in socket.getaddrinfo(address, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+        ]
+
+    async def getnameinfo(self, sockaddr, flags):
+        raise NotImplementedError
+
+
+@pytest.fixture
+async def resolver() -> Resolver:
+    resolver = Resolver()
+    trio.socket.set_custom_hostname_resolver(resolver)
+    return resolver
+
+
 @pytest.fixture
 def namespace() -> Iterator[None]:
     with network_namespace():

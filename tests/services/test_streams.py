@@ -12,14 +12,14 @@ from contextlib import suppress
 import pytest
 import trio
 
-from tunfwd.forwarding.local import ConnectFailure
+from tunfwd.forwarding.local import ConnectFailure, Stream
 from tunfwd.services import streams
 from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.services.streams import SEND_LIMIT, ServiceStream
 from tunfwd.services.target import Target
 
 from ..tun.namespace import ip, sysctl
-from .conftest import Listener, Recorder, listen
+from .conftest import Listener, Recorder, Resolver, listen
 
 RESET = struct.pack("@ii", 1, 0)
 
@@ -100,25 +100,49 @@ async def test_this_machine_is_either_loopback_address(poller: Poller, host: str
     listener.close()
 
 
-async def test_a_name_is_resolved(poller: Poller) -> None:
-    listener = await listen()
+async def test_a_name_is_resolved(poller: Poller, listener: Listener, resolver: Resolver) -> None:
+    resolver.addresses["web.example"] = ["127.0.0.1"]
     recorder = Recorder()
-    ServiceStream(poller, Target("localhost", listener.port), recorder)
+    ServiceStream(poller, Target("web.example", listener.port), recorder)
     await listener.accept()
     await recorder.until_event("connected")
-    listener.close()
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["no-such-name.invalid", "", "a" * 300, "a..b", "\x00", "\udcff", "300.1.1.1", "::1::", "fe80::1%none"],
-)
-async def test_a_name_that_cannot_be_resolved_fails(poller: Poller, host: str) -> None:
+async def test_of_several_addresses_one_that_answers_is_taken(
+    poller: Poller, listener: Listener, resolver: Resolver
+) -> None:
+    resolver.addresses["web.example"] = ["::1", "127.0.0.2", "127.0.0.1"]
     recorder = Recorder()
-    ServiceStream(poller, Target(host, 1), recorder, timeout=2)
+    ServiceStream(poller, Target("web.example", listener.port), recorder)
+    await listener.accept()
+    await recorder.until_event("connected")
+
+
+async def test_of_several_failures_the_telling_one_is_reported(
+    poller: Poller, closed_port: int, resolver: Resolver
+) -> None:
+    resolver.addresses["web.example"] = ["255.255.255.255", "127.0.0.1"]
+    recorder = Recorder()
+    ServiceStream(poller, Target("web.example", closed_port), recorder)
     await recorder.until_event("connect_failed")
-    assert recorder.failure in (ConnectFailure.FAILED, ConnectFailure.TIMED_OUT, ConnectFailure.REFUSED)
+    assert recorder.failure is ConnectFailure.REFUSED
+
+
+@pytest.mark.parametrize("host", ["unknown.example", "a" * 300, "a..b", "\x00", "\udcff"])
+async def test_a_name_that_cannot_be_resolved_fails(poller: Poller, resolver: Resolver, host: str) -> None:
+    recorder = Recorder()
+    ServiceStream(poller, Target(host, 1), recorder)
+    await recorder.until_event("connect_failed")
+    assert recorder.failure is ConnectFailure.FAILED
     assert recorder.events == ["connect_failed"]
+
+
+async def test_a_resolver_that_does_not_answer_times_out(poller: Poller, resolver: Resolver) -> None:
+    resolver.silence = trio.Event()
+    recorder = Recorder()
+    ServiceStream(poller, Target("web.example", 80), recorder, timeout=0.1)
+    await recorder.until_event("connect_failed")
+    assert recorder.failure is ConnectFailure.TIMED_OUT
 
 
 async def test_unreachable_is_unreachable(poller: Poller) -> None:
@@ -158,6 +182,28 @@ async def test_abort_while_connecting_is_silent(poller: Poller, listener: Listen
     await trio.sleep(0.05)
     for recorder in recorders:
         assert recorder.events in ([], ["connected"])
+    assert poller._watchers == {}
+
+
+async def test_abort_when_just_connected(
+    poller: Poller, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection may have succeeded although nobody waits for it any more."""
+    original = trio.open_tcp_stream
+
+    async def connect(host: str, port: int) -> trio.SocketStream:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.02)
+            return await original(host, port)
+
+    monkeypatch.setattr(trio, "open_tcp_stream", connect)
+    recorder = Recorder()
+    stream = ServiceStream(poller, Target("127.0.0.1", listener.port), recorder)
+    await trio.testing.wait_all_tasks_blocked()
+    stream.abort()
+    service = await listener.accept()
+    assert await service.receive_some() == b""
+    assert recorder.events == []
     assert poller._watchers == {}
 
 
@@ -266,6 +312,30 @@ async def test_writable_comes_only_after_a_short_write(poller: Poller, listener:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive_exactly, service, SEND_LIMIT)
     await recorder.until_event("writable")
+
+
+async def test_writable_comes_with_ample_space(poller: Poller, listener: Listener) -> None:
+    """Not with every few bytes that the kernel takes."""
+
+    class Measuring(Recorder):
+        def writable(self, stream: Stream) -> None:
+            super().writable(stream)
+            spaces.append(stream.send_space)
+
+    spaces: list[int] = []
+    recorder = Measuring()
+    stream = ServiceStream(poller, Target("127.0.0.1", listener.port), recorder)
+    service = await listener.accept()
+    await recorder.until_event("connected")
+    with trio.move_on_after(2):
+        while len(spaces) < 4:
+            while stream.write(bytes(1 << 16)) == 1 << 16:
+                pass
+            before = len(spaces)
+            while len(spaces) == before:
+                await service.receive_some(1 << 14)
+    assert len(spaces) == 4
+    assert min(spaces) >= SEND_LIMIT // 2
 
 
 async def receive_exactly(service: trio.SocketStream, count: int) -> bytes:

@@ -10,7 +10,7 @@ import time
 import pytest
 import trio
 
-from tunfwd.tun.device import READ_FRAMES, Device, DeviceError, DeviceLost, Offload
+from tunfwd.tun.device import OFFLOADS, READ_FRAMES, Device, DeviceError, DeviceLost, Offload
 
 from .namespace import ip
 
@@ -129,6 +129,31 @@ def acknowledge(device: Device, port: int, sequence: int, syn: bool) -> None:
     assert device.write([NO_OFFLOAD, ipv4("10.77.3.9", "10.77.0.1", 6, segment)])
 
 
+def test_an_older_kernel_offloads_less(namespace: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    best = Device.open("tunfwd0")
+    assert best.offload == 0x6F
+    monkeypatch.setattr("tunfwd.tun.device.OFFLOADS", (Offload(1 << 16), *OFFLOADS[1:]))  # one that none has
+    older = Device.open("tunfwd0")
+    assert older.offload == 0x0F
+    older.close()
+    best.close()
+
+
+def test_no_descriptors_left(namespace: None) -> None:
+    hoard = []
+    try:
+        while True:
+            hoard.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        with pytest.raises(DeviceError, match="Too many open files"):
+            Device.open("tunfwd0")
+    finally:
+        for descriptor in hoard:
+            os.close(descriptor)
+
+
 def test_a_read_is_bounded_and_the_rest_is_next(device: Device) -> None:
     flood(READ_FRAMES + 44, 20)
     assert len(device.read()) == READ_FRAMES
@@ -194,11 +219,16 @@ async def test_waiting_for_a_frame(device: Device) -> None:
     assert nothing.cancelled_caught
     async with trio.open_nursery() as nursery:
         with trio.fail_after(2):
-            nursery.start_soon(trio.to_thread.run_sync, flood, 1, 10)
+            nursery.start_soon(send_soon)
             await device.wait_readable()
     assert len(device.read()) == 1
     with trio.fail_after(1):
         await device.wait_writable()
+
+
+async def send_soon() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    flood(1, 10)
 
 
 async def test_closing_wakes_who_waits(device: Device) -> None:
@@ -265,7 +295,7 @@ def test_a_taken_name_without_a_number(namespace: None) -> None:
         Device.open("lo")
 
 
-@pytest.mark.parametrize("name", ["with space", "a/b", "x" * 16, "%s", ".."])
+@pytest.mark.parametrize("name", ["with space", "a/b", "x" * 16, "%s", "..", "nul\x00", "\udcff"])
 def test_a_bad_name(namespace: None, name: str) -> None:
     with pytest.raises(DeviceError, match="name"):
         Device.open(name)

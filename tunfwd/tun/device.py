@@ -167,9 +167,7 @@ class Device:
                 case errno.EIO:
                     self.statistics.dropped_down += 1
                     return True
-                case (
-                    errno.ENOBUFS | errno.ENOMEM
-                ):  # not False: the descriptor stays writable, and we would spin
+                case errno.ENOBUFS | errno.ENOMEM:  # the descriptor stays writable: to wait would be to spin
                     self.statistics.dropped_memory += 1
                     return True
             raise DeviceLost(f"the TUN device {self.name} is gone: {error.strerror}") from error
@@ -203,6 +201,8 @@ def _create(name: str) -> pytun.TunTapDevice:
                 raise DeviceError(f"an interface named {name} exists already") from error
             case errno.EPERM | errno.EACCES | errno.ENOENT | errno.ENODEV | errno.ENXIO:
                 raise PrivilegeError(f"no TUN device can be created: {error.strerror}") from error
-            case errno.ENFILE:
-                raise DeviceError(f"no free number for an interface named {name}") from error
-        raise DeviceError(f"{name!r} is no name for a TUN device: {error.strerror or error}") from error
+            case errno.EMFILE | errno.ENFILE | errno.ENOMEM:
+                raise DeviceError(f"no TUN device {name} can be created: {error.strerror}") from error
+        raise DeviceError(f"{name!r} is no name for an interface") from error
+    except ValueError as error:  # a NUL, or what is not Unicode
+        raise DeviceError(f"{name!r} is no name for an interface") from error

@@ -49,8 +49,7 @@ def drop() -> None:
     if Cap.SETPCAP in capabilities.permitted:
         pyprctl.cap_effective.add(Cap.SETPCAP)
         pyprctl.capbset.clear()
-    pyprctl.cap_ambient.clear()
-    CapState().set_current()
+    CapState().set_current()  # the ambient set follows (capabilities(7))
     pyprctl.set_no_new_privs()  # execve gives nothing back, even where the bounding set could not be cleared
     for thread in Path("/proc/self/task").iterdir():
         left = CapState.get_for_pid(int(thread.name))
