@@ -33,7 +33,9 @@ from .processes import descriptors, resident
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
 MIB = 1 << 20
-IN_FLIGHT = 16 * MIB  # bytes that may lie between a writer and a reader that does not read, both kernels' included
+IN_FLIGHT = (
+    16 * MIB
+)  # bytes that may lie between a writer and a reader that does not read, both kernels' included
 ROUND_TRIP = 0.5  # s; generous: it takes a millisecond
 PIECES = 24  # MiB that a fast writer has for a slow reader
 
@@ -328,7 +330,9 @@ def test_200_connections_at_once(forward: Forwards) -> None:
                     assert client.recv(4) == struct.pack("<I", number)
                     poller.unregister(client)
                     waiting.discard(number)
-        assert time.monotonic() - start < 5  # on two shared cores, two hundred threads of the service included
+        assert (
+            time.monotonic() - start < 5
+        )  # on two shared cores, two hundred threads of the service included
         assert port.line["connections"] == 200
     eventually(lambda: port.line["connections"] == 0, "all are gone")
 
@@ -351,5 +355,7 @@ def test_nothing_is_left_of_connections_that_are_over(forward: Forwards) -> None
         use(400)
         eventually(lambda: port.line["connections"] == 0, "all are gone")
         for node, (files, size) in zip(nodes, before, strict=True):
-            eventually(lambda node=node, files=files: descriptors(node) <= files, "no descriptor is left open")
+            eventually(
+                lambda node=node, files=files: descriptors(node) <= files, "no descriptor is left open"
+            )
             assert resident(node) - size < 8 * MIB
