@@ -248,7 +248,7 @@ async def peer_main(node: str, key: str) -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def main(seconds: float, cases: tuple[str, ...]) -> None:
+async def main(seconds: float, cases: tuple[str, ...]) -> list[Result]:
     """Start the other side, wait for it, measure."""
     here = Endpoint()
     with tempfile.TemporaryDirectory() as folder:
@@ -268,9 +268,10 @@ async def main(seconds: float, cases: tuple[str, ...]) -> None:
                     with trio.fail_after(60):
                         await here.online.wait()
                     await trio.sleep(2)
-                    await run_cases(here, seconds, cases)
+                    results = await run_cases(here, seconds, cases)
                     nursery.cancel_scope.cancel()
                 peer.stdin.close()
+    return results
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What everything above the carrier can do: two daemons' cores in one process, with packets handed over in memory.
+"""What everything above the carrier can do: two daemons' cores in one process, packets handed over in memory.
 
 Each has a real TUN device in a network namespace of its own, with real applications behind it; only Tox is
 left out. Both cores share one CPU, so each alone could do about twice as much.
@@ -120,7 +120,7 @@ def _in_namespace(host: Host, action: Callable[[], Device]) -> Device:
         netns.popns()
 
 
-async def _measure(client: Host, server: Host, port: int, megabytes: int) -> dict[str, float]:
+async def _measure(client: Host, server: Host, port: int, seconds: float) -> dict[str, float]:
     poller = Poller()
     to_server, to_client = MemoryContact(), MemoryContact()
     using, serving = Core(client, to_server, poller), Core(server, to_client, poller)
@@ -135,7 +135,9 @@ async def _measure(client: Host, server: Host, port: int, megabytes: int) -> dic
             serving.portfolio.offer(serving.peer, Protocol.TCP, port, "bench", None, "auto")
             serving.switch.touch(serving.peer)
             await trio.sleep(0.2)
-            command = client.command([sys.executable, APP, "client", PEER[0].ip.compressed, str(port), str(megabytes)])
+            command = client.command(
+                [sys.executable, APP, "client", PEER[0].ip.compressed, str(port), str(seconds)]
+            )
             result = await trio.run_process(command, capture_stdout=True)
             nursery.cancel_scope.cancel()
     for core in (using, serving):
@@ -144,18 +146,18 @@ async def _measure(client: Host, server: Host, port: int, megabytes: int) -> dic
     return measured
 
 
-def measure(megabytes: int = 500, port: int = 9000) -> dict[str, float]:
+def measure(seconds: float = 5.0, port: int = 9000) -> dict[str, float]:
     """Return what `bench_app.measure` does, through two cores and an in-memory carrier."""
     with Topology(["client", "server"]) as net:
         serving = net["server"].start([sys.executable, APP, "server", str(port)], stdout=subprocess.PIPE)
         try:
             assert serving.stdout is not None
             serving.stdout.readline()
-            return trio.run(_measure, net["client"], net["server"], port, megabytes)
+            return trio.run(_measure, net["client"], net["server"], port, seconds)
         finally:
             serving.kill()
             serving.wait()
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 500), indent=1))
+    print(json.dumps(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 5.0), indent=1))
