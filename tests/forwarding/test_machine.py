@@ -1,0 +1,219 @@
+"""Two sessions and whatever users, services and the network do to them, in any order.
+
+What holds at every moment: bytes that come out of a flow are a prefix of what went into its other end. When
+all is quiet again, both sides agree about every mapping; when all was ended, nothing is left.
+"""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.forwarding.pair import Answer, Pair, Side
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.mapping import Origin
+from tunfwd.forwarding.negotiation import Misuse
+from tunfwd.forwarding.session import FEATURES, HELLO_INTERVAL
+from tunfwd.forwarding.states import FlowState, MappingState
+from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
+
+RECORD = 16  # bytes: which flow, and where in it
+
+
+def stream_of(flow: int, length: int) -> bytes:
+    records = range(length // RECORD + 1)
+    return b"".join(b"%07d:%07d;" % (flow, i) for i in records)[:length]
+
+
+sides = st.sampled_from(["a", "b"])
+indexes = st.integers(0, 5)
+
+
+class Sessions(RuleBasedStateMachine):
+    features: tuple[Feature, Feature]
+
+    @initialize(
+        delay=st.sampled_from([0.0, 0.03]),
+        capacity=st.sampled_from([3, 1 << 30]),
+        features=st.sampled_from([FEATURES, FEATURES, FEATURES, Feature.MANY, Feature.FLOW, Feature(0)]),
+    )
+    def begin(self, delay: float, capacity: int, features: Feature) -> None:
+        self.many = Feature.MANY in features
+        self.in_order = Feature.FLOW in features
+        self.pair = Pair(Side(1, features=features), Side(2), delay=delay, capacity=capacity)
+        self.answer: Answer = True
+        for side in self.pair.sides:
+            side.service = lambda flow: self.answer
+        self.written: dict[Flow, int] = {}
+        self.names: dict[Flow, int] = {}
+        self.finished: set[Flow] = set()
+        self.connected = True
+        self.pair.connect()
+
+    def side(self, name: str) -> Side:
+        return self.pair.a if name == "a" else self.pair.b
+
+    def flow(self, side: Side, index: int) -> Flow | None:
+        flows = [f for f in (*side.opened, *side.flows) if f.is_open and f.protocol is Protocol.TCP]
+        return flows[index % len(flows)] if flows else None
+
+    # What users do.
+
+    @rule(
+        name=sides,
+        port=st.sampled_from([80, 81]),
+        protocol=st.sampled_from(Protocol),
+        direction=st.sampled_from(Direction),
+    )
+    def offer(self, name: str, port: int, protocol: Protocol, direction: Direction) -> None:
+        with contextlib.suppress(Misuse):  # it stands already
+            self.side(name).session.offer(protocol, port, "name", self.pair.now, direction=direction)
+
+    @rule(name=sides, index=indexes)
+    def end(self, name: str, index: int) -> None:
+        side = self.side(name)
+        if side.session.mappings:
+            side.session.end(side.session.mappings[index % len(side.session.mappings)], self.pair.now)
+
+    @rule(name=sides, index=indexes)
+    def connect(self, name: str, index: int) -> None:
+        side = self.side(name)
+        using = [m for m in side.session.mappings if m.role.value == "using"]
+        if using:
+            side.session.connect(using[index % len(using)], self.pair.now)
+
+    @rule(name=sides, taking=st.booleans())
+    def decide(self, name: str, taking: bool) -> None:
+        side = self.side(name)
+        side.auto_take = taking
+        for mapping in list(side.session.mappings):
+            if taking and mapping.state is MappingState.PENDING:
+                side.session.take(mapping, self.pair.now)
+
+    @rule(answer=st.sampled_from([True, Reason.REFUSED, None]))
+    def service(self, answer: Answer) -> None:
+        self.answer = answer
+
+    # What applications do.
+
+    @rule(name=sides, index=indexes, size=st.sampled_from([1, 100, 5000, 400_000]))
+    def write(self, name: str, index: int, size: int) -> None:
+        if (flow := self.flow(self.side(name), index)) is not None:
+            tag = self.names.setdefault(flow, len(self.names))
+            start = self.written.get(flow, 0)
+            self.written[flow] = start + flow.write(stream_of(tag, start + size)[start:])
+
+    @rule(name=sides, index=indexes)
+    def finish(self, name: str, index: int) -> None:
+        if (flow := self.flow(self.side(name), index)) is not None:
+            flow.finish(self.pair.now)
+
+    @rule(name=sides, index=indexes)
+    def reset(self, name: str, index: int) -> None:
+        if (flow := self.flow(self.side(name), index)) is not None:
+            flow.reset()
+
+    @rule(name=sides, reading=st.booleans())
+    def read(self, name: str, reading: bool) -> None:
+        side = self.side(name)
+        side.auto_read = reading
+        for flow in (*side.opened, *side.flows):
+            if reading and flow.is_open:
+                side.read(flow)
+
+    # What the network does.
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.05, 1.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        self.pair.run(seconds)
+
+    @precondition(lambda self: self.connected)
+    @rule()
+    def disconnect(self) -> None:
+        self.pair.disconnect()
+        self.connected = False
+
+    @precondition(lambda self: not self.connected)
+    @rule()
+    def reconnect(self) -> None:
+        self.pair.connect()
+        self.connected = True
+
+    @precondition(lambda self: self.connected)
+    @rule(name=sides)
+    def bounce(self, name: str) -> None:
+        """One side alone loses the other for a moment."""
+        self.pair.run(HELLO_INTERVAL + 1)
+        self.pair.lose(self.side(name))
+        self.pair.run(1)
+        self.side(name).session.online(self.pair.now)
+
+    @precondition(lambda self: not self.connected)
+    @rule(name=sides)
+    def restart(self, name: str) -> None:
+        self.side(name).restart()
+
+    @invariant()
+    def streams_are_prefixes(self) -> None:
+        if not hasattr(self, "pair"):
+            return
+        for side in self.pair.sides:
+            for flow, got in side.got.items():
+                if got:
+                    tag = (
+                        int(got[:7])
+                        if len(got) >= 7
+                        else next(n for n in self.names.values() if stream_of(n, len(got)) == got)
+                    )
+                    assert bytes(got) == stream_of(tag, len(got))
+                    (writer,) = [f for f, n in self.names.items() if n == tag]
+                    assert len(got) <= self.written[writer]
+                    if self.in_order and side.ended.get(flow, 0) is None:
+                        assert len(got) == self.written[writer]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "pair"):
+            return
+        pair = self.pair
+        self.answer = True
+        if not self.connected:
+            pair.connect()
+        for name in ("a", "b"):
+            self.decide(name, True)
+            self.read(name, True)
+        pair.run(300)
+        for name in ("a", "b"):
+            self.decide(name, True)
+        pair.run(300)
+        self.streams_are_prefixes()
+        for side in pair.sides:
+            other = pair.other(side).session.mappings
+            for mapping in side.session.mappings:
+                if mapping.origin is Origin.LOCAL and self.many and self.lasts(mapping.direction):
+                    twins = [m.state for m in other if m.key == mapping.key and m.origin is Origin.REMOTE]
+                    if mapping.state is MappingState.DECLINED:
+                        assert MappingState.RUNNING not in twins
+                    else:
+                        assert (mapping.state, twins) == (MappingState.RUNNING, [MappingState.RUNNING])
+                if mapping.origin is Origin.REMOTE and self.many and self.lasts(mapping.direction):
+                    assert mapping.state in (MappingState.RUNNING, MappingState.WAITING)
+        for side in pair.sides:
+            for mapping in list(side.session.mappings):
+                side.session.end(mapping, pair.now)
+            for flow in list(side.session._negotiation._flows):
+                flow.reset()
+        pair.run(100)
+        pair.no_leaks()
+        for side in pair.sides:
+            assert not side.session.mappings
+            assert side.session.next_timeout() is None
+            for flow in (*side.opened, *side.flows):
+                assert flow.state is FlowState.CLOSED
+
+    def lasts(self, direction: Direction) -> bool:
+        return self.in_order or direction is Direction.SERVER
+
+
+TestSessions = Sessions.TestCase
+TestSessions.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
