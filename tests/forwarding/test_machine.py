@@ -4,6 +4,8 @@ What holds at every moment: bytes that come out of a flow are a prefix of what w
 all is quiet again, both sides agree about every mapping; when all was ended, nothing is left.
 """
 
+import contextlib
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
