@@ -13,8 +13,8 @@ from tunfwd.wire import icmp, ip, tcp, vnet
 from .lab import ACK, FIN, HOST4, HOST6, ISS, OWN4, OWN6, PSH, RST, SYN, SYN_OPTIONS, Lab
 
 BUILDERS = [
-    "incoming", "syn_received", "syn_sent", "established", "fin_wait_1", "fin_wait_2", "close_wait", "closing",
-    "last_ack", "time_wait",
+    "incoming", "syn_received", "syn_sent", "established", "fin_wait_1", "fin_wait_2", "close_wait",
+    "closing", "last_ack", "time_wait",
 ]  # fmt: skip
 STATES = {name: State[name.upper()] for name in BUILDERS}
 SYNCHRONIZED = BUILDERS[3:]
@@ -309,9 +309,10 @@ def test_old_and_far_segments_are_answered_but_not_taken() -> None:
     assert lab.connection.read(100) == b"abc"
 
 
-def test_acknowledgment_of_what_was_never_sent_is_answered_and_dropped() -> None:
+@pytest.mark.parametrize("acknowledgment", [2, -10_000_000, 1 << 31])
+def test_implausible_acknowledgment_is_answered_and_dropped(acknowledgment: int) -> None:
     lab = Lab().established()
-    lab.arrive(ACK, 1, 2, b"abc")
+    lab.arrive(ACK, 1, acknowledgment, b"abc")
     assert lab.said() == [(ACK, 1, 1, b"")]
     assert lab.connection.read_available == 0
 

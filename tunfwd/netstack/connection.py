@@ -303,8 +303,8 @@ class Connection:
                 self._environment.send_now(self._writer.reset_unknown(segment.acknowledgment))
                 return False
             self._establish(now)
-        if acknowledgment > send.next:
-            self._acknowledge = True
+        if not send.plausible(acknowledgment):
+            self._acknowledge = True  # RFC 5961 5.2
             return False
         if acknowledgment < send.una:
             return True  # old; what else it brings may be new
