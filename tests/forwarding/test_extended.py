@@ -490,6 +490,29 @@ def test_one_side_alone_notices_an_interruption(who: str) -> None:
     assert said(pair, "b")[0x0F] <= 2
 
 
+@pytest.mark.parametrize("pending", [True, False])
+def test_one_side_alone_notices_and_had_accepted_nothing(pending: bool) -> None:
+    pair = Pair(delay=0.02)
+    pair.b.auto_take = False
+    pair.connect()
+    mapping = pair.serve()
+    if not pending:
+        pair.b.session.end(mapping, pair.now)
+    pair.run(HELLO_INTERVAL + 1)
+    pair.lose(pair.b)
+    pair.run(1)
+    pair.b.session.online(pair.now)
+    pair.run(1)
+    pair.a.session.offer(TCP, 81, "another", pair.now)
+    pair.run(1)
+    for mapping in list(pair.b.session.mappings):
+        pair.b.session.take(mapping, pair.now)
+    pair.run(1)
+    assert len(pair.b.session.mappings) == (2 if pending else 1)
+    for mapping in pair.b.session.mappings:
+        pair.open(mapping)
+
+
 @pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "unnoticed"])
 @pytest.mark.parametrize("who", ["a", "b"])
 def test_a_restart_resets_flows_and_brings_mappings_back(who: str, noticed: bool) -> None:

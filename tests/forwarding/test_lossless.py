@@ -99,7 +99,9 @@ def test_credit_bounds_the_sender_and_reading_gives_more() -> None:
     out.credit(credit.limit - 1)
     out.credit(credit.limit)
     out.credit(0)
-    assert sum(len(data.payload) for data in sent(here)) == got
+    *pieces, fin = sent(here)
+    assert sum(len(data.payload) for data in pieces) == got
+    assert fin == Fin(1)
     assert sink.said == ["writable"]
 
 

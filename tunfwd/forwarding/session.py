@@ -106,7 +106,7 @@ class Session:
         for msg_id in self._orphans:
             self._say(Kill(msg_id))
         self._orphans.clear()
-        if self.mappings:
+        if self.mappings or self._peer_epoch is not None:  # it may not have noticed, and must offer again
             self._greet()
             self._negotiation.offer_all()
 
