@@ -82,7 +82,7 @@ class Machine:
             OWN, host_state, random.Random(), mtu, udp_segmentation=Offload.USO4 in device.offload
         )
         self.talks: dict[Connection, Talk] = {}
-        self.finished: list[Talk] = []
+        self._finished: dict[int, Talk] = {}  # by the program's port
         self.refused: list[ev.DatagramRefused] = []
         self.datagrams = 0
         self.failure: BaseException | None = None
@@ -120,6 +120,13 @@ class Machine:
             return talk
 
         return self.call(begin)
+
+    def finished(self, port: int) -> Talk:
+        """What became of a connection from a program's port, once it is over."""
+        deadline = time.monotonic() + 10
+        while port not in self._finished and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self._finished.pop(port)
 
     def _run(self) -> None:
         try:
@@ -204,7 +211,7 @@ class Machine:
     def _read(self, talk: Talk) -> None:
         if talk.port == STALLED:
             return
-        limit = (1 << 20) if talk.port != ECHO else talk.connection.send_space
+        limit = (1 << 17) if talk.port != ECHO else talk.connection.send_space
         while limit and (data := talk.connection.read(limit)):
             talk.received += len(data)
             if talk.port == DISCARD:
@@ -233,7 +240,7 @@ class Machine:
         talk = self.talks.pop(connection, None)
         if talk is not None:
             talk.log.append(how)
-            self.finished.append(talk)
+            self._finished[connection.remote.port] = talk
             talk.over.set()
 
     def _datagram(self, event: ev.Datagram) -> None:

@@ -160,7 +160,7 @@ class ReceiveBuffer:
 
     def read(self, limit: int) -> bytes:
         """Up to `limit` bytes in order."""
-        return self._ready.take(limit)
+        return bytes(self._ready.take(limit))
 
     def _reachable(self) -> int:
         """How far the window could extend now."""
