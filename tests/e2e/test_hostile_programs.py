@@ -97,9 +97,12 @@ def internet_checksum(data: bytes) -> int:
 
 
 @contextmanager
-def unharmed(port: Forward) -> Iterator[None]:
-    """An open connection goes on, a new one is served, and the daemon has not grown."""
-    before = resident(port.using)
+def unharmed(port: Forward, counter: str = "") -> Iterator[None]:
+    """An open connection goes on, a new one is served, and the daemon has not grown.
+
+    `counter`: of `tunfwd status`; that it rose shows that what was sent did arrive.
+    """
+    before, drops = resident(port.using), dropped(port.using, counter)
     with (
         TcpService(port.serving.host, port.port, echo),
         connect(port.using.host, port.address, port.port) as old,
@@ -112,6 +115,11 @@ def unharmed(port: Forward) -> Iterator[None]:
             new.sendall(bytes_of(2, MIB // 4))
             assert read_exactly(new, MIB // 4) == bytes_of(2, MIB // 4)
     assert resident(port.using) - before < MAY_GROW
+    assert not counter or dropped(port.using, counter) > drops
+
+
+def dropped(node: Node, counter: str) -> int:
+    return ask(node, api.STATUS)["drops"].get(counter, 0)
 
 
 def own_address(node: Node) -> str:
@@ -128,7 +136,7 @@ def test_tcp_with_every_combination_of_flags(forward: Forwards, alice: Node) -> 
     port = forward()
     here, there = own_address(alice), port.address
     chance = random.Random(1)
-    with unharmed(port), raw(alice) as attacker:
+    with unharmed(port, "packets_malformed"), raw(alice) as attacker:
         for flags in range(256):
             for target in (port.port, 9):
                 for payload, options in (
@@ -161,25 +169,28 @@ def test_segments_into_an_open_connection(forward: Forwards, alice: Node) -> Non
     port = forward()
     here, there = own_address(alice), port.address
     chance = random.Random(2)
-    with TcpService(port.serving.host, port.port, echo), raw(alice) as attacker:
-        with connect(port.using.host, port.address, port.port) as client:
-            client.sendall(b"before")
-            assert read_exactly(client, 6) == b"before"
-            ours = client.getsockname()[1]
-            for flags in (RST, RST | ACK, SYN, SYN | ACK, FIN | ACK, ACK):
-                for _ in range(200):
-                    segment = tcp_segment(
-                        here,
-                        there,
-                        (ours, port.port),
-                        flags,
-                        payload=b"forged" if flags == ACK else b"",
-                        sequence=chance.getrandbits(32),
-                        acknowledged=chance.getrandbits(32),
-                    )
-                    send(attacker, ip_packet(here, there, 6, segment), there)
-            client.sendall(b"after")
-            assert read_exactly(client, 5) == b"after"
+    with (
+        TcpService(port.serving.host, port.port, echo),
+        raw(alice) as attacker,
+        connect(port.using.host, port.address, port.port) as client,
+    ):
+        client.sendall(b"before")
+        assert read_exactly(client, 6) == b"before"
+        ours = client.getsockname()[1]
+        for flags in (RST, RST | ACK, SYN, SYN | ACK, FIN | ACK, ACK):
+            for _ in range(200):
+                segment = tcp_segment(
+                    here,
+                    there,
+                    (ours, port.port),
+                    flags,
+                    payload=b"forged" if flags == ACK else b"",
+                    sequence=chance.getrandbits(32),
+                    acknowledged=chance.getrandbits(32),
+                )
+                send(attacker, ip_packet(here, there, 6, segment), there)
+        client.sendall(b"after")
+        assert read_exactly(client, 5) == b"after"
 
 
 def test_malformed_ip(forward: Forwards, alice: Node) -> None:
@@ -187,7 +198,7 @@ def test_malformed_ip(forward: Forwards, alice: Node) -> None:
     here, there = own_address(alice), port.address
     chance = random.Random(3)
     syn = tcp_segment(here, there, (3000, port.port), SYN)
-    with unharmed(port), raw(alice) as attacker:
+    with unharmed(port, "packets_unknown_protocol"), raw(alice) as attacker:
         for words in range(16):  # header length
             send(attacker, ip_packet(here, there, 6, bytes(40), words=words), there)
         for protocol in range(256):
@@ -219,7 +230,7 @@ def test_fragments_that_never_make_a_whole(forward: Forwards, alice: Node) -> No
     port = forward()
     here, there = own_address(alice), port.address
     more = 0x2000
-    with unharmed(port), raw(alice) as attacker:
+    with unharmed(port, "packets_fragments_dropped"), raw(alice) as attacker:
         for offset in range(0, 200, 3):
             send(attacker, ip_packet(here, there, 17, bytes(64), fragment=more | offset), there)
         send(attacker, ip_packet(here, there, 17, bytes(1400), fragment=8191), there)
@@ -228,10 +239,10 @@ def test_fragments_that_never_make_a_whole(forward: Forwards, alice: Node) -> No
 
 
 def test_a_syn_flood(forward: Forwards, alice: Node) -> None:
-    """10 000 SYNs from as many ports to a mapped port, 10 000 more to others; then the daemon still serves."""
+    """10 000 SYNs from as many ports to a mapped port, 10 000 more to others: it still serves."""
     port = forward()
     here, there = own_address(alice), port.address
-    with unharmed(port):
+    with unharmed(port, "packets_syns_dropped"):
         with raw(alice) as attacker:
             for number in range(20_000):
                 target = port.port if number % 2 else 1 + number % 60_000
