@@ -175,6 +175,16 @@ def test_syn_sent_is_answered() -> None:
     assert seen.window << 8 == 1 << 20
 
 
+def test_syn_sent_written_and_shut_down() -> None:
+    lab = Lab().syn_sent()
+    lab.connection.write(b"all I have to say")
+    lab.connection.shutdown()
+    assert lab.said() == []
+    lab.arrive(SYN | ACK, 0, 1, options=SYN_OPTIONS)
+    assert lab.said() == [(FIN | PSH | ACK, 1, 1, b"all I have to say")]
+    assert lab.connection.state is State.FIN_WAIT_1
+
+
 def test_syn_sent_repeats_and_times_out() -> None:
     lab = Lab().syn_sent(timeout=1.0)
     for interval in (0.3, 0.6):

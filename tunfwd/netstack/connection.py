@@ -172,8 +172,8 @@ class Connection:
 
     def shutdown(self) -> None:
         """Send FIN after all that was written. Reading goes on. A second call changes nothing."""
-        if self.state in (State.INCOMING, State.SYN_SENT):
-            raise Misuse(f"shutdown in {self.state.name}")
+        if self.state is State.INCOMING:
+            raise Misuse("shutdown before accept")
         if self.state is not State.CLOSED:
             self._send.closing = True
             self._wants_to_send()

@@ -133,10 +133,6 @@ class ReceiveBuffer:
             island.data.extend(following.data)
             island.end = following.end
             del ranges[index]
-        if index < len(ranges) and ranges[index].start == island.end:
-            following = ranges.pop(index)
-            island.data.extend(following.data)
-            island.end = following.end
 
     def _fill(self, data: memoryview) -> None:
         """Add data at `next`, and the islands that it reaches."""
