@@ -209,12 +209,18 @@ class Groups:
         return self._added(number, State.JOINING)
 
     def accept(self, chat_id: bytes, password: str = "") -> Group:
-        """Accept an invitation. Raises NoSuchInvitation, or errors.GroupInviteAccept…; then as `join`."""
+        """Accept an invitation. Raises NoSuchInvitation, or errors.GroupInviteAccept…; then as `join`.
+
+        toxcore does not repeat what gets lost between the two (it can, when several join at once): being
+        invited and accepting again does.
+        """
         invitation = self._invitations.get(chat_id)
         if invitation is None:
             raise NoSuchInvitation(f"no invitation to {chat_id.hex().upper()} is pending")
-        group = self.get(chat_id)
-        if group is not None and group.state is State.LOST:
+        if group := self.get(chat_id):
+            if group.state is State.JOINED:
+                del self._invitations[chat_id]
+                return group
             self.leave(group)
         number = self._tox.group_invite_accept(
             invitation.friend.number, invitation.data, self._nickname().encode(), password.encode()
