@@ -792,3 +792,19 @@ def test_public_packets_of_a_group() -> None:
     for private_only in ("90000144332211", "9000044433221100", "9000"):
         b.receive_public(bytes.fromhex(private_only), pair.now)
     assert b.counters["public_unexpected"] == 3
+
+
+def test_a_connection_that_was_under_way_when_the_contact_came_back_is_given_up_cleanly() -> None:
+    pair = Pair()
+    pair.connect()
+    mapping = pair.serve()
+    pair.run(HELLO_INTERVAL + 1)
+    pair.lose(pair.a)
+    pair.a.service = lambda flow: None
+    pair.a.session.online(pair.now)
+    pair.b.session.connect(mapping, pair.now)
+    pair.b.session.end(mapping, pair.now)  # both before the Hello is read
+    while (packet := pair.b.session.next_packet()) is not None:
+        pair.a.session.receive_lossless(packet, pair.now)
+    pair.run(1)
+    pair.no_leaks()
