@@ -1,6 +1,6 @@
-"""A member of a group that speaks v0.1 of the specification and nothing else, over real toxcore, byte by byte.
+"""A member of a group that speaks v0.1 of the specification and nothing else, byte by byte, over real toxcore.
 
-Like plain_peer.py, with many to talk to instead of one, by their nicknames, and packets to all of them at once.
+Like plain_peer.py, with many to talk to instead of one, by their nicknames, and packets to all of them.
 """
 
 from __future__ import annotations
