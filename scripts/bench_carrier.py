@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what bare Tox packets do between two processes on this machine, with nothing above the client.
 
-    bench_carrier.py [--seconds N] [--cases lossless,both,lossy,...]
+    bench_carrier.py [--seconds N] [--cases lossless,both,lossy,...] [--group]
 
 This is what everything above the carrier is compared with. `run_cases` is for other benchmarks.
 """
@@ -20,7 +20,8 @@ from pathlib import Path
 import trio
 
 from tunfwd.tox.client import Client
-from tunfwd.tox.contacts import Contact
+from tunfwd.tox.contacts import Contact, Friend
+from tunfwd.tox.groups import GroupInvitation
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.settings import Node, Settings
 
@@ -59,10 +60,12 @@ class Result:
 class Endpoint(Handler):
     """Sends what it is told to, counts what comes, answers pings."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "friend") -> None:
+        self.kind = kind
         self.online = trio.Event()
         self.contact: Contact | None = None
         self.client: Client | None = None
+        self.friend = trio.Event()
         self.received = 0
         self.sent = 0
         self.peer_count = -1
@@ -71,34 +74,48 @@ class Endpoint(Handler):
         self.until = 0.0
 
     def contact_online(self, contact: Contact) -> None:
-        self.contact = contact
-        self.online.set()
+        if isinstance(contact, Friend):
+            self.friend.set()
+        if contact.kind == self.kind:
+            self.contact = contact
+            self.online.set()
+
+    def group_invitation(self, invitation: GroupInvitation) -> None:
+        assert self.client is not None
+        self.client.groups.accept(invitation.chat_id)
 
     def lossless(self, contact: Contact, data: bytes) -> None:
-        match data[1:2]:
+        if contact is not self.contact:
+            return
+        prefix = contact.carrier.lossless
+        data = data[len(prefix) :]
+        match data[:1]:
             case b"d":
                 self.received += 1
             case b"p":
-                contact.send_lossless(data[:1] + PONG)
+                contact.send_lossless(prefix + PONG)
             case b"o":
                 self.pong.set()
             case b"s":
-                seconds = float(data[2:])
+                seconds = float(data[1:])
                 self.received = self.sent = 0
                 self.start(self.fill_lossless, seconds)
             case b"c":
-                if len(data) > 2:
-                    self.peer_count = int(data[2:])
+                if len(data) > 1:
+                    self.peer_count = int(data[1:])
                 else:
-                    contact.send_lossless(data[:1] + COUNT + b"%d" % self.received)
+                    contact.send_lossless(prefix + COUNT + b"%d" % self.received)
                     self.received = 0
 
     def lossy(self, contact: Contact, data: bytes) -> None:
-        match data[1:2]:
+        if contact is not self.contact:
+            return
+        prefix = contact.carrier.extension
+        match data[len(prefix) : len(prefix) + 1]:
             case b"d":
                 self.received += 1
             case b"p":
-                contact.send_lossy(data[:1] + PONG)
+                contact.send_lossy(prefix + PONG)
             case b"o":
                 self.pong.set()
 
@@ -115,10 +132,15 @@ class Endpoint(Handler):
             else:
                 self.send()
 
+    @property
+    def lossless_size(self) -> int:
+        assert self.contact is not None
+        return min(SIZE, self.contact.carrier.lossless_limit)
+
     def fill_lossless(self) -> None:
         assert self.contact is not None
         packet = self.contact.carrier.lossless + DATA
-        packet += b"x" * (min(SIZE, self.contact.carrier.lossless_limit) - len(packet))
+        packet += b"x" * (self.lossless_size - len(packet))
         while self.contact.send_lossless(packet):
             self.sent += 1
 
@@ -138,7 +160,7 @@ class Endpoint(Handler):
         packet = self.contact.carrier.extension + DATA
         packet += b"x" * (SIZE - len(packet))
         due = int((time.monotonic() - self.began) * OFFERED)
-        while self.sent < due:
+        for _ in range(min(due - self.sent, BATCH)):
             self.contact.send_lossy(packet)
             self.sent += 1
         self.client.wake()
@@ -157,12 +179,13 @@ async def _count(here: Endpoint) -> int:
 
 async def _bulk(here: Endpoint, name: str, send: Callable[[], None], seconds: float) -> Result:
     result = Result(name)
+    size = here.lossless_size if send == here.fill_lossless else SIZE
     await _count(here)
     cpu, began, last = time.process_time(), time.monotonic(), 0
     here.start(send, seconds)
     while here.send is not None:
         await trio.sleep(1)
-        result.by_second.append((here.sent - last) * SIZE / 1e6)
+        result.by_second.append((here.sent - last) * size / 1e6)
         last = here.sent
     cpu = time.process_time() - cpu
     received = await _count(here)
@@ -170,7 +193,7 @@ async def _bulk(here: Endpoint, name: str, send: Callable[[], None], seconds: fl
     while received < here.sent and time.monotonic() - began < elapsed + 1:
         await trio.sleep(0.1)
         received += await _count(here)
-    result.megabytes_per_second = received * SIZE / seconds / 1e6
+    result.megabytes_per_second = received * size / seconds / 1e6
     result.lost = 1 - received / max(1, here.sent)
     result.cpu_per_packet = cpu / max(1, here.sent) * 1e6
     return result
@@ -183,7 +206,7 @@ async def _both(here: Endpoint, seconds: float) -> list[Result]:
     here.received = 0
     here.contact.send_lossless(here.contact.carrier.lossless + START + b"%f" % seconds)
     sent = await _bulk(here, "lossless, both ways: sent", here.fill_lossless, seconds)
-    received = Result("lossless, both ways: received", here.received * SIZE / seconds / 1e6)
+    received = Result("lossless, both ways: received", here.received * here.lossless_size / seconds / 1e6)
     return [sent, received]
 
 
@@ -232,14 +255,15 @@ async def run_cases(here: Endpoint, seconds: float, cases: tuple[str, ...] = CAS
     return results
 
 
-async def peer_main(node: str, key: str) -> None:
+async def peer_main(node: str, key: str, kind: str) -> None:
     """Be the other side, for as long as stdin is open."""
-    here = Endpoint()
+    here = Endpoint(kind)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             savedata=Path(folder) / "identity", local_discovery=False, bootstrap=(Node.parse(node),)
         )
         with Client(settings, here) as client:
+            here.client = client
             client.friends.add_key(bytes.fromhex(key))
             print(json.dumps(client.public_key.hex()), flush=True)
             async with trio.open_nursery() as nursery:
@@ -248,15 +272,15 @@ async def peer_main(node: str, key: str) -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def main(seconds: float, cases: tuple[str, ...]) -> list[Result]:
+async def main(seconds: float, cases: tuple[str, ...], kind: str = "friend") -> list[Result]:
     """Start the other side, wait for it, measure."""
-    here = Endpoint()
+    here = Endpoint(kind)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(savedata=Path(folder) / "identity", local_discovery=False)
         with Client(settings, here) as client:
             here.client = client
             node = Node("127.0.0.1", client.udp_port or 0, client.dht_key)
-            command = [sys.executable, __file__, "--peer", str(node), client.public_key.hex()]
+            command = [sys.executable, __file__, "--peer", str(node), client.public_key.hex(), kind]
             with subprocess.Popen(  # noqa: ASYNC220 before the loop runs
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ) as peer:
@@ -265,7 +289,11 @@ async def main(seconds: float, cases: tuple[str, ...]) -> list[Result]:
                 client.friends.add_key(bytes.fromhex(json.loads(peer.stdout.readline())))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client.run)
-                    with trio.fail_after(60):
+                    with trio.fail_after(90):
+                        await here.friend.wait()
+                        await trio.sleep(2)  # until both know the other's address, which groups need
+                        if kind == "group":
+                            client.groups.invite(client.groups.create("bench"), next(iter(client.friends)))
                         await here.online.wait()
                     await trio.sleep(2)
                     results = await run_cases(here, seconds, cases)
@@ -278,9 +306,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--peer", nargs=2, metavar=("NODE", "KEY"), help=argparse.SUPPRESS)
+    parser.add_argument("--group", action="store_true", help="between members of a group, not friends")
+    parser.add_argument("--peer", nargs=3, metavar=("NODE", "KEY", "KIND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
         trio.run(peer_main, *arguments.peer)
     else:
-        trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")))
+        kind = "group" if arguments.group else "friend"
+        trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")), kind)

@@ -164,7 +164,7 @@ class Daemon:
         stack = Stack(own, self.peers.host_state, random, 1500, udp_segmentation=False)
         self.switch = Switch(stack, Poller(), self.peers)
         self.portfolio = Portfolio(self.content, Policy(rules, ()), self._save)
-        pings = Pings(self.switch, random)
+        self.pings = pings = Pings(self.switch, random)
         serving = Serving(self.switch, own[0].ip.packed, 5.0, random)
         device: Any = SimpleNamespace(write=lambda frame: True)
         self.engine = Engine(device, self.switch, self.portfolio, Callers(self.switch), serving, pings)

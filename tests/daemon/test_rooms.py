@@ -255,6 +255,26 @@ async def test_only_offers_hellos_and_kills_may_be_public() -> None:
     assert friend.counters == {"malformed_prefix": 2}
 
 
+async def test_a_ping_waits_for_the_members_hello(autojump_clock: trio.testing.MockClock) -> None:
+    daemon, group = with_members(1, greeted=False)
+    answers: list[float | None] = []
+
+    async def ping() -> None:
+        answers.append(await daemon.pings.ping(daemon.peers.find("player 0")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ping)
+        await trio.testing.wait_all_tasks_blocked()
+        daemon.greet(group, 0)
+        await trio.testing.wait_all_tasks_blocked()
+        daemon.settle()
+        token = daemon.tox.private[-1][1][3:]
+        await trio.sleep(0.02)
+        daemon.groups.on_private(group.number, 0, b"\x90\x02\x01" + token)
+        daemon.settle()
+    assert answers == [pytest.approx(0.02)]
+
+
 # --- names --------------------------------------------------------------------------------------------------
 
 

@@ -30,8 +30,8 @@ from .plain_peer import ToxNode
 P = TypeVar("P")
 R = TypeVar("R")
 
-CONNECT_TIMEOUT = 5.0  # s; a dead target is given up after it
-UDP_IDLE = 6.0  # s
+CONNECT_TIMEOUT = 3.0  # s; a dead target is given up after it
+UDP_IDLE = 4.0  # s
 CONFIG: Mapping[str, Mapping[str, Any]] = {
     "forwarding": {"connect_timeout": CONNECT_TIMEOUT, "udp_idle": UDP_IDLE}
 }

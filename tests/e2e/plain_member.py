@@ -1,4 +1,4 @@
-"""A member of a group that speaks v0.1 of the specification and nothing else, byte by byte, over real toxcore.
+"""A member of a group that speaks v0.1 of the specification and nothing else, byte by byte, over toxcore.
 
 Like plain_peer.py, with many to talk to instead of one, by their nicknames, and packets to all of them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -114,22 +115,21 @@ class PlainMember(ToxNode):
     def send_lossy(self, to: str, data: bytes) -> None:
         self._call(lambda: self.member(to).send_lossy(data))
 
-    def expect(self, of: str, kind: int, msg_id: int | None = None, timeout: float = TIME) -> Packet:
+    def expect(self, of: str, kind: int, msg_id: int) -> Packet:
         """The next packet of that member, kind and id; others are kept for later."""
-        deadline = time.monotonic() + timeout
+        return self._expect(of, lambda found: (found.type, found.msg_id) == (kind, msg_id))
+
+    def expect_offer(self, of: str, name: str) -> Packet:
+        return self._expect(of, lambda found: found.type == OFFER and found.offered[3] == name)
+
+    def _expect(self, of: str, wanted: Callable[[Packet], bool]) -> Packet:
+        deadline = time.monotonic() + TIME
         while True:
             for name, found in self._early:
-                if (name, found.type) == (of, kind) and msg_id in (None, found.msg_id):
+                if name == of and wanted(found):
                     self._early.remove((name, found))
                     return found
             try:
                 self._early.append(self._packets.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:
-                message = f"no packet {kind} of {msg_id} from {of}, but {self._early[:20]}"
-                raise AssertionError(message) from None
-
-    def expect_offer(self, of: str, name: str) -> Packet:
-        while True:
-            found = self.expect(of, OFFER)
-            if found.offered[3] == name:
-                return found
+                raise AssertionError(f"not from {of}, but {self._early[:20]}") from None

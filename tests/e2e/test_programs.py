@@ -171,7 +171,7 @@ def test_iperf3(forward: Forwards, tmp_path: Path) -> None:
     forward("udp", port=5201)
 
     def measure(*arguments: str) -> dict[str, dict[str, float]]:
-        command = ["iperf3", "-J", "-c", port.address, "-t", "3", *arguments]
+        command = ["iperf3", "-J", "-c", port.address, "-t", "2", *arguments]
         result = port.using.host.run(command, timeout=30, check=False)
         answer = json.loads(result.stdout)
         assert "error" not in answer, answer["error"]
@@ -181,7 +181,7 @@ def test_iperf3(forward: Forwards, tmp_path: Path) -> None:
     with running(port.serving.host, ["iperf3", "-s"], "-t sport = :5201", tmp_path):
         for direction in ((), ("-R",)):
             end = measure(*direction)
-            assert end["sum_received"]["bytes"] > 1 * MB  # an order of magnitude less than usual
+            assert end["sum_received"]["bytes"] > MB / 10  # how fast it is, is for the benchmark
         for direction in ((), ("-R",)):
             end = measure("-u", "-b", "5M", "-l", "1200", *direction)
             assert end["sum"]["packets"] > 1000

@@ -19,6 +19,7 @@ from tunfwd.tox.errors import (
     GroupSendCustomPrivatePacketGroupNotFound,
     GroupSendCustomPrivatePacketPeerNotFound,
 )
+from tunfwd.tox.pacing import GROUP_BURST, GROUP_STUCK, ROUND
 from tunfwd.wire import carriers
 
 if TYPE_CHECKING:
@@ -142,7 +143,16 @@ class Member(Contact):
 
     def send_lossless(self, packet: bytes) -> bool:
         """See Contact. Above 500 bytes toxcore splits the packet, at more than half the speed."""
-        return self._send(packet, lossless=True)
+        if self.full:
+            return False
+        if self.accepted >= GROUP_BURST:
+            self._pacing.spent(self, ROUND)
+            return False
+        if not self._send(packet, lossless=True):
+            self._pacing.spent(self, GROUP_STUCK)
+            return False
+        self.accepted += 1
+        return True
 
     def send_lossy(self, packet: bytes) -> bool:
         """See Contact."""
