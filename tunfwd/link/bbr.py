@@ -252,7 +252,6 @@ class Bbr:
         if (
             self.state is State.STARTUP
             and self._loss_round_start
-            and self.path.in_recovery
             and self._losses_in_round >= STARTUP_LOSSES
             and self._is_congestion(self._lost_in_round, self._inflight_latest + self._lost_in_round)
         ):

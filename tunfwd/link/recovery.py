@@ -217,8 +217,9 @@ class Recovery:
         lost: list[Sent] = []
         while sent and sent[0][0] < self.largest_acked:
             record = sent[0]
-            if record[0] > threshold and record[3].time > now - delay:
-                self._loss_time = record[3].time + delay
+            deadline = record[3].time + delay
+            if record[0] > threshold and deadline > now:
+                self._loss_time = deadline
                 break
             sent.popleft()
             if record[1]:

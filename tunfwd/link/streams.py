@@ -34,10 +34,11 @@ from tunfwd.wire.frames import MaxStreamData, ResetStream, StopSending, Stream
 INITIAL_WINDOW: Final = 65_536  # bytes a stream may send before any credit; part of the protocol
 CONTROL_WINDOW: Final = 262_144  # bytes, of stream 0; part of the protocol
 LINK_WINDOW: Final = 64 << 20  # bytes unread in all streams, at most; part of the protocol as initial credit
+WINDOW_GROWTH: Final = 4  # at a time, so that a window never holds up a congestion window that doubles
 MAX_WINDOW: Final = 16 << 20  # bytes; 6 times what 100 Mbit/s and 200 ms need
 SEND_BUDGET: Final = 64 << 20  # bytes written and not acknowledged, in all streams
 MIN_SEND_BUFFER: Final = 65_536  # bytes a stream may always have waiting …
-MAX_SEND_BUFFER: Final = 16 << 20  # … and at most; between them, twice the congestion window
+MAX_SEND_BUFFER: Final = 16 << 20  # … and at most; between them, four congestion windows: a loss holds two up
 WRITABLE: Final = 16_384  # bytes of room that are worth waking a writer for
 MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
 MAX_PIECES: Final = 65_536  # pieces beyond gaps, in all streams
@@ -158,7 +159,7 @@ class Streams:
         return self._space(pair.send) if pair is not None else MIN_SEND_BUFFER
 
     def _space(self, send: SendStream) -> int:
-        buffer = min(max(2 * self.cwnd, MIN_SEND_BUFFER), MAX_SEND_BUFFER)
+        buffer = min(max(4 * self.cwnd, MIN_SEND_BUFFER), MAX_SEND_BUFFER)
         left = max((SEND_BUDGET - self.unacked) // 2, 0)
         return max(min(buffer, left) - send.unacked, 0)
 
@@ -469,7 +470,7 @@ class Streams:
         if left > receive.window // 2:
             return
         if self.now - pair.granted_at < 2 * self.round_trip + TUNING_SLACK:
-            receive.window = min(2 * receive.window, MAX_WINDOW)
+            receive.window = min(WINDOW_GROWTH * receive.window, MAX_WINDOW)
         pair.granted_at = self.now
         pool = LINK_WINDOW - self._charged + left
         target = receive.read_offset + min(receive.window, max(pool // 2, INITIAL_WINDOW))
