@@ -24,7 +24,8 @@ QUEUE_BYTES: Final = 1 << 20  # waiting to leave: 90 ms at 10 000 datagrams of 1
 QUEUE_AGE: Final = 1.0  # s; older than this nobody waits for it
 MAX_PARTIAL: Final = 64  # datagrams being put together
 MAX_PARTIAL_BYTES: Final = 2 << 20  # in all of them
-MAX_FRAGMENTS: Final = 128  # of one datagram; 65 507 bytes take 49
+MAX_FRAGMENTS: Final = 128  # of one datagram
+MIN_PIECE: Final = 512  # bytes of a fragment that is not the last: 65 507 bytes take 128 of them
 
 
 class DatagramQueue:
@@ -68,6 +69,10 @@ class DatagramQueue:
         self._queued -= len(self._queue.popleft()[1])
         self._offset = 0
 
+    def needs_packet(self, room: int) -> bool:
+        """Whether the first datagram fits a packet but not `room` bytes: it goes ahead of an Ack that can wait."""
+        return bool(self._queue) and room < DATAGRAM_HEADER_SIZE + len(self._queue[0][1]) <= self._max_frame
+
     def take(self, room: int) -> bytes | None:
         """The next frame, if it fits into `room` bytes."""
         if not self._queue:
@@ -77,8 +82,8 @@ class DatagramQueue:
         if size <= room and not self._offset:
             self._finish_first()
             return DATAGRAM_HEADER.pack(DATAGRAM, id_, len(data)) + data
-        if size <= self._max_frame or room < self._max_frame:
-            return None  # whole in a packet of its own, or the next piece in one
+        if size <= self._max_frame or room < FRAGMENT_HEADER_SIZE + min(MIN_PIECE, len(data) - self._offset):
+            return None
         piece = data[self._offset : self._offset + room - FRAGMENT_HEADER_SIZE]
         frame = FRAGMENT_HEADER.pack(FRAGMENT, id_, self._next_number, len(data), self._offset, len(piece)) + piece
         self._offset += len(piece)

@@ -413,8 +413,11 @@ class Link:
         parts: list[bytes | bytearray] = []
         items: list[Item] = []
         acks, streams = self._acks, self._streams
+        room = self._max_packet - len(self._prefix) - HEADER_SIZE
         ack_room = acks.frame_size() if acks.pending else 0
-        room = self._add_small_frames(parts, items, self._max_packet - len(self._prefix) - HEADER_SIZE - ack_room)
+        if ack_room and self._datagrams.needs_packet(room - ack_room):
+            ack_room = 0
+        room = self._add_small_frames(parts, items, room - ack_room)
         control = streams.control.send
         while room > MIN_ROOM and control.has_pending(_MASK):
             start, stop, _ = control.take(room - STREAM_HEADER_SIZE, _MASK)

@@ -36,9 +36,8 @@ class Gaps:
 
     def take(self, offset: int) -> list[bytes]:
         """All that continues a stream which is whole up to `offset`; what is below is forgotten."""
-        stop = offset
-        if self._have.starts and self._have.starts[0] <= offset:
-            stop = max(offset, self._have.stops[0])
+        self._have.pop_below(offset)
+        stop = self._have.stops[0] if self._have.starts and self._have.starts[0] == offset else offset
         count = 0
         pieces: list[bytes] = []
         for start in self._offsets:

@@ -21,7 +21,7 @@ TIME_THRESHOLD: Final = 9 / 8  # of a round trip; RFC 9002 6.1.2
 PERSISTENT_CONGESTION: Final = 3  # probe timeouts; RFC 9002 7.6.1
 MAX_PROBE_TIMEOUT: Final = 3.0  # s; a path that is back after minutes is found within this
 MAX_RTT: Final = 10.0  # s; a longer sample is a clock that jumped, or a suspended machine
-MAX_REMEMBERED: Final = 256  # packets declared lost whose late Ack would show that they were not
+MAX_REMEMBERED: Final = 64  # packets declared lost whose late Ack would show that they were not
 SKIP_BITS: Final = 10  # a number is skipped about every 2^9 packets, at most one a burst (RFC 9000 21.4)
 PROBES: Final = 2  # packets; RFC 9002 6.2.4
 
@@ -253,16 +253,23 @@ class Recovery:
 
     def _find_spurious(self, largest: int, ack: Ack, now: float) -> None:
         """See whether packets that were declared lost have arrived after all, and wait longer next time if so."""
-        remembered = self._remembered
-        for low, high in ack.ranges:
-            found = [number for number in remembered if largest - low <= number <= largest - high]
-            for number in found:
-                distance = remembered.pop(number)
-                self.spurious_losses += 1
-                self._packet_threshold = min(max(self._packet_threshold, distance + 1), MAX_PACKET_THRESHOLD)
-            if found and not remembered and self._spurious:
-                self.controller.on_spurious_loss(now)
-                return
+        remembered, ranges = self._remembered, ack.ranges
+        found: list[int] = []
+        index = len(ranges) - 1
+        for number in remembered:  # ascending, as the ranges from the last one on
+            distance = largest - number
+            while index >= 0 and distance < ranges[index][1]:
+                index -= 1
+            if index < 0:
+                break
+            if distance <= ranges[index][0]:
+                found.append(number)
+        for number in found:
+            gap = remembered.pop(number)
+            self.spurious_losses += 1
+            self._packet_threshold = min(max(self._packet_threshold, gap + 1), MAX_PACKET_THRESHOLD)
+        if found and not remembered and self._spurious:
+            self.controller.on_spurious_loss(now)
 
     def next_timeout(self) -> float | None:
         """When to call `on_timeout`; None while nothing is in flight."""

@@ -156,8 +156,9 @@ class SendStream:
         if start <= before:
             base = max(before, stop)
             if self._acked is not None:
-                if self._acked.starts and self._acked.starts[0] <= base:
-                    base = max(base, self._acked.stops[0])
+                self._acked.pop_below(base)
+                if self._acked.starts and self._acked.starts[0] == base:
+                    base = self._acked.stops[0]
                     self._acked.pop_below(base)
                 if not self._acked:
                     self._acked = None

@@ -467,7 +467,7 @@ class Streams:
             return
         left = receive.granted - receive.read_offset
         self._charge(pair, left)
-        if left > receive.window // 2:
+        if left > receive.window - (receive.window >> 2):
             return
         if self.now - pair.granted_at < 2 * self.round_trip + TUNING_SLACK:
             receive.window = min(WINDOW_GROWTH * receive.window, MAX_WINDOW)
