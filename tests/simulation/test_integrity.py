@@ -7,8 +7,8 @@ from linksim import Conditions, pair
 
 from tunfwd import link as links
 
-RUNS = 60
-LONG_RUNS = 3000
+RUNS = 1500
+LONG_RUNS = 20_000
 
 
 class Talker:
@@ -17,15 +17,13 @@ class Talker:
     def __init__(self, node, rng, first_id, streams, most):
         self.node = node
         self.rng = rng
-        self.outgoing = {}
-        self.sent = dict.fromkeys((), 0)
         self.plan = {}
         self.ids = range(first_id, first_id + streams)
         for id_ in self.ids:
             self.plan[id_] = rng.randbytes(rng.choice((0, 1, rng.randrange(1, 3000), rng.randrange(1, most))))
         self.messages = [rng.randbytes(rng.randrange(1, 1374)) for _ in range(rng.randrange(8))]
         self.to_say = list(self.messages)
-        self.datagrams = {rng.randbytes(rng.choice((0, 10, 1300, 5000, 65507))) for _ in range(rng.randrange(4))}
+        self.datagrams = [rng.randbytes(rng.choice((0, 10, 1300, 5000, 65507))) for _ in range(rng.randrange(4))]
         self.written = dict.fromkeys(self.ids, 0)
         self.finished = set()
         self.received = {}
@@ -33,7 +31,6 @@ class Talker:
         self.got_datagrams = []
         self.ended = set()
         self.closed = set()
-        self.events = []
         node.app = self
         for id_ in self.ids:
             node.link.stream_open(id_)
@@ -110,8 +107,8 @@ def run(seed):
         assert one.heard == other.messages[: len(one.heard)], seed
         assert {id_: one.received.get(id_, b"") for id_ in other.ids} == other.plan, seed
         assert one.ended >= set(other.ids)
-        assert set(one.got_datagrams) <= other.datagrams, seed
-        assert len(one.got_datagrams) <= len(other.datagrams) or one.node.link.statistics.duplicates == 0
+        assert set(one.got_datagrams) <= set(other.datagrams), seed
+        assert len(one.got_datagrams) <= len(other.datagrams), seed
         assert not one.node.link.closed
     return clock.now
 
