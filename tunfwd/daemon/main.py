@@ -21,7 +21,7 @@ from tunfwd.daemon import config as configuration
 from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.callers import Callers
 from tunfwd.daemon.commands import Commands
-from tunfwd.daemon.config import DEFAULT_RANGE, Config
+from tunfwd.daemon.config import DEFAULT_RANGE, Config, Forwarding
 from tunfwd.daemon.contacts import Contacts
 from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.peers import Peers
@@ -32,6 +32,7 @@ from tunfwd.daemon.serving import Serving
 from tunfwd.daemon.state import State
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.negotiation import Limits
+from tunfwd.forwarding.session import FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller, raise_descriptor_limit
@@ -40,6 +41,7 @@ from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError
 from tunfwd.tun import network, privileges
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
+from tunfwd.wire.packets import Feature
 
 GC_THRESHOLD = 50_000  # allocations; at the default of 700 collecting takes a part of every packet's time
 
@@ -136,9 +138,7 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
         book,
         state.content,
         saver.save,
-        settings=SessionSettings(
-            limits=Limits(2 * config.forwarding.connect_timeout, config.forwarding.udp_idle)
-        ),
+        settings=_session_settings(config.forwarding),
         random=random,
         auto_accept=config.auto_accept_friends,
     )
@@ -158,6 +158,12 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
                     log.info("%s: ending", signal.Signals(number).name)
                     break
             nursery.cancel_scope.cancel()
+
+
+def _session_settings(forwarding: Forwarding) -> SessionSettings:
+    features = FEATURES if forwarding.link else FEATURES & ~(Feature.LINK | Feature.FRAGMENT)
+    limits = Limits(2 * forwarding.connect_timeout, forwarding.udp_idle)
+    return SessionSettings(features, limits, forwarding.outage)
 
 
 def _nickname() -> str:

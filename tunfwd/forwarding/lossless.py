@@ -71,6 +71,15 @@ class LosslessTransport:
         if len(self._datagrams) < MAX_DATAGRAMS:
             self._datagrams.append(packet)
 
+    @property
+    def datagram_payload(self) -> int:
+        """Bytes of the largest datagram."""
+        return self.carrier.datagram_payload
+
+    def was_used(self, msg_id: int) -> bool:
+        """Never: the carrier keeps order, so that nothing of an older stream comes late."""
+        return False
+
     def open_channel(self, msg_id: int, sink: Sink) -> "LosslessChannel":
         """Open the stream of a flow."""
         return LosslessChannel(self, msg_id, sink)

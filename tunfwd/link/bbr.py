@@ -39,7 +39,9 @@ QUANTUM_TIME: Final = 0.001  # s
 MAX_QUANTUM: Final = 65536  # bytes
 QUEUE_GAIN: Final = 1.25  # ours: a round trip this much above the least shows a queue …
 QUEUE_FLOOR: Final = 0.004  # s, ours: … and by this much, which an event loop's own delays stay under
-SHALLOW_LOSS: Final = 0.12  # ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
+SHALLOW_LOSS: Final = (
+    0.12  # ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
+)
 
 
 class State(Enum):
@@ -73,7 +75,10 @@ PACING_GAIN: Final = {
     State.UP: 1.25,
     State.PROBE_RTT: 1.0,
 }
-CWND_GAIN: Final = dict.fromkeys(State, DEFAULT_CWND_GAIN) | {State.UP: 2.25, State.PROBE_RTT: PROBE_RTT_CWND_GAIN}
+CWND_GAIN: Final = dict.fromkeys(State, DEFAULT_CWND_GAIN) | {
+    State.UP: 2.25,
+    State.PROBE_RTT: PROBE_RTT_CWND_GAIN,
+}
 PROBE_BW: Final = frozenset((State.DOWN, State.CRUISE, State.REFILL, State.UP))
 PROBING: Final = frozenset((State.STARTUP, State.REFILL, State.UP))
 
@@ -88,7 +93,9 @@ class Bbr:
         self._min_pipe = MIN_PIPE_PACKETS * path.packet_size
         self.cwnd = self._initial_cwnd
         self.quantum = self._initial_cwnd
-        self.pacing_rate = STARTUP_PACING_GAIN * self._initial_cwnd / 0.001  # until there is a round trip to go by
+        self.pacing_rate = (
+            STARTUP_PACING_GAIN * self._initial_cwnd / 0.001
+        )  # until there is a round trip to go by
         self.state = State.STARTUP
         # The path's rate
         self.bw = 0.0
@@ -426,7 +433,9 @@ class Bbr:
 
     def _is_congestion(self, lost: int, in_flight: int, threshold: float = LOSS_THRESHOLD) -> bool:
         """Whether this much lost, of this much in flight, is the path's queue running over (see the head)."""
-        if min(self._round_rtt, self._last_round_rtt) > max(QUEUE_GAIN * self.min_rtt, self.min_rtt + QUEUE_FLOOR):
+        if min(self._round_rtt, self._last_round_rtt) > max(
+            QUEUE_GAIN * self.min_rtt, self.min_rtt + QUEUE_FLOOR
+        ):
             return lost > threshold * in_flight
         return lost > max(SHALLOW_LOSS * in_flight, STARTUP_LOSSES * self.path.packet_size)
 

@@ -26,7 +26,13 @@ class Flight:
     __slots__ = ("app_limited", "delivered", "delivered_time", "first_sent_time", "lost", "time")
 
     def __init__(
-        self, time: float, delivered: int, delivered_time: float, first_sent_time: float, lost: int, app_limited: bool
+        self,
+        time: float,
+        delivered: int,
+        delivered_time: float,
+        first_sent_time: float,
+        lost: int,
+        app_limited: bool,
     ) -> None:
         self.time = time
         self.delivered = delivered
@@ -59,7 +65,9 @@ class Path:
         self.lost = 0
         self.delivered_time = now
         self.first_sent_time = now
-        self.app_limited = 0  # `delivered` until which samples are limited by the application; 0: they are not
+        self.app_limited = (
+            0  # `delivered` until which samples are limited by the application; 0: they are not
+        )
         self.cwnd_limited = False  # the window has stopped us in this round trip
         self.in_recovery = False
         self.smoothed_rtt: float | None = None

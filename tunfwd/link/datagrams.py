@@ -85,7 +85,10 @@ class DatagramQueue:
         if size <= self._max_frame or room < FRAGMENT_HEADER_SIZE + min(MIN_PIECE, len(data) - self._offset):
             return None
         piece = data[self._offset : self._offset + room - FRAGMENT_HEADER_SIZE]
-        frame = FRAGMENT_HEADER.pack(FRAGMENT, id_, self._next_number, len(data), self._offset, len(piece)) + piece
+        frame = (
+            FRAGMENT_HEADER.pack(FRAGMENT, id_, self._next_number, len(data), self._offset, len(piece))
+            + piece
+        )
         self._offset += len(piece)
         if self._offset == len(data):
             self._next_number = (self._next_number + 1) & 0xFFFFFFFF

@@ -116,6 +116,10 @@ class Link:
         """Claim a stream; the peer's data for it may already be here. Misuse if the id is or was in use."""
         self._streams.open(id_)
 
+    def stream_is_known(self, id_: int) -> bool:
+        """Whether the id is in use by the owner, or was so not long ago."""
+        return self._streams.is_known(id_)
+
     def stream_write(self, id_: int, data: bytes | bytearray | memoryview) -> int:
         """How many bytes were taken; fewer than all: wait for StreamWritable. A stream that is gone takes, and forgets, all."""
         return self._streams.write(id_, data)
@@ -319,7 +323,12 @@ class Link:
         return packets
 
     def _send(self, packets: list[bytes], now: float) -> None:
-        recovery, path, controller, streams = self._recovery, self._path, self._recovery.controller, self._streams
+        recovery, path, controller, streams = (
+            self._recovery,
+            self._path,
+            self._recovery.controller,
+            self._streams,
+        )
         controller.on_send(now)
         allowance = self._pacer.allowance(controller.pacing_rate, controller.quantum, now)
         if allowance <= 0 and not recovery.probes_due:
@@ -391,7 +400,12 @@ class Link:
         room = self._max_packet - len(prefix) - HEADER_SIZE - STREAM_HEADER_SIZE
         start = stream.sent
         credit = streams.send_credit
-        if stream.lost_ranges or stream.written - start < room or stream.limit - start < room or credit < room:
+        if (
+            stream.lost_ranges
+            or stream.written - start < room
+            or stream.limit - start < room
+            or credit < room
+        ):
             streams.fresh.appendleft(stream)
             return None
         streams.send_credit = credit - room

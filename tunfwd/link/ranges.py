@@ -40,8 +40,8 @@ class RangeSet:
             starts.insert(first, start)
             stops.insert(first, stop)
             return
-        starts[first : last] = [min(start, starts[first])]
-        stops[first : last] = [max(stop, stops[last - 1])]
+        starts[first:last] = [min(start, starts[first])]
+        stops[first:last] = [max(stop, stops[last - 1])]
 
     def remove(self, start: int, stop: int) -> None:
         """Take [start, stop) out of the set."""

@@ -37,7 +37,9 @@ class Carried(Protocol):
 
 
 Item: TypeAlias = tuple[Carried, int, int, bool]
-Sent: TypeAlias = tuple[int, int, int, Flight, tuple[Item, ...]]  # number, size, bytes in flight, moment, items
+Sent: TypeAlias = tuple[
+    int, int, int, Flight, tuple[Item, ...]
+]  # number, size, bytes in flight, moment, items
 
 
 class Recovery:

@@ -117,9 +117,7 @@ class Streams:
         self._events = events
         self._pairs: dict[int, Pair] = {}
         self._forgotten: dict[int, None] = {}
-        self.control = Pair(
-            ReceiveStream(CONTROL, CONTROL_WINDOW), SendStream(CONTROL, CONTROL_WINDOW, self)
-        )
+        self.control = Pair(ReceiveStream(CONTROL, CONTROL_WINDOW), SendStream(CONTROL, CONTROL_WINDOW, self))
         self._message = b""  # the beginning of a control message
 
     def __len__(self) -> int:
@@ -129,14 +127,19 @@ class Streams:
 
     def open(self, id_: int) -> None:
         """Claim a stream, whether or not the peer has begun it."""
-        pair = self._pairs.get(id_)
-        if id_ == CONTROL or id_ in self._forgotten or (pair is not None and pair.claimed):
+        if self.is_known(id_):
             raise Misuse(f"stream {id_} is or was in use")
+        pair = self._pairs.get(id_)
         if pair is None:
             self._create(id_).claimed = True
         else:
             pair.claimed = True
             self._unclaimed -= 1
+
+    def is_known(self, id_: int) -> bool:
+        """Whether `open` would refuse the id."""
+        pair = self._pairs.get(id_)
+        return id_ == CONTROL or id_ in self._forgotten or (pair is not None and pair.claimed)
 
     def write(self, id_: int, data: bytes | bytearray | memoryview) -> int:
         """How many bytes of `data` were taken; all, and for nothing, if the stream is gone or reset."""

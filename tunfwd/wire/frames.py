@@ -34,7 +34,9 @@ __all__ = [
 ]
 
 _MASK: Final = 0xFFFFFFFF
-MAX_OFFSET: Final = (1 << 62) - 1  # of a stream; RFC 9000 4.5 has the same bound. 80 MB/s take 1 800 years to reach it
+MAX_OFFSET: Final = (
+    1 << 62
+) - 1  # of a stream; RFC 9000 4.5 has the same bound. 80 MB/s take 1 800 years to reach it
 MAX_RANGES: Final = 64  # in an Ack: a second at 100 Mbit/s and 1 % loss
 _MAX_RUN: Final = 0xFFFF  # packets in one lower range or gap of an Ack
 
@@ -54,12 +56,18 @@ HEADER: Final = struct.Struct("<II")  # tag, low 32 bits of the packet number
 HEADER_SIZE: Final = 8
 STREAM_HEADER: Final = struct.Struct("<BIQH")  # type, stream, offset, length
 STREAM_HEADER_SIZE: Final = 15
-PACKET_HEADER: Final = struct.Struct("<IIBIQH")  # both of the above: what a packet full of bulk data starts with
+PACKET_HEADER: Final = struct.Struct(
+    "<IIBIQH"
+)  # both of the above: what a packet full of bulk data starts with
 DATAGRAM_HEADER: Final = struct.Struct("<BIH")  # type, flow, length
 DATAGRAM_HEADER_SIZE: Final = 7
-FRAGMENT_HEADER: Final = struct.Struct("<BIIHHH")  # type, flow, datagram number, datagram size, offset, length
+FRAGMENT_HEADER: Final = struct.Struct(
+    "<BIIHHH"
+)  # type, flow, datagram number, datagram size, offset, length
 FRAGMENT_HEADER_SIZE: Final = 15
-ACK_HEADER: Final = struct.Struct("<BIIBI")  # type, largest, delay in microseconds, further ranges, first range
+ACK_HEADER: Final = struct.Struct(
+    "<BIIBI"
+)  # type, largest, delay in microseconds, further ranges, first range
 ACK_HEADER_SIZE: Final = 14
 ACK_RANGE_SIZE: Final = 4
 _RESET: Final = struct.Struct("<BIHQ")  # type, stream, reason, final size
