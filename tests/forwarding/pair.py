@@ -143,6 +143,7 @@ class Side:
             "of mappings": sum(len(m.flows) + len(m.held) for m in self.session.mappings),
             "turns": len(transport._ready),
             "unread": transport.unread,
+            "unsent": transport.unsent,
         }
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.forwarding.pair import Pair, Side, said
 from tunfwd.forwarding import events as ev
-from tunfwd.forwarding.lossless import MAX_UNREAD, SEND_BUFFER, WINDOW
+from tunfwd.forwarding.lossless import MAX_UNREAD, SCARCE_BUFFER, SEND_BUFFER, WINDOW
 from tunfwd.forwarding.mapping import Origin
 from tunfwd.forwarding.negotiation import HELD_TIMEOUT, MAX_FLOWS, MAX_HELD, Limits, Misuse
 from tunfwd.forwarding.session import FEATURES, HELLO_INTERVAL
@@ -490,6 +490,29 @@ def test_one_side_alone_notices_an_interruption(who: str) -> None:
     assert said(pair, "b")[0x0F] <= 2
 
 
+@pytest.mark.parametrize("pending", [True, False])
+def test_one_side_alone_notices_and_had_accepted_nothing(pending: bool) -> None:
+    pair = Pair(delay=0.02)
+    pair.b.auto_take = False
+    pair.connect()
+    mapping = pair.serve()
+    if not pending:
+        pair.b.session.end(mapping, pair.now)
+    pair.run(HELLO_INTERVAL + 1)
+    pair.lose(pair.b)
+    pair.run(1)
+    pair.b.session.online(pair.now)
+    pair.run(1)
+    pair.a.session.offer(TCP, 81, "another", pair.now)
+    pair.run(1)
+    for mapping in list(pair.b.session.mappings):
+        pair.b.session.take(mapping, pair.now)
+    pair.run(1)
+    assert len(pair.b.session.mappings) == (2 if pending else 1)
+    for mapping in pair.b.session.mappings:
+        pair.open(mapping)
+
+
 @pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "unnoticed"])
 @pytest.mark.parametrize("who", ["a", "b"])
 def test_a_restart_resets_flows_and_brings_mappings_back(who: str, noticed: bool) -> None:
@@ -670,6 +693,23 @@ def test_all_flows_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> Non
         pair.settle()
     assert list(pair.a.ended.values()) == [Reason.OVERFLOW]
     assert pair.a.session._transport.unread == 300_000
+
+
+def test_many_flows_that_nobody_reads_hold_little_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunfwd.forwarding.lossless.MAX_UNSENT", 10 * SEND_BUFFER)
+    pair = Pair()
+    pair.connect()
+    mapping = pair.serve()
+    flows = [pair.open(mapping)[0] for _ in range(50)]
+    pair.paths[pair.b].capacity = 0  # the contact takes nothing
+    assert sum(flow.write(bytes(1 << 20)) for flow in flows) == 10 * SEND_BUFFER + 40 * SCARCE_BUFFER
+    pair.settle()
+    assert flows[0].space == flows[-1].space == 0
+    pair.paths[pair.b].capacity = 1 << 30
+    pair.run(1)
+    assert {event.flow for event in pair.b.events if isinstance(event, ev.Writable)} == set(flows)
+    assert flows[0].space == SEND_BUFFER
+    assert pair.b.session._transport.unsent == 0
 
 
 def test_a_finish_before_the_flow_is_open_is_kept() -> None:

@@ -4,6 +4,10 @@ What holds at every moment: bytes that come out of a flow are a prefix of what w
 all is quiet again, both sides agree about every mapping; when all was ended, nothing is left.
 """
 
+import contextlib
+from random import Random
+
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -35,8 +39,9 @@ class Sessions(RuleBasedStateMachine):
         delay=st.sampled_from([0.0, 0.03]),
         capacity=st.sampled_from([3, 1 << 30]),
         features=st.sampled_from([FEATURES, FEATURES, FEATURES, Feature.MANY, Feature.FLOW, Feature(0)]),
+        begun=st.sampled_from([True, True, True, False]),
     )
-    def begin(self, delay: float, capacity: int, features: Feature) -> None:
+    def begin(self, delay: float, capacity: int, features: Feature, begun: bool) -> None:
         self.many = Feature.MANY in features
         self.in_order = Feature.FLOW in features
         self.pair = Pair(Side(1, features=features), Side(2), delay=delay, capacity=capacity)
@@ -48,6 +53,12 @@ class Sessions(RuleBasedStateMachine):
         self.finished: set[Flow] = set()
         self.connected = True
         self.pair.connect()
+        if begun:  # with what most sessions have: an offer accepted, and two connections over it
+            mapping = self.pair.serve()
+            self.pair.run(1)
+            for _ in range(2):
+                self.pair.b.session.connect(mapping, self.pair.now)
+            self.pair.run(1)
 
     def side(self, name: str) -> Side:
         return self.pair.a if name == "a" else self.pair.b
@@ -74,12 +85,14 @@ class Sessions(RuleBasedStateMachine):
         if side.session.mappings:
             side.session.end(side.session.mappings[index % len(side.session.mappings)], self.pair.now)
 
-    @rule(name=sides, index=indexes)
-    def connect(self, name: str, index: int) -> None:
+    @rule(name=sides, index=indexes, patient=st.booleans())
+    def connect(self, name: str, index: int, patient: bool) -> None:
         side = self.side(name)
         using = [m for m in side.session.mappings if m.role.value == "using"]
         if using:
             side.session.connect(using[index % len(using)], self.pair.now)
+        if patient:
+            self.pair.run(1)
 
     @rule(name=sides, taking=st.booleans())
     def decide(self, name: str, taking: bool) -> None:
@@ -217,3 +230,47 @@ TestSessions = Sessions.TestCase
 TestSessions.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_long_walk(seed: int) -> None:
+    """The same machine with traffic most of the time, which hypothesis seldom comes to."""
+    random = Random(seed)
+    walk = Sessions()
+    features = random.choice([FEATURES, FEATURES, FEATURES, Feature.MANY, Feature.FLOW, Feature(0)])
+    walk.begin(random.choice([0.0, 0.03]), random.choice([3, 1 << 30]), features, begun=True)
+    for _ in range(100):
+        name, index = random.choice("ab"), random.randrange(6)
+        match random.choices(range(13), [30, 10, 10, 4, 2, 2, 2, 2, 1, 1, 1, 1, 1])[0]:
+            case 0:
+                walk.write(name, index, random.choice([1, 100, 5000, 400_000]))
+            case 1:
+                walk.connect(name, index, random.random() < 0.5)
+            case 2:
+                walk.wait(random.choice([0.0, 0.01, 0.05, 1.0]))
+            case 3:
+                walk.read(name, random.random() < 0.7)
+            case 4:
+                walk.finish(name, index)
+            case 5:
+                walk.reset(name, index)
+            case 6:
+                walk.offer(name, random.choice([80, 81]), Protocol.TCP, random.choice(list(Direction)))
+            case 7:
+                walk.service(random.choice([True, True, Reason.REFUSED, None]))
+            case 8:
+                walk.end(name, index)
+            case 9:
+                walk.decide(name, random.random() < 0.7)
+            case 10:
+                walk.bounce(name)
+            case 11:
+                walk.disconnect()
+                walk.reconnect()
+            case 12:
+                walk.disconnect()
+                walk.restart(name)
+                walk.reconnect()
+        walk.streams_are_prefixes()
+    assert walk.written
+    walk.teardown()

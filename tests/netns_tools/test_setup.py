@@ -4,8 +4,11 @@ The machines are this one with the thing in question hidden from view in a mount
 bare Debian is tried by scripts/fresh-machine.
 """
 
+import shutil
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,10 +23,12 @@ HIDE_TOXCORE = (
 )
 
 
-def setup(hide: str = "", *, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    script = f'set -e; {hide or ":"}; exec "$@"'
+def setup(
+    hide: str = "", *, wrapper: tuple[str, ...] = (), script: Path = SETUP
+) -> subprocess.CompletedProcess[str]:
+    prelude = f'set -e; {hide or ":"}; exec "$@"'
     return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *wrapper, SETUP],
+        ["unshare", "--mount", "sh", "-c", prelude, "sh", *wrapper, script],
         capture_output=True,
         text=True,
         timeout=60,
@@ -49,7 +54,13 @@ def test_nothing_to_do_is_instant_and_silent() -> None:
 
 
 def test_not_root() -> None:
-    result = setup(wrapper=("setpriv", "--reuid=65534", "--clear-groups"))
+    with tempfile.TemporaryDirectory() as folder:  # where others may look, unlike in this clone perhaps
+        clone = Path(folder)
+        clone.chmod(0o755)
+        (clone / "scripts").mkdir(mode=0o755)
+        for name in ("scripts/setup", "pyproject.toml"):
+            shutil.copy(PROJECT / name, clone / name)
+        result = setup(wrapper=("setpriv", "--reuid=65534", "--clear-groups"), script=clone / "scripts/setup")
     assert complaint(result).startswith("not root")
 
 

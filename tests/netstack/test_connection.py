@@ -13,8 +13,8 @@ from tunfwd.wire import icmp, ip, tcp, vnet
 from .lab import ACK, FIN, HOST4, HOST6, ISS, OWN4, OWN6, PSH, RST, SYN, SYN_OPTIONS, Lab
 
 BUILDERS = [
-    "incoming", "syn_received", "syn_sent", "established", "fin_wait_1", "fin_wait_2", "close_wait", "closing",
-    "last_ack", "time_wait",
+    "incoming", "syn_received", "syn_sent", "established", "fin_wait_1", "fin_wait_2", "close_wait",
+    "closing", "last_ack", "time_wait",
 ]  # fmt: skip
 STATES = {name: State[name.upper()] for name in BUILDERS}
 SYNCHRONIZED = BUILDERS[3:]
@@ -175,6 +175,16 @@ def test_syn_sent_is_answered() -> None:
     assert seen.window << 8 == 1 << 20
 
 
+def test_syn_sent_written_and_shut_down() -> None:
+    lab = Lab().syn_sent()
+    lab.connection.write(b"all I have to say")
+    lab.connection.shutdown()
+    assert lab.said() == []
+    lab.arrive(SYN | ACK, 0, 1, options=SYN_OPTIONS)
+    assert lab.said() == [(FIN | PSH | ACK, 1, 1, b"all I have to say")]
+    assert lab.connection.state is State.FIN_WAIT_1
+
+
 def test_syn_sent_repeats_and_times_out() -> None:
     lab = Lab().syn_sent(timeout=1.0)
     for interval in (0.3, 0.6):
@@ -309,9 +319,10 @@ def test_old_and_far_segments_are_answered_but_not_taken() -> None:
     assert lab.connection.read(100) == b"abc"
 
 
-def test_acknowledgment_of_what_was_never_sent_is_answered_and_dropped() -> None:
+@pytest.mark.parametrize("acknowledgment", [2, -10_000_000, 1 << 31])
+def test_implausible_acknowledgment_is_answered_and_dropped(acknowledgment: int) -> None:
     lab = Lab().established()
-    lab.arrive(ACK, 1, 2, b"abc")
+    lab.arrive(ACK, 1, acknowledgment, b"abc")
     assert lab.said() == [(ACK, 1, 1, b"")]
     assert lab.connection.read_available == 0
 

@@ -1,7 +1,7 @@
 """Two stacks over a network that loses, repeats, delays and reorders, on a virtual clock.
 
-Either stack takes the other's virtual hosts for programs behind the kernel. Super-segments go over whole, or cut
-into packets as a network card would. Whatever happens, what is read is what was written.
+Either stack takes the other's virtual hosts for programs behind the kernel. Super-segments go over whole, or
+cut into packets as a network card would. Whatever happens, what is read is what was written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from tunfwd.netstack.events import (
     Readable,
     Writable,
 )
-
 from tunfwd.netstack.send_buffer import WRITABLE
 
 from .lab import cut, flatten

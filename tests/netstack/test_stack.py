@@ -145,6 +145,30 @@ def test_damaged_datagram_is_dropped() -> None:
     assert stack.statistics().bad_checksum == 1
 
 
+def test_port_0_is_nobodys() -> None:
+    stack = new_stack()
+    stack.receive(
+        [
+            datagram(Endpoint(OWN4, 1), Endpoint(HOST4, 0), b"x"),
+            tcp_frame(Endpoint(OWN4, 1), Endpoint(HOST4, 0), SYN, 7),
+            tcp_frame(Endpoint(OWN4, 0), Endpoint(HOST4, 1), SYN, 7),
+        ],
+        0,
+    )
+    assert all_events(stack) == []
+    assert sent(stack) == []
+    assert stack.statistics().malformed == 3
+
+
+def test_host_unreachable_after_all() -> None:
+    stack = new_stack()
+    stack.receive([datagram(Endpoint(OWN4, 1), Endpoint(HOST4, 2), b"x")], 0)
+    (event,) = all_events(stack)
+    assert isinstance(event, Datagram)
+    stack.host_unreachable(event)
+    assert report_in(sent(stack)[0])[2].error is icmp.Error.HOST_UNREACHABLE
+
+
 def test_checksum_is_optional_in_ipv4_only() -> None:
     stack = new_stack()
     for program, host in PAIRS:

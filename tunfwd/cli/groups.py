@@ -103,6 +103,17 @@ def group_peers(ctx: click.Context, group: str, as_json: bool) -> None:
     show(Session.of(ctx).call(api.GROUP_PEERS, group=group), as_json, _members_table)
 
 
+@group.command("kick")
+@click.argument("group")
+@click.argument("member")
+@json_option
+@click.pass_context
+def group_kick(ctx: click.Context, group: str, member: str, as_json: bool) -> None:
+    """Put a member out of a group that we founded or moderate."""
+    result = Session.of(ctx).call(api.GROUP_KICK, group=group, member=member)
+    show(result, as_json, lambda shown: say(f"put {member} out of {shown['group']['name']}"))
+
+
 @group.command("leave")
 @click.argument("group")
 @json_option

@@ -17,6 +17,7 @@ from tunfwd.control.notation import Port, Protocol, TargetText, read_address, re
 
 Link = Literal["direct", "relay", "offline"]
 Kind = Literal["friend", "group", "conference"]
+RoomState = Literal["online", "connecting", "invited", "lost"]
 Direction = Literal["server", "connection"]
 Origin = Literal["local", "remote"]
 Source = Literal["auto", "peer", "host"]
@@ -156,6 +157,14 @@ class Invite:
 
 
 @dataclass(frozen=True, slots=True)
+class Kick:
+    """Puts a member out of a group; takes a founder or moderator."""
+
+    group: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A group or conference of ours, by name or the beginning of its id."""
 
@@ -213,7 +222,7 @@ class GroupEntry(TypedDict):
     name: str
     id: str  # the chat id of a group, the conference's id
     kind: Literal["group", "conference"]
-    state: Literal["online", "connecting", "invited", "lost"]
+    state: RoomState
     public: bool
     members: int  # without ourselves
     reason: str | None  # kicked, wrong password, full, ...
@@ -419,6 +428,7 @@ GROUP_JOIN = Method("group.join", GroupJoin, GroupResult)
 GROUP_INVITE = Method("group.invite", Invite, GroupResult)
 GROUP_LIST = Method("group.list", Nothing, GroupsResult)
 GROUP_PEERS = Method("group.peers", Group, MembersResult)
+GROUP_KICK = Method("group.kick", Kick, GroupResult)
 GROUP_LEAVE = Method("group.leave", Group, GroupResult)
 
 CONFERENCE_CREATE = Method("conference.create", ConferenceCreate, GroupResult)

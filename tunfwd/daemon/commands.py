@@ -15,12 +15,16 @@ from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.contacts import Contacts, link_of
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.daemon.pings import Pings
-from tunfwd.daemon.portfolio import Portfolio, describe, service
+from tunfwd.daemon.portfolio import Portfolio, describe, read_service, service
+from tunfwd.daemon.room_commands import RoomCommands
+from tunfwd.daemon.rooms import Room, RoomOffer, Rooms
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.states import MappingState, Role
+from tunfwd.services.target import Target
 from tunfwd.tox import version
 from tunfwd.tox.client import Client
+from tunfwd.tox.conferences import Conference
 from tunfwd.tox.contacts import NONE
 from tunfwd.tox.errors import (
     FriendAddAlreadySent,
@@ -29,6 +33,7 @@ from tunfwd.tox.errors import (
     ToxError,
 )
 from tunfwd.tox.friends import FriendRequest, parse_address
+from tunfwd.tox.groups import Group
 from tunfwd.tun.device import Device
 from tunfwd.wire.packets import Direction, Feature, Protocol
 from tunfwd.wire.text import clean
@@ -49,6 +54,8 @@ class Commands:
         switch: Switch,
         book: AddressBook,
         device: Device,
+        rooms: Rooms,
+        room_commands: RoomCommands,
     ) -> None:
         self._client = client
         self._contacts = contacts
@@ -58,6 +65,8 @@ class Commands:
         self._switch = switch
         self._book = book
         self._device = device
+        self._rooms = rooms
+        self._room_commands = room_commands
         self.dispatcher = dispatcher = Dispatcher()
         dispatcher.add(api.IDENTITY, self._identity)
         dispatcher.add(api.STATUS, self._status)
@@ -76,6 +85,7 @@ class Commands:
         dispatcher.add(api.REQUEST, self._request)
         dispatcher.add(api.PORTS, self._ports)
         dispatcher.add(api.KILL, self._kill)
+        room_commands.register(dispatcher)
 
     # Ourselves.
 
@@ -102,6 +112,7 @@ class Commands:
             "network": "offline" if self._client.connection is NONE else "online",
             "contacts": [_contact_entry(peer) for peer in self._peers],
             "drops": self._drops(),
+            "groups": self._room_commands.entries(),
         }
 
     def _drops(self) -> dict[str, int]:
@@ -207,18 +218,27 @@ class Commands:
     # Offers.
 
     async def _offer_add(self, params: api.OfferAdd) -> api.OffersResult:
-        peers = [self._peers.find(text) for text in params.to]
-        protocol = Protocol[params.protocol.upper()]
-        offers = [
-            (
-                peer,
-                self._portfolio.offer(
-                    peer, protocol, params.port, params.name or "", service(params.target), params.source
-                ),
-            )
-            for peer in peers
-        ]
-        return self._touched(offers)
+        places = [self._place(text) for text in params.to]  # all of them, before anything is offered
+        protocol, name = Protocol[params.protocol.upper()], params.name or ""
+        target, source = service(params.target), params.source
+        offers: list[api.OfferEntry] = []
+        for place in places:
+            if isinstance(place, Peer):
+                mapping = self._portfolio.offer(place, protocol, params.port, name, target, source)
+                self._switch.touch(place)
+                offers.append(_offer_entry(place, mapping))
+            else:
+                offer = self._rooms.offer(place, protocol, params.port, name, target, source)
+                offers.append(self._room_offer_entry(offer))
+        return {"offers": offers}
+
+    def _place(self, text: str) -> Peer | Room:
+        """Return whom an offer is to go to."""
+        if text.startswith("group:") and "/" not in text:
+            return self._rooms.find(text, Group)
+        if text.startswith("conference:"):
+            return self._rooms.find(text, Conference)
+        return self._peers.find(text)
 
     async def _request(self, params: api.Ask) -> api.OffersResult:
         peer = self._peers.find(params.contact)
@@ -228,7 +248,8 @@ class Commands:
         return self._touched([(peer, mapping)])
 
     async def _offer_list(self, _: api.Nothing) -> api.OffersResult:
-        return {"offers": [_offer_entry(peer, mapping) for peer, mapping in self._all()]}
+        to_rooms = [self._room_offer_entry(offer) for offer in self._rooms.offers]
+        return {"offers": to_rooms + [_offer_entry(peer, mapping) for peer, mapping in self._all()]}
 
     async def _offer_accept(self, params: api.OfferAccept) -> api.MappingResult:
         peer, mapping = self._find_pending(params.offer, params.contact, "accept")
@@ -248,6 +269,10 @@ class Commands:
         return {"offers": [{**entry, "state": "denied"}]}
 
     async def _kill(self, params: api.Kill) -> api.KilledResult:
+        if offer := self._find_room_offer(params.id, params.contact):
+            entry = self._room_offer_entry(offer)
+            self._rooms.kill(offer)
+            return {"killed": [{"id": entry["id"], "contact": entry["contact"], "name": entry["name"]}]}
         found = self._find(params.id, params.contact)
         if not found:
             raise ControlError("not_found", f"no offer or mapping {params.id!r}; see `tunfwd offers`")
@@ -264,6 +289,31 @@ class Commands:
 
     async def _ports(self, _: api.Nothing) -> api.MappingsResult:
         return {"ports": [_mapping_entry(p, m) for p, m in self._all() if m.taken or m in p.ports.values()]}
+
+    def _find_room_offer(self, text: str, contact: str | None) -> RoomOffer | None:
+        """Return the offer to a whole room that a person means."""
+        offers = [o for o in self._rooms.offers if contact in (None, self._room_offer_entry(o)["contact"])]
+        found = [offer for offer in offers if offer.standing.name == text] or [
+            offer for offer in offers if len(text) >= 4 and f"{offer.msg_id:08x}".startswith(text.lower())
+        ]
+        if len(found) > 1:
+            ids = ", ".join(f"{offer.msg_id:08x}" for offer in found)
+            raise ControlError("ambiguous", f"{text!r} may be any of {ids}; give an id")
+        return found[0] if found else None
+
+    def _room_offer_entry(self, offer: RoomOffer) -> api.OfferEntry:
+        room, standing = self._rooms.of(offer), offer.standing
+        return {
+            "id": f"{offer.msg_id:08x}",
+            "contact": self._rooms.label(room) if room is not None else standing.contact,
+            "direction": "server",
+            "protocol": standing.protocol,
+            "port": standing.port,
+            "name": clean(standing.name),
+            "origin": "local",
+            "state": "offered",
+            "target": str(read_service(standing.target) or Target(None, standing.port)),
+        }
 
     def _all(self) -> list[Found]:
         return [(peer, mapping) for peer in self._peers for mapping in peer.session.mappings]

@@ -12,16 +12,21 @@ from tunfwd.daemon.addresses import AddressBook, NoAddressLeft
 from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.peers import Peer, Peers, id_of
 from tunfwd.daemon.portfolio import Portfolio
+from tunfwd.daemon.rooms import Rooms
 from tunfwd.daemon.state import Content
 from tunfwd.forwarding.session import Session
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.forwarding.transport import Random
 from tunfwd.tox.client import Client
-from tunfwd.tox.contacts import Contact
+from tunfwd.tox.conferences import Conference, ConferenceInvitation
+from tunfwd.tox.contacts import Contact, Member
 from tunfwd.tox.enums import Tox_Connection
 from tunfwd.tox.errors import ToxError
 from tunfwd.tox.friends import FriendRequest
+from tunfwd.tox.groups import Group, GroupInvitation
+from tunfwd.tox.groups import State as GroupState
 from tunfwd.tox.handler import Handler
+from tunfwd.wire.packets import Hello
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +45,8 @@ class Contacts(Handler):
         *,
         settings: SessionSettings,
         random: Random,
-        auto_accept: frozenset[bytes],
+        auto_accept_friends: frozenset[bytes],
+        auto_accept_groups: frozenset[bytes],
     ) -> None:
         self._engine = engine
         self._peers = peers
@@ -50,14 +56,19 @@ class Contacts(Handler):
         self._save = save
         self._settings = settings
         self._random = random
-        self._epoch = random.getrandbits(64)  # of this run of the daemon
-        self._auto_accept = auto_accept
-        self._accept_soon: list[bytes] = []
-        self._client: Client | None = None
+        self.hello = Hello(settings.features, random.getrandbits(64))
+        """What we say of ourselves in this run of the daemon."""
+        self._auto_accept_friends = auto_accept_friends
+        self._auto_accept_groups = auto_accept_groups
+        self._soon: list[Callable[[], None]] = []  # what may not be done from within toxcore's iteration
+        self._client: Client
+        self._rooms: Rooms
 
-    def attach(self, client: Client) -> None:
+    def attach(self, client: Client, rooms: Rooms) -> None:
         """Make peers of the contacts that the client knows from earlier runs."""
         self._client = client
+        self._rooms = rooms
+        self._portfolio.ended = rooms.mapping_ended
         for friend in client.friends:
             self.added(friend)
 
@@ -75,7 +86,9 @@ class Contacts(Handler):
             address = self._book.assign(peer_id)
         except NoAddressLeft as full:
             raise ControlError("failed", str(full)) from None
-        session = Session(contact.carrier, epoch=self._epoch, random=self._random, settings=self._settings)
+        session = Session(
+            contact.carrier, epoch=self.hello.epoch, random=self._random, settings=self._settings
+        )
         peer = Peer(contact, session, peer_id, "", address, self._book.address6(peer_id))
         if name is not None:
             self._content.names[peer_id] = name
@@ -83,20 +96,28 @@ class Contacts(Handler):
         self._save()
         self._engine.add(peer)
         self._portfolio.restore(peer)
+        self._rooms.joined(peer)
         return peer
 
     def _name(self, peer: Peer) -> None:
+        if isinstance(peer.contact, Member):
+            peer.via = self._rooms.label(peer.contact.group)
         wanted = self._content.names.get(peer.id) or peer.contact.nickname
         peer.name = self._peers.unique_name(wanted, peer.id, among=peer.via)
 
     def contact_removed(self, contact: Contact) -> None:
         """See Handler."""
-        if peer := self._peers.of(contact):
-            self._portfolio.forget_peer(peer)
-            self._engine.remove(peer)
-            self._book.release(peer.id)
-            self._content.names.pop(peer.id, None)
-            self._save()
+        peer = self._peers.of(contact)
+        if peer is None:
+            return
+        self._rooms.forget_peer(peer)
+        self._engine.remove(peer)
+        if isinstance(contact, Member) and contact.group in self._client.groups and peer.session.mappings:
+            return  # away for long, but what we agreed on stands
+        self._portfolio.forget_peer(peer)
+        self._book.release(peer.id)
+        self._content.names.pop(peer.id, None)
+        self._save()
 
     def contact_renamed(self, contact: Contact) -> None:
         """See Handler."""
@@ -125,10 +146,61 @@ class Contacts(Handler):
     def friend_request(self, request: FriendRequest) -> None:
         """See Handler."""
         key = request.key.hex().upper()
-        if request.key in self._auto_accept:
-            self._accept_soon.append(request.key)
+        if request.key in self._auto_accept_friends:
+            self._soon.append(lambda: self._accept_friend(request.key))
         else:
             log.info("%s asks to be a friend: %r; `tunfwd friend accept %s`", key, request.message, key[:8])
+
+    def _accept_friend(self, key: bytes) -> None:
+        peer = self.added(self._client.friends.accept(key))
+        log.info("%s is a friend now, by rule", peer.label)
+
+    # Rooms.
+
+    def group_invitation(self, invitation: GroupInvitation) -> None:
+        """See Handler."""
+        self._invited(
+            "group",
+            invitation.friend,
+            invitation.name or invitation.chat_id.hex()[:8],
+            lambda: self._client.groups.accept(invitation.chat_id),
+        )
+
+    def conference_invitation(self, invitation: ConferenceInvitation) -> None:
+        """See Handler."""
+        self._invited(
+            "conference",
+            invitation.friend,
+            invitation.id.hex()[:8],
+            lambda: self._client.conferences.accept(invitation.id),
+        )
+
+    def _invited(self, kind: str, friend: Contact, name: str, accept: Callable[[], object]) -> None:
+        peer = self._peers.of(friend)
+        by = friend.key.hex()[:8] if peer is None else peer.label
+        if friend.key in self._auto_accept_groups:
+            log.info("%s invites to the %s %r, accepted by rule", by, kind, name)
+            self._soon.append(lambda: void(accept()))
+        else:
+            log.info("%s invites to the %s %r; `tunfwd %s join %s`", by, kind, name, kind, name)
+
+    def group_changed(self, group: Group) -> None:
+        """See Handler."""
+        if group.state is GroupState.LOST and group not in self._client.groups:
+            self._rooms.left(group)
+            return
+        label = self._rooms.label(group)
+        log.info("%s: %s%s", label, group.state, f" ({group.reason})" if group.reason else "")
+        for peer in self._peers:
+            if isinstance(peer.contact, Member) and peer.contact.group is group:
+                peer.via = label
+
+    def conference_changed(self, conference: Conference) -> None:
+        """See Handler."""
+        if conference not in self._client.conferences:
+            self._rooms.left(conference)
+        else:
+            self._soon.append(lambda: self._rooms.changed(conference))
 
     # Packets.
 
@@ -142,21 +214,24 @@ class Contacts(Handler):
         if peer := self._peers.of(contact):
             self._engine.lossy(peer, data)
 
+    def public(self, member: Member, data: bytes) -> None:
+        """See Handler: it concerns this member alone, as if it had come to us only."""
+        if peer := self._peers.of(member):
+            self._engine.public(peer, data)
+
     def iterated(self) -> None:
         """See Handler."""
-        for key in self._accept_soon:
-            self._accept_by_rule(key)
-        self._accept_soon.clear()
+        soon, self._soon = self._soon, []
+        for action in soon:
+            try:
+                action()
+            except (ControlError, ToxError, LookupError) as error:
+                log.warning("accepted by rule, but: %s", error)
         self._engine.iterated()
 
-    def _accept_by_rule(self, key: bytes) -> None:
-        assert self._client is not None
-        try:
-            peer = self.added(self._client.friends.accept(key))
-        except (ControlError, ToxError, LookupError) as error:
-            log.warning("%s is on the list of friends to accept, but: %s", key.hex().upper(), error)
-        else:
-            log.info("%s is a friend now, by rule", peer.label)
+
+def void(_: object) -> None:
+    """Drop a result."""
 
 
 def link_of(peer: Peer) -> Link:

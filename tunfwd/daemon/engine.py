@@ -116,6 +116,11 @@ class Engine:
         peer.session.receive_lossless(data, trio.current_time())
         self._switch.dirty.add(peer)
 
+    def public(self, peer: Peer, data: bytes) -> None:
+        """A packet came that a member of a group sent to all in it."""
+        peer.session.receive_public(data, trio.current_time())
+        self._switch.dirty.add(peer)
+
     def lossy(self, peer: Peer, data: bytes) -> None:
         """A lossy packet came."""
         peer.session.receive_lossy(data, trio.current_time())

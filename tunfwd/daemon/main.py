@@ -27,6 +27,8 @@ from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.peers import Peers
 from tunfwd.daemon.pings import Pings
 from tunfwd.daemon.portfolio import Policy, Portfolio
+from tunfwd.daemon.room_commands import RoomCommands
+from tunfwd.daemon.rooms import Rooms
 from tunfwd.daemon.saver import Saver
 from tunfwd.daemon.serving import Serving
 from tunfwd.daemon.state import State
@@ -140,12 +142,17 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
         saver.save,
         settings=_session_settings(config.forwarding),
         random=random,
-        auto_accept=config.auto_accept_friends,
+        auto_accept_friends=config.auto_accept_friends,
+        auto_accept_groups=config.auto_accept_groups,
     )
     settings = config.tox.settings(state.directory / "identity.tox", _nickname())
     with Client(settings, contacts) as client:
-        contacts.attach(client)
-        commands = Commands(client, contacts, peers, portfolio, pings, switch, book, device)
+        rooms = Rooms(client, peers, switch, state.content, saver.save, contacts.hello, random)
+        contacts.attach(client, rooms)
+        room_commands = RoomCommands(client, contacts, peers, rooms)
+        commands = Commands(
+            client, contacts, peers, portfolio, pings, switch, book, device, rooms, room_commands
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(poller.run)
             await nursery.start(saver.run)

@@ -47,17 +47,14 @@ class Peer:
     name: str
     address: IPv4Address
     address6: IPv6Address
+    via: str = "friend"
+    """How we know it: "friend", or "group:NAME"."""
     details: dict[Mapping, Details] = field(default_factory=dict)
     ports: dict[tuple[Protocol, int], Mapping] = field(default_factory=dict)
     """What can be reached at the virtual address."""
     offline_since: float | None = None
     blocked: bool = False
     """Whether toxcore's queue for it was full at the last try."""
-
-    @property
-    def via(self) -> str:
-        """How we know it."""
-        return f"group:{self.contact.group.name}" if isinstance(self.contact, Member) else "friend"
 
     @property
     def label(self) -> str:
@@ -178,15 +175,16 @@ class Peers:
         ):
             base = f"~{base}"  # a name that looks like somebody's key
         taken = {peer.name.casefold() for peer in self if peer.via == among and peer.id != peer_id}
-        name, number = base, 2
-        while name.casefold() in taken:
-            name, number = f"{base}-{number}", number + 1
+        digits = 4
+        name = base
+        while name.casefold() in taken and digits <= len(key):
+            name, digits = f"{base}-{key[:digits].lower()}", digits + 4
         return name
 
 
 def id_of(contact: Contact) -> ContactId:
     """Return the id that the state directory keeps a contact under."""
-    group = bytes.fromhex(contact.group.chat_id) if isinstance(contact, Member) else None
+    group = contact.group.chat_id if isinstance(contact, Member) else None
     return contact_id(contact.key, group)
 
 

@@ -45,37 +45,41 @@ class Portfolio:
         self._content = content
         self._policy = policy
         self._save = save
+        self.ended: Callable[[Peer, Mapping], None] = lambda _peer, _mapping: None
+        """Told of each mapping that ends."""
 
     # From the state directory.
 
     def restore(self, peer: Peer) -> None:
         """Give a contact's new session what stood when the daemon last ran."""
-        now = trio.current_time()
         for offer in self._content.offers:
             if offer.contact == peer.id:
-                mapping = peer.session.offer(_protocol(offer.protocol), offer.port, offer.name, now)
-                peer.details[mapping] = Details(target=_target(offer.target), source=offer.source)
+                mapping = self._stand(peer, offer, Direction.SERVER)
+                peer.details[mapping] = Details(target=read_service(offer.target), source=offer.source)
         for request in self._content.requests:
             if request.contact == peer.id:
-                mapping = peer.session.offer(
-                    _protocol(request.protocol),
-                    request.port,
-                    request.name,
-                    now,
-                    direction=Direction.CONNECTION,
-                )
+                mapping = self._stand(peer, request, Direction.CONNECTION)
                 peer.give_port(mapping, request.local_port)
         for accepted in self._content.mappings:
             if accepted.contact == peer.id:
                 mapping = peer.session.expect(
                     Direction[accepted.direction.upper()],
-                    _protocol(accepted.protocol),
+                    protocol_named(accepted.protocol),
                     accepted.port,
                     accepted.name,
                 )
-                peer.details[mapping] = Details(target=_target(accepted.target))
+                peer.details[mapping] = Details(target=read_service(accepted.target))
                 if mapping.role is Role.USING:
                     peer.give_port(mapping, accepted.local_port)
+
+    def _stand(self, peer: Peer, what: StandingOffer | StandingRequest, direction: Direction) -> Mapping:
+        """Offer it; raises ControlError where that cannot be."""
+        try:
+            return peer.session.offer(
+                protocol_named(what.protocol), what.port, what.name, trio.current_time(), direction=direction
+            )
+        except Misuse as misuse:
+            raise ControlError("failed", f"{peer.label}: {misuse}") from None
 
     def forget_peer(self, peer: Peer) -> None:
         """The contact is no more: nothing stands."""
@@ -101,7 +105,7 @@ class Portfolio:
                 log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id)
 
     def _accept_by_rule(self, peer: Peer, mapping: Mapping, rule: Rule, what: str) -> None:
-        target = _target(rule.target)
+        target = read_service(rule.target)
         if mapping.role is Role.SERVING and target is None:
             exposed = exposure(self._policy.exposed, peer.known_as, mapping.protocol, mapping.port)
             if exposed is None:
@@ -120,6 +124,7 @@ class Portfolio:
         if mapping.state is not MappingState.ENDED:
             return
         peer.forget(mapping)
+        self.ended(peer, mapping)
         content = self._content
         if mapping.origin is Origin.REMOTE:
             if mapping.taken:
@@ -138,14 +143,10 @@ class Portfolio:
         self, peer: Peer, protocol: Protocol, port: int, name: str, target: Target | None, source: Source
     ) -> Mapping:
         """Offer a service of ours from now on."""
-        try:
-            mapping = peer.session.offer(protocol, port, name, trio.current_time())
-        except Misuse as misuse:
-            raise ControlError("failed", f"{peer.label}: {misuse}") from None
+        standing = StandingOffer(peer.id, protocol_name(protocol), port, name, service_text(target), source)
+        mapping = self._stand(peer, standing, Direction.SERVER)
         peer.details[mapping] = Details(target=target, source=source)
-        self._content.offers.append(
-            StandingOffer(peer.id, _protocol_name(protocol), port, name, _target_text(target), source)
-        )
+        self._content.offers.append(standing)
         self._save()
         return mapping
 
@@ -155,16 +156,10 @@ class Portfolio:
         """Ask for a contact's port from now on."""
         if local_port is not None and (protocol, local_port) in peer.ports:
             raise ControlError("usage", f"port {local_port} of {peer.label} is in use; choose another")
-        try:
-            mapping = peer.session.offer(
-                protocol, port, name, trio.current_time(), direction=Direction.CONNECTION
-            )
-        except Misuse as misuse:
-            raise ControlError("failed", f"{peer.label}: {misuse}") from None
+        standing = StandingRequest(peer.id, protocol_name(protocol), port, name, local_port)
+        mapping = self._stand(peer, standing, Direction.CONNECTION)
         peer.give_port(mapping, local_port)
-        self._content.requests.append(
-            StandingRequest(peer.id, _protocol_name(protocol), port, name, local_port)
-        )
+        self._content.requests.append(standing)
         self._save()
         return mapping
 
@@ -182,11 +177,11 @@ class Portfolio:
             AcceptedMapping(
                 peer.id,
                 "server" if mapping.direction is Direction.SERVER else "connection",
-                _protocol_name(mapping.protocol),
+                protocol_name(mapping.protocol),
                 mapping.port,
                 mapping.name,
                 port,
-                _target_text(target),
+                service_text(target),
             )
         )
         self._save()
@@ -206,7 +201,7 @@ def describe(mapping: Mapping) -> str:
 def _is_of(stored: AcceptedMapping | StandingOffer | StandingRequest, peer: Peer, mapping: Mapping) -> bool:
     same = (stored.contact, stored.protocol, stored.port) == (
         peer.id,
-        _protocol_name(mapping.protocol),
+        protocol_name(mapping.protocol),
         mapping.port,
     )
     if isinstance(stored, AcceptedMapping):
@@ -219,17 +214,21 @@ def service(written: WrittenTarget | None) -> Target | None:
     return None if written is None else Target(written.host, written.port)
 
 
-def _protocol(name: ProtocolName) -> Protocol:
+def protocol_named(name: ProtocolName) -> Protocol:
+    """Return what people write as "tcp" or "udp"."""
     return Protocol[name.upper()]
 
 
-def _protocol_name(protocol: Protocol) -> ProtocolName:
+def protocol_name(protocol: Protocol) -> ProtocolName:
+    """Return how people write a protocol."""
     return "tcp" if protocol is Protocol.TCP else "udp"
 
 
-def _target(text: str | None) -> Target | None:
+def read_service(text: str | None) -> Target | None:
+    """Return the service that the state file has as HOST:PORT."""
     return None if text is None else service(read_target(text))
 
 
-def _target_text(target: Target | None) -> str | None:
+def service_text(target: Target | None) -> str | None:
+    """Return a service as HOST:PORT, for the state file."""
     return None if target is None else str(target)

@@ -23,6 +23,8 @@ from tunfwd.wire.packets import (
 )
 
 SEND_BUFFER = 256 * 1024  # bytes a channel holds that the carrier has not taken
+MAX_UNSENT = 64 * 1024 * 1024  # bytes of all flows of a contact; past it a channel holds less:
+SCARCE_BUFFER = 16 * 1024  # bytes; what a contact that opens many flows and reads none can make each cost
 WINDOW = 1024 * 1024  # bytes of credit; 4 MB/s over 250 ms
 PLAIN_UNREAD = 16 * 1024 * 1024  # bytes; WIRE: a plain peer is killed past it, as nothing else bounds it
 MAX_UNREAD = 256 * 1024 * 1024  # bytes of all flows of a contact; the flow that goes past it is reset
@@ -43,7 +45,9 @@ class LosslessTransport:
         self.dropped_control = 0
         self.unread = 0
         """Bytes that came in on all channels and wait to be read."""
-        self._unsent: deque[bytes] = deque()
+        self.unsent = 0
+        """Bytes that were written on all channels and wait to be sent."""
+        self._put_back: deque[bytes] = deque()
         self._control: deque[bytes] = deque()
         self._ready: OrderedDict[LosslessChannel, None] = OrderedDict()
         self._turn = 0
@@ -86,7 +90,7 @@ class LosslessTransport:
 
     def clear(self) -> None:
         """Forget all that was queued: the carrier was interrupted, and a gap is worse than nothing."""
-        for queue in (self._unsent, self._control, self._datagrams):
+        for queue in (self._put_back, self._control, self._datagrams):
             queue.clear()
         self._ready.clear()
 
@@ -100,8 +104,8 @@ class LosslessTransport:
 
     def next_packet(self) -> bytes | None:
         """Return the next lossless packet to send, or None."""
-        if self._unsent:
-            return self._unsent.popleft()
+        if self._put_back:
+            return self._put_back.popleft()
         if self._control:
             return self._control.popleft()
         while self._ready:
@@ -121,7 +125,7 @@ class LosslessTransport:
 
     def put_back(self, packet: bytes) -> None:
         """Take back a packet from `next_packet` that the carrier refused."""
-        self._unsent.appendleft(packet)
+        self._put_back.appendleft(packet)
 
     def next_datagram(self) -> bytes | None:
         """Return the next lossy packet to send, or None."""
@@ -177,7 +181,11 @@ class LosslessChannel:
     @property
     def space(self) -> int:
         """Bytes that `write` takes now."""
-        return 0 if self._fin_queued or self._over else max(0, SEND_BUFFER - len(self._buffer))
+        return 0 if self._fin_queued or self._over else max(0, self._room - len(self._buffer))
+
+    @property
+    def _room(self) -> int:
+        return SEND_BUFFER if self._transport.unsent < MAX_UNSENT else SCARCE_BUFFER
 
     @property
     def all_sent(self) -> bool:
@@ -192,6 +200,7 @@ class LosslessChannel:
             data = memoryview(data)[:space]
         if data:
             self._buffer += data
+            self._transport.unsent += len(data)
             self._transport.schedule(self)
         return len(data)
 
@@ -215,8 +224,9 @@ class LosslessChannel:
         if size > 0:
             packet = self._header + memoryview(buffer)[:size]
             del buffer[:size]
+            self._transport.unsent -= size
             self._sent += size
-            if self._cut_short and len(buffer) <= SEND_BUFFER // 2:
+            if self._cut_short and len(buffer) <= self._room // 2:
                 self._cut_short = False
                 self._sink.channel_writable()
             return packet
@@ -270,7 +280,7 @@ class LosslessChannel:
 
     def killed(self) -> None:
         """The far side has ended both directions, as v0.1 has it; what it sent before can still be read."""
-        self._buffer.clear()
+        self._forget_unsent()
         self._fin_queued = self._fin_sent = True
         self.ended()
 
@@ -310,8 +320,12 @@ class LosslessChannel:
         self._over = True
         self._transport.unschedule(self)
         self._transport.unread -= len(self._inbox)
-        self._buffer.clear()
         self._inbox.clear()
+        self._forget_unsent()
+
+    def _forget_unsent(self) -> None:
+        self._transport.unsent -= len(self._buffer)
+        self._buffer.clear()
 
     def _check_done(self) -> None:
         if self._fin_sent and self._fin_received and not self._inbox and not self._over:

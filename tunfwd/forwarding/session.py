@@ -36,6 +36,7 @@ from tunfwd.wire.packets import (
     Protocol,
     Reason,
     Reset,
+    Type,
     decode,
     decode_datagram,
     decode_extension,
@@ -103,6 +104,16 @@ class Session:
         """All mappings, in the order they were made. To be read, not changed."""
         return self._negotiation.mappings
 
+    @property
+    def epoch(self) -> int:
+        """This run of ours, as the contact knows it."""
+        return self._epoch
+
+    @property
+    def greeted(self) -> bool:
+        """Whether we have said Hello since the contact came online."""
+        return self._hello_sent_at is not None
+
     # The contact comes and goes.
 
     def online(self, now: float) -> None:
@@ -119,7 +130,7 @@ class Session:
         for msg_id in self._orphans:
             self._say(Kill(msg_id))
         self._orphans.clear()
-        if self.mappings:
+        if self.mappings or self._peer_epoch is not None:  # it may not have noticed, and must offer again
             self._greet()
             self._negotiation.offer_all()
 
@@ -159,6 +170,13 @@ class Session:
     def _say_hello(self) -> None:
         self._hello_sent_at = self._now
         self._lossless.send(Hello(self._settings.features, self._epoch))
+
+    def introduced(self, now: float) -> None:
+        """The owner has said Hello, to the contact and others at once."""
+        self._now = now
+        if self._hello_sent_at is None:
+            self._hello_awaited = True
+            self._hello_sent_at = now
 
     def _on_hello(self, hello: Hello) -> None:
         restarted = self._peer_epoch not in (None, hello.epoch)
@@ -232,6 +250,14 @@ class Session:
                 self._negotiation.on_kill(value.msg_id, now)
             case Fin() | Reset() | Credit():
                 self._negotiation.on_flow_control(value, now)
+
+    def receive_public(self, packet: bytes, now: float) -> None:
+        """Take a packet that the contact sent to a whole group: Hello, Offer and Kill may be public."""
+        kind = packet[len(self._carrier.lossless) :][:1]
+        if kind in (bytes((Type.HELLO,)), bytes((Type.OFFER,)), bytes((Type.KILL,))):
+            self.receive_lossless(packet, now)
+        else:
+            self.counters["public_unexpected"] += 1
 
     def receive_lossy(self, packet: bytes, now: float) -> None:
         """Take a packet of the lossy carrier, prefix included."""

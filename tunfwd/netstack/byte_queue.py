@@ -40,8 +40,8 @@ class ByteQueue:
         self._length += other._length
         self._chunks.extend(other._chunks)
 
-    def take(self, limit: int) -> bytes:
-        """Remove and return the first `limit` bytes, or all if there are fewer."""
+    def take(self, limit: int) -> Buffer:
+        """Remove and return the first `limit` bytes, or all if there are fewer; copied only to join them."""
         chunks = self._chunks
         parts: list[Buffer] = []
         missing = min(limit, self._length)
@@ -56,7 +56,7 @@ class ByteQueue:
                 chunks[0] = view[missing:]
                 break
             missing -= len(chunk)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def clear(self) -> None:
         """Drop everything."""

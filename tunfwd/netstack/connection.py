@@ -172,8 +172,8 @@ class Connection:
 
     def shutdown(self) -> None:
         """Send FIN after all that was written. Reading goes on. A second call changes nothing."""
-        if self.state in (State.INCOMING, State.SYN_SENT):
-            raise Misuse(f"shutdown in {self.state.name}")
+        if self.state is State.INCOMING:
+            raise Misuse("shutdown before accept")
         if self.state is not State.CLOSED:
             self._send.closing = True
             self._wants_to_send()
@@ -303,8 +303,8 @@ class Connection:
                 self._environment.send_now(self._writer.reset_unknown(segment.acknowledgment))
                 return False
             self._establish(now)
-        if acknowledgment > send.next:
-            self._acknowledge = True
+        if not send.plausible(acknowledgment):
+            self._acknowledge = True  # RFC 5961 5.2
             return False
         if acknowledgment < send.una:
             return True  # old; what else it brings may be new

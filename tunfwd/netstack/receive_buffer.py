@@ -133,10 +133,6 @@ class ReceiveBuffer:
             island.data.extend(following.data)
             island.end = following.end
             del ranges[index]
-        if index < len(ranges) and ranges[index].start == island.end:
-            following = ranges.pop(index)
-            island.data.extend(following.data)
-            island.end = following.end
 
     def _fill(self, data: memoryview) -> None:
         """Add data at `next`, and the islands that it reaches."""
@@ -160,7 +156,7 @@ class ReceiveBuffer:
 
     def read(self, limit: int) -> bytes:
         """Up to `limit` bytes in order."""
-        return self._ready.take(limit)
+        return bytes(self._ready.take(limit))
 
     def _reachable(self) -> int:
         """How far the window could extend now."""

@@ -99,6 +99,10 @@ class SendBuffer:
 
     # What the peer says
 
+    def plausible(self, acknowledgment: int) -> bool:
+        """Whether the peer can have sent this: neither of what is to come nor of long ago (RFC 5961 5.2)."""
+        return self.una - self._largest_window <= acknowledgment <= self.next
+
     def set_window(self, sequence: int, window: int) -> None:
         """Take the first window (bytes), that of a SYN."""
         self._window_updated_by = (sequence, self.una)

@@ -55,8 +55,12 @@ class Groups(_Instance):
         return bool(call("TOX_ERR_GROUP_IS_CONNECTED", function, self._get(), group_number))
 
     def group_disconnect(self, group_number: int) -> None:
-        """Leave for now; joining by chat id comes back with the same key."""
+        """Leave for now; `group_reconnect` comes back with the same key."""
         call("TOX_ERR_GROUP_DISCONNECT", self._lib.tox_group_disconnect, self._get(), group_number)
+
+    def group_reconnect(self, group_number: int) -> None:
+        """Start joining a group again that we left for now, were put out of, or lost. Not in pytox yet."""
+        call("TOX_ERR_GROUP_RECONNECT", self._lib.tox_group_reconnect, self._get(), group_number)
 
     def group_leave(self, group_number: int, part_message: bytes) -> None:
         """Leave for good: our key in the group is deleted."""

@@ -165,6 +165,7 @@ uint32_t tox_group_join(Tox *tox, const uint8_t *chat_id, const uint8_t *name, s
     uint8_t *password, size_t password_length, Tox_Err *error);
 bool tox_group_is_connected(const Tox *tox, uint32_t group, Tox_Err *error);
 bool tox_group_disconnect(const Tox *tox, uint32_t group, Tox_Err *error);
+bool tox_group_reconnect(Tox *tox, uint32_t group, Tox_Err *error);
 bool tox_group_leave(Tox *tox, uint32_t group, const uint8_t *part_message, size_t length, Tox_Err *error);
 bool tox_group_invite_friend(const Tox *tox, uint32_t group, uint32_t friend, Tox_Err *error);
 uint32_t tox_group_invite_accept(Tox *tox, uint32_t friend, const uint8_t *invite_data, size_t length, const

@@ -16,9 +16,12 @@ import trio
 
 from tunfwd.tox import enums, version
 from tunfwd.tox.binding import Tox_Ptr
+from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import NONE
 from tunfwd.tox.errors import GetPortNotBound, ToxError
+from tunfwd.tox.events import Events
 from tunfwd.tox.friends import Friends
+from tunfwd.tox.groups import Groups
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.identity import Identity, IdentityError, read_passphrase
 from tunfwd.tox.library import Library, choose
@@ -29,34 +32,9 @@ from tunfwd.tox.sockets import find_udp_socket, udp_sockets
 log = logging.getLogger(__name__)
 
 BOOTSTRAP_DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # s between attempts; the last one stays
+CHECK_INTERVAL = 5.0  # s between looks at how the members of groups are reached
 SAVE_DELAY = 2.0  # s from a change that toxcore made by itself to the file
 SAVE_RETRY = 60.0  # s until an identity that could not be written is tried again
-
-
-class _Events:
-    """Hands toxcore's events to those concerned; mixed into the binding's class."""
-
-    client: Client
-
-    def handle_self_connection_status(self, connection_status: enums.Tox_Connection) -> None:
-        self.client._on_connection(enums.Tox_Connection(connection_status))
-
-    def handle_friend_request(self, public_key: bytes, message: bytes) -> None:
-        self.client.friends.on_request(public_key, message)
-
-    def handle_friend_name(self, friend_number: int, name: bytes) -> None:
-        self.client.friends.on_name(friend_number, name)
-
-    def handle_friend_connection_status(
-        self, friend_number: int, connection_status: enums.Tox_Connection
-    ) -> None:
-        self.client.friends.on_connection(friend_number, enums.Tox_Connection(connection_status))
-
-    def handle_friend_lossless_packet(self, friend_number: int, data: bytes) -> None:
-        self.client.friends.on_lossless(friend_number, data)
-
-    def handle_friend_lossy_packet(self, friend_number: int, data: bytes) -> None:
-        self.client.friends.on_lossy(friend_number, data)
 
 
 class Client:
@@ -91,6 +69,8 @@ class Client:
         if self.udp_port and self._socket is None:
             log.warning("toxcore's UDP socket was not found: latency will be tens of milliseconds")
         self.friends = Friends(self._tox, self._pacing, handler, self.save)
+        self.groups = Groups(self._tox, self._pacing, handler, self.save, self.save_soon, self._nickname)
+        self.conferences = Conferences(self._tox, handler, self.save, self.public_key)
         if settings.name:
             self._tox.name = settings.name.encode()
         self.save()
@@ -114,7 +94,7 @@ class Client:
             if savedata is not None:
                 options.savedata_type = enums.Tox_Savedata_Type.TOX_SAVEDATA_TYPE_TOX_SAVE
                 options.savedata_data = savedata
-            node: Any = type("Node", (_Events, library.Tox_Ptr), {"client": self})
+            node: Any = type("Node", (Events, library.Tox_Ptr), {"client": self})
             return node(options)  # type: ignore[no-any-return]
 
     def _port(self, which: str) -> int | None:
@@ -166,6 +146,9 @@ class Client:
         self._tox.name = name.encode()
         self.save()
 
+    def _nickname(self) -> str:
+        return self.name or self.public_key.hex()[:8]  # groups admit nobody without a name
+
     # The loop
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -174,6 +157,7 @@ class Client:
             nursery.start_soon(self._bootstrap)
             nursery.start_soon(self._add_relays)
             nursery.start_soon(self._save_when_dirty)
+            nursery.start_soon(self._check_connections)
             task_status.started()
             try:
                 while True:
@@ -211,7 +195,8 @@ class Client:
 
     # Getting and staying connected
 
-    def _on_connection(self, connection: enums.Tox_Connection) -> None:
+    def on_connection(self, connection: enums.Tox_Connection) -> None:
+        """Note that we are connected to the network, or no longer."""
         log.info("%s the Tox network", "disconnected from" if connection is NONE else "connected to")
         if connection is NONE:
             self._connected = trio.Event()
@@ -249,6 +234,11 @@ class Client:
                 self._tox.add_tcp_relay(host, node.port, node.key)
             except ToxError as error:
                 log.info("node %s: %s", node, error)
+
+    async def _check_connections(self) -> None:
+        while True:
+            await trio.sleep(CHECK_INTERVAL)
+            self.groups.check_connections()
 
     # The identity on disk
 

@@ -36,6 +36,7 @@ _NAMES = {
     "TOX_ERR_GROUP_JOIN": "INIT BAD_CHAT_ID EMPTY TOO_LONG PASSWORD CORE",
     "TOX_ERR_GROUP_IS_CONNECTED": "GROUP_NOT_FOUND",
     "TOX_ERR_GROUP_DISCONNECT": "GROUP_NOT_FOUND ALREADY_DISCONNECTED",
+    "TOX_ERR_GROUP_RECONNECT": "GROUP_NOT_FOUND CORE",
     "TOX_ERR_GROUP_LEAVE": "GROUP_NOT_FOUND TOO_LONG FAIL_SEND",
     "TOX_ERR_GROUP_SELF_QUERY": "GROUP_NOT_FOUND",
     "TOX_ERR_GROUP_SELF_NAME_SET": "GROUP_NOT_FOUND TOO_LONG INVALID FAIL_SEND",
@@ -140,7 +141,23 @@ class GroupPeerQueryPeerNotFound(ToxError):
 
 
 class GroupJoinBadChatId(ToxError):
-    """The chat id is ours, or no chat id."""
+    """We are in the group already, or the chat id is none."""
+
+
+class GroupStateQueryGroupNotFound(ToxError):
+    """There is no group of this number."""
+
+
+class ConferenceTitleInvalidLength(ToxError):
+    """A title is too long, or there is none."""
+
+
+class GroupSendCustomPacketDisconnected(ToxError):
+    """We are not connected to the group."""
+
+
+class GroupSendCustomPacketGroupNotFound(ToxError):
+    """We have left the group."""
 
 
 class GroupSendCustomPacketFailSend(ToxError):

@@ -6,6 +6,7 @@ about the file is an error that leaves it untouched, never a fresh start.
 """
 
 import os
+import struct
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,9 @@ from tunfwd.tox import encryptsave
 from tunfwd.tox.errors import DecryptionFailed, ToxError
 
 _COOKIE = b"\0\0\0\0\x1f\x1b\xed\x15"  # savedata begins with a zero u32 and 0x15ED1B1F, both little-endian
-_END = b"\xff\x00\xce\x01"  # and ends with a section of length 0 and type 255, marked 0x01CE
+_SECTION = struct.Struct("<IHH")  # then come sections: length, type, mark
+_MARK = 0x01CE
+_END = 255  # type of the last section; zeros may follow, when toxcore reserved more than it wrote
 
 
 class IdentityError(Exception):
@@ -54,6 +57,19 @@ def read_passphrase(path: Path) -> bytes:
     return lines[0]
 
 
+def _is_whole(data: bytes) -> bool:
+    """Walk the sections to the last one."""
+    position = len(_COOKIE)
+    while position + _SECTION.size <= len(data):
+        length, kind, mark = _SECTION.unpack_from(data, position)
+        if mark != _MARK:
+            return False
+        if kind == _END:
+            return True
+        position += _SECTION.size + length
+    return False
+
+
 class Identity:
     """The file of an identity. `encryption` is toxencryptsave's module, ours or pytox's."""
 
@@ -77,10 +93,8 @@ class Identity:
             data = self._decrypt(data)
         if not data.startswith(_COOKIE):
             raise IdentityError(f"{self.path} is not a Tox identity")
-        if not data.endswith(_END):
-            raise IdentityError(
-                f"identity {self.path} is cut short ({len(data)} bytes): restore it from a backup"
-            )
+        if not _is_whole(data):
+            raise IdentityError(f"identity {self.path} is damaged or cut short: restore it from a backup")
         return data
 
     def _decrypt(self, data: bytes) -> bytes:

@@ -48,6 +48,8 @@ class Pacing:
     def __init__(self) -> None:
         self.relayed = False
         """Set by a contact behind a relay for each packet: there is no socket to wait for."""
+        self.backlog = False
+        """Set by a lossless packet of a group: toxcore hands out one stored packet a round after a loss."""
         self._relayed_until = 0.0
         self._refused: list[Queue] = []
         self._waiting: list[Queue] = []
@@ -83,6 +85,9 @@ class Pacing:
             self.relayed = False
             self._relayed_until = now + LINGER
         latest = now + (ROUND if now < self._relayed_until else max(interval, ROUND))
+        if self.backlog:
+            self.backlog = False
+            latest = now
         if self._waiting:
             latest = min(latest, *(queue.tried + queue.wait for queue in self._waiting))
         return self._quiet_until, max(latest, self._quiet_until)

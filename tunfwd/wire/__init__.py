@@ -1,1 +1,1 @@
-"""Bytes <-> values: the packets of "Port forwarding in tox", Hello and its extensions, and Internet headers."""
+"""Bytes <-> values: the packets of "Port forwarding in tox", and Internet headers."""

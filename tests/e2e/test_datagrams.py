@@ -1,0 +1,212 @@
+"""Forwarded UDP, and what ICMP says of virtual addresses."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from netns.node import Node
+from tunfwd.control import api
+
+from .conftest import UDP_IDLE, Forward, Forwards, ask
+from .hosts import UdpEcho, datagram_socket, eventually, make_socket
+
+pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+
+LARGEST = 1368  # bytes of one datagram: a Tox packet of 1373 without prefix and msg_id (WIRE.md)
+IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_PMTUDISC_DONT, IP_MTU = 10, 2, 0, 14  # linux/in.h
+UNKNOWN_PORT = 9
+
+
+def client_of(port: Forward, address: str | None = None) -> socket.socket:
+    return datagram_socket(port.using.host, address or port.address, port.port)
+
+
+def exchange(client: socket.socket, payload: bytes) -> None:
+    client.send(payload)
+    assert client.recv(1 << 16) == payload
+
+
+def expect_error(client: socket.socket, *errors: int) -> None:
+    """The socket hears of an ICMP error: after a datagram, at the next call."""
+    client.settimeout(3)
+    client.send(b"anybody there?")
+    with pytest.raises(OSError) as caught:  # noqa: PT011 the number is compared below
+        client.recv(100)
+    assert caught.value.errno in errors, caught.value
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_datagrams_of_all_sizes(forward: Forwards, reverse: bool) -> None:
+    port = forward("udp", reverse=reverse)
+    with UdpEcho(port.serving.host, port.port) as service, client_of(port) as client:
+        for size in (1, 0, 2, 500, 1200, LARGEST):
+            exchange(client, bytes(size))
+        assert {peer for peer, _ in service.peers} == {port.serving.contact(port.using.name)["address"]}
+
+
+def test_ipv6(forward: Forwards) -> None:
+    port = forward("udp")
+    with UdpEcho(port.serving.host, port.port), client_of(port, port.address6) as client:
+        exchange(client, b"over IPv6")
+        exchange(client, bytes(LARGEST))
+
+
+def test_several_clients_have_flows_of_their_own(forward: Forwards) -> None:
+    """Replies come from the address and port that were asked (the sockets are connected), to who asked."""
+    port, other = forward("udp"), forward("udp")
+    with (
+        UdpEcho(port.serving.host, port.port) as service,
+        UdpEcho(other.serving.host, other.port),
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(client_of(port)) for _ in range(20)]
+        clients += [stack.enter_context(client_of(other)) for _ in range(20)]
+        for number, client in enumerate(clients):
+            client.send(b"%d" % number)
+        for number, client in enumerate(clients):
+            assert client.recv(100) == b"%d" % number
+        assert len(set(service.peers)) == 20  # each seen from a port of its own
+        assert port.line["connections"] == 20
+
+
+def test_one_socket_to_many_ports(forward: Forwards) -> None:
+    ports = [forward("udp") for _ in range(3)]
+    with ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(UdpEcho(port.serving.host, port.port))
+        client = stack.enter_context(make_socket(ports[0].using.host, ports[0].address, socket.SOCK_DGRAM))
+        for port in ports:
+            client.sendto(b"%d" % port.port, (port.address, port.port))
+        answers = {client.recvfrom(100) for _ in ports}
+        assert answers == {(b"%d" % port.port, (port.address, port.port)) for port in ports}
+
+
+def test_an_idle_flow_ends_and_a_new_one_begins(forward: Forwards) -> None:
+    port = forward("udp")
+    with UdpEcho(port.serving.host, port.port) as service, client_of(port) as client:
+        exchange(client, b"first")
+        assert port.line["connections"] == 1
+        eventually(lambda: port.line["connections"] == 0, "the flow has ended", UDP_IDLE + 3)
+        exchange(client, b"again")
+        assert len(service.peers) == 2
+
+
+@pytest.mark.parametrize("fragmentable", [False, True])
+def test_too_large_is_said(forward: Forwards, fragmentable: bool) -> None:
+    """With DF the path MTU is learnt, and the kernel refuses the next one itself.
+
+    Without DF nothing larger than a packet can go either, as fragments are put together before they leave.
+    """
+    port = forward("udp")
+    with UdpEcho(port.serving.host, port.port), client_of(port) as client:
+        exchange(client, b"small")
+        client.setsockopt(
+            socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT if fragmentable else IP_PMTUDISC_DO
+        )
+        if not fragmentable:
+            client.send(bytes(LARGEST + 1))
+            time.sleep(0.2)
+            with pytest.raises(OSError) as caught:  # noqa: PT011
+                client.send(bytes(LARGEST + 1))
+            assert caught.value.errno == errno.EMSGSIZE
+            assert client.getsockopt(socket.IPPROTO_IP, IP_MTU) == LARGEST + 28
+        else:
+            client.send(bytes(5000))
+            time.sleep(0.2)
+        client.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # what was said of the large one
+        for size in (LARGEST, 10):  # the flow lives
+            exchange(client, bytes(size))
+
+
+def test_a_burst_loses_the_oldest_and_nothing_else_breaks(forward: Forwards) -> None:
+    port = forward("udp")
+    with UdpEcho(port.serving.host, port.port), client_of(port) as client:
+        for number in range(20_000):
+            client.send(number.to_bytes(4, "little") + bytes(1000))
+        client.settimeout(1)
+        seen = set()
+        try:
+            while True:
+                seen.add(int.from_bytes(client.recv(2000)[:4], "little"))
+        except TimeoutError:
+            pass
+        assert len(seen) > 1000
+        exchange(client, b"after")
+
+
+# --- ICMP ---------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_not_mapped_is_unreachable(forward: Forwards, alice: Node) -> None:
+    bob = alice.contact("bob")
+    for address in (bob["address"], bob["address6"]):
+        with datagram_socket(alice.host, address, UNKNOWN_PORT) as client:
+            expect_error(client, errno.ECONNREFUSED)
+
+
+@pytest.mark.parametrize("source", ["auto", "peer", "host"])
+def test_a_port_without_a_service_is_unreachable(forward: Forwards, source: str) -> None:
+    port = forward("udp", source=source)
+    with client_of(port) as client:
+        expect_error(client, errno.ECONNREFUSED)
+        with UdpEcho(port.serving.host, port.port):
+            exchange(client, b"now there is one")
+
+
+def test_ping(alice: Node, bob: Node) -> None:
+    for node, friend in ((alice, "bob"), (bob, "alice")):
+        contact = node.contact(friend)
+        own = ask(node, api.IDENTITY)
+        for address in (contact["address"], contact["address6"], own["virtual_address"]):
+            node.host.run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "2", address], timeout=10)
+        node.host.run(["ping", "-n", "-c", "1", "-W", "2", "-s", "1400", contact["address"]], timeout=10)
+        node.host.run(["ping", "-n", "-c", "1", "-W", "2", "-s", "8000", contact["address"]], timeout=10)
+
+
+def test_an_address_that_nobody_has_is_unreachable(alice: Node) -> None:
+    address = next(
+        address
+        for address in ("10.77.200.200", "10.77.200.201")
+        if address != alice.contact("bob")["address"]
+    )
+    for target in (address, "fd74:756e:6677:1:2:3:4:5"):
+        result = alice.host.run(["ping", "-n", "-c", "1", "-W", "3", target], check=False, timeout=10)
+        assert result.returncode == 1
+        assert "nreachable" in result.stdout
+        with datagram_socket(alice.host, target, 53) as client:
+            if ":" in target:  # a UDP socket hears of what may pass only where it asks to (ip(7))
+                client.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+            else:
+                client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            expect_error(client, errno.EHOSTUNREACH)
+        connection = make_socket(alice.host, target, socket.SOCK_STREAM)
+        with connection:
+            start = time.monotonic()
+            with pytest.raises(OSError) as caught:  # noqa: PT011
+                connection.connect((target, 80))
+            assert caught.value.errno == errno.EHOSTUNREACH
+            assert time.monotonic() - start < 1
+
+
+def test_traffic_that_nobody_asked_for_is_no_trouble(alice: Node) -> None:
+    """Multicast and broadcast into the device, and other protocols than TCP, UDP and ICMP."""
+    bob = alice.contact("bob")["address"]
+    interface = ask(alice, api.IDENTITY)["interface"]
+    with make_socket(alice.host, bob, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        for target in ("224.0.0.251", "255.255.255.255", "10.77.255.255"):
+            sender.sendto(b"is anybody here?", (target, 5353))
+    for protocol in (socket.IPPROTO_SCTP, 47, 132, 255):
+        with make_socket(alice.host, bob, socket.SOCK_RAW, protocol) as raw:
+            data = bytes(100) if protocol != 255 else b"\x45" + bytes(19)
+            with suppress(OSError):  # the kernel looks at what it is given under 255
+                raw.sendto(data, (bob, 0))
+    alice.host.run(["ping", "-n", "-c", "1", "-W", "2", bob], timeout=10)

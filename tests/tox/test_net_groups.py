@@ -1,0 +1,114 @@
+"""Groups and conferences of real nodes: members come, go and come back; packets to one and to all."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from tests.tox.conftest import Person, running
+from tunfwd.tox.contacts import ContactOffline, Member
+from tunfwd.tox.errors import GroupJoinBadChatId, ToxError
+from tunfwd.tox.groups import Group, NoSuchInvitation, State
+
+pytestmark = pytest.mark.toxnet
+
+
+def member(person: Person, group: Group, other: Group) -> Member | None:
+    return next((one for one in group.members.values() if one.key == other.self_key), None)
+
+
+async def meet(one: Person, group: Group, other: Person, others: Group) -> tuple[Member, Member]:
+    """Wait until two see each other in a group."""
+
+    def both() -> bool:
+        here, there = member(one, group, others), member(other, others, group)
+        return bool(here and here.online and there and there.online)
+
+    with trio.fail_after(45):
+        while not both():
+            await trio.sleep(0.05)
+    here, there = member(one, group, others), member(other, others, group)
+    assert here is not None
+    assert there is not None
+    return here, there
+
+
+async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
+    alice, bob, carol = people
+    for person in people:
+        person.seen.events.clear()
+    async with running(alice, bob, carol):
+        group = alice.groups.create("LAN\x1b party")
+        assert group.state is State.JOINED
+        assert group.name == "LAN party"
+        assert not group.public
+        alice.groups.invite(group, alice.friend(bob))
+        alice.groups.invite(group, alice.friend(carol))
+        await bob.seen.until(lambda: bob.groups.invitations)
+        await carol.seen.until(lambda: carol.groups.invitations)
+        invitation = bob.groups.invitations[0]
+        assert invitation.chat_id == group.chat_id
+        assert invitation.name == "LAN party"
+        assert invitation.friend is bob.friend(alice)
+
+        bobs = bob.groups.accept(group.chat_id)
+        carols = carol.groups.accept(group.chat_id)
+        assert not bob.groups.invitations
+        with pytest.raises(NoSuchInvitation):
+            bob.groups.accept(group.chat_id)
+        to_bob, to_alice = await meet(alice, group, bob, bobs)
+        await meet(alice, group, carol, carols)
+        carol_of_bob, _ = await meet(bob, bobs, carol, carols)  # not friends of each other
+        assert bobs.state is State.JOINED
+        assert bobs.name == "LAN party"
+        assert to_bob.nickname == "bob"
+        assert to_bob.kind == "group"
+        assert to_bob is not alice.friend(bob)
+
+        for packet in (b"\x90\x00" + b"a" * 498, b"\x90\x00" + b"b" * 1371, b"\x90\x00end"):
+            assert to_bob.send_lossless(packet)
+        await bob.seen.until(lambda: ("lossless", to_alice, b"\x90\x00end") in bob.seen.events)
+        got = [event[2] for event in bob.seen.of("lossless")]
+        assert got == [b"\x90\x00" + b"a" * 498, b"\x90\x00" + b"b" * 1371, b"\x90\x00end"]
+
+        assert to_bob.send_lossy(b"\x90\x01" + b"c" * 1371)
+        assert to_bob.send_lossy(b"\x90\x02d")
+        await bob.seen.until(lambda: len(bob.seen.of("lossy")) == 2)
+        assert not carol.seen.of("lossless")
+
+        assert group.send_lossless(b"\x90\x00to all")
+        await bob.seen.until(lambda: ("public", to_alice, b"\x90\x00to all") in bob.seen.events)
+        await carol.seen.until(lambda: carol.seen.of("public"))
+        assert not alice.seen.of("public")
+
+        # bob's program ends, and starts again from what is on disk
+        old_peer_id, key = to_bob.peer_id, to_bob.key
+    folder = bob.settings.savedata.parent
+    carol_of_bob_key = carol_of_bob.key
+    bob.close()
+    with Person(folder, "bob", alice) as bob:
+        async with running(alice, bob, carol):
+            await alice.seen.until(lambda: not to_bob.online)
+            with pytest.raises(ContactOffline):
+                to_bob.send_lossless(b"\x90\x00gone")
+            assert [again.chat_id for again in bob.groups] == [group.chat_id]
+            bobs = bob.groups.get(group.chat_id)
+            assert bobs is not None
+            again, _ = await meet(alice, group, bob, bobs)
+            assert again is to_bob
+            assert again.key == key == bobs.self_key
+            assert again.peer_id != old_peer_id
+            assert again.send_lossless(b"\x90\x00welcome back")
+            await bob.seen.until(lambda: bob.seen.of("lossless"))
+            await meet(bob, bobs, carol, carols)
+            assert carol_of_bob_key in bobs.members
+
+            alice.groups.kick(again)
+            await bob.seen.until(lambda: bobs.state is State.LOST)
+            assert bobs.reason == "kicked by alice"
+            assert not any(one.online for one in bobs.members.values())
+            await alice.seen.until(lambda: not again.online)
+
+            carol.groups.leave(carols)
+            assert len(carol.groups) == 0
+            await alice.seen.until(lambda: not any(one.online for one in group.members.values()))

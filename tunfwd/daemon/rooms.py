@@ -1,0 +1,269 @@
+"""Groups and conferences: their names, and what is offered to all who are in them.
+
+A group's offer goes out as one public packet, and to members who come later privately; each member accepts
+for itself and gets a mapping of its own, in its own session. A conference's offer goes to those members who
+are friends, over their friend sessions, now and later. Both stand in the state directory.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from tunfwd.control.api import Source
+from tunfwd.control.errors import ControlError
+from tunfwd.daemon.peers import Details, Peer, Peers
+from tunfwd.daemon.portfolio import protocol_name, protocol_named, read_service, service_text
+from tunfwd.daemon.state import Content, StandingOffer, group_id
+from tunfwd.daemon.switch import Switch
+from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.negotiation import Misuse
+from tunfwd.forwarding.transport import Random
+from tunfwd.services.target import Target
+from tunfwd.tox.client import Client
+from tunfwd.tox.conferences import Conference
+from tunfwd.tox.contacts import ContactOffline, Member
+from tunfwd.tox.groups import Group
+from tunfwd.wire.carriers import GROUP
+from tunfwd.wire.packets import Direction, Hello, Kill, Lossless, Offer, Protocol, encode
+from tunfwd.wire.text import clean
+
+ID_DIGITS = 8  # hex digits of an id that stand for a room without a name
+KEY_PREFIX = 4  # hex digits; a shorter beginning of an id is taken for a name
+
+Room = Group | Conference
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class RoomOffer:
+    """What is offered to a whole room."""
+
+    standing: StandingOffer
+    msg_id: int
+    """Of the public Offer; for people to name it by."""
+
+    @property
+    def protocol(self) -> Protocol:
+        """TCP or UDP."""
+        return protocol_named(self.standing.protocol)
+
+    def details(self) -> Details:
+        """Return what a mapping made from it needs to know."""
+        return Details(target=read_service(self.standing.target), source=self.standing.source)
+
+
+def room_id(room: Room) -> str:
+    """Return the id that the state directory keeps a room under."""
+    return group_id(room.chat_id) if isinstance(room, Group) else f"conference:{room.id.hex().upper()}"
+
+
+def id_text(room: Room) -> str:
+    """Return the id that people know a room by."""
+    return (room.chat_id if isinstance(room, Group) else room.id).hex().upper()
+
+
+class Rooms:
+    """The groups and conferences we are in, and the offers to them."""
+
+    def __init__(
+        self,
+        client: Client,
+        peers: Peers,
+        switch: Switch,
+        content: Content,
+        save: Callable[[], None],
+        hello: Hello,
+        random: Random,
+    ) -> None:
+        """`hello` is what we say of ourselves in this run."""
+        self._client = client
+        self._peers = peers
+        self._switch = switch
+        self._content = content
+        self._save = save
+        self._hello = hello
+        self._random = random
+        self.offers: list[RoomOffer] = [
+            RoomOffer(offer, random.getrandbits(32)) for offer in content.offers if _is_room(offer.contact)
+        ]
+        self._mappings: dict[RoomOffer, list[tuple[Peer, Mapping]]] = {offer: [] for offer in self.offers}
+
+    def __iter__(self) -> Iterator[Room]:
+        yield from self._client.groups
+        yield from self._client.conferences
+
+    # Names.
+
+    def name(self, room: Room) -> str:
+        """Return a room's name: its own, cleaned, made unique among rooms of its kind, and kept."""
+        names, key = self._content.names, room_id(room)
+        if key in names:
+            return names[key]
+        own = clean(room.name if isinstance(room, Group) else room.title).replace("/", "_").replace(":", "_")
+        if not own:
+            return id_text(room)[:ID_DIGITS].lower()
+        taken = {names.get(room_id(other)) for other in self if type(other) is type(room)}
+        name = own if own not in taken else f"{own}-{id_text(room)[:4].lower()}"
+        names[key] = name
+        self._save()
+        return name
+
+    def label(self, room: Room) -> str:
+        """Return a room's name with its kind, as in `--to`."""
+        return f"{'group' if isinstance(room, Group) else 'conference'}:{self.name(room)}"
+
+    def find(self, text: str, kind: type[Room]) -> Room:
+        """Return the room that a person means by a name or the beginning of an id; raises ControlError."""
+        word = "group" if kind is Group else "conference"
+        text = text.removeprefix(f"{word}:")
+        rooms = [room for room in self if isinstance(room, kind)]
+        found = [room for room in rooms if self.name(room) == text]
+        if not found and len(text) >= KEY_PREFIX:
+            found = [room for room in rooms if id_text(room).startswith(text.upper())]
+        if not found:
+            raise ControlError("not_found", f"no {word} {text!r}; `tunfwd {word} list` lists them")
+        if len(found) > 1:
+            raise ControlError(
+                "ambiguous", f"{text!r} may be any of {len(found)} {word}s; write more of the id"
+            )
+        return found[0]
+
+    def of(self, offer: RoomOffer) -> Room | None:
+        """Return the room of an offer, if we are still in it."""
+        return next((room for room in self if room_id(room) == offer.standing.contact), None)
+
+    def members(self, room: Room) -> list[Peer]:
+        """Return those members of a room who can be reached, now or later."""
+        if isinstance(room, Group):
+            return [
+                peer
+                for peer in self._peers
+                if isinstance(peer.contact, Member) and peer.contact.group is room
+            ]
+        keys = {member.key for member in room.members}
+        return [peer for peer in self._peers if peer.contact.kind == "friend" and peer.contact.key in keys]
+
+    # Offers.
+
+    def offer(
+        self, room: Room, protocol: Protocol, port: int, name: str, target: Target | None, source: Source
+    ) -> RoomOffer:
+        """Offer a service to all in a room, from now on. Raises ControlError where the port stands."""
+        key = room_id(room)
+        if any(
+            (o.standing.contact, o.protocol, o.standing.port) == (key, protocol, port) for o in self.offers
+        ):
+            raise ControlError("failed", f"{port}/{protocol.name.lower()} stands already; kill it first")
+        standing = StandingOffer(key, protocol_name(protocol), port, name, service_text(target), source)
+        offer = RoomOffer(standing, self._random.getrandbits(32) or 1)
+        self.offers.append(offer)
+        self._mappings[offer] = []
+        self._content.offers.append(standing)
+        self._save()
+        announced = isinstance(room, Group) and self._announce(room, offer)
+        for peer in self.members(room):
+            self._offer_to(peer, offer, announced=announced)
+        return offer
+
+    def _announce(self, group: Group, offer: RoomOffer) -> bool:
+        """Send the Offer to all who are there, with one packet; False where some may not have got it."""
+        standing, hello, now = offer.standing, self._hello, trio.current_time()
+        sessions = [peer.session for peer in self.members(group) if peer.session.is_online]
+        if not all(session.greeted for session in sessions):
+            same_run = all(session.epoch == hello.epoch for session in sessions)
+            if not same_run or not self._send(group, hello):
+                return False
+            for session in sessions:
+                session.introduced(now)
+        return self._send(
+            group, Offer(offer.msg_id, offer.protocol, Direction.SERVER, standing.port, standing.name)
+        )
+
+    def _offer_to(self, peer: Peer, offer: RoomOffer, *, announced: bool = False) -> None:
+        standing = offer.standing
+        try:
+            mapping = peer.session.offer(
+                offer.protocol,
+                standing.port,
+                standing.name,
+                trio.current_time(),
+                public_id=offer.msg_id if announced and peer.session.is_online else None,
+            )
+        except Misuse as misuse:  # offered to this contact alone, or by way of another room
+            log.info("%s: %s", peer.label, misuse)
+            return
+        peer.details[mapping] = offer.details()
+        self._mappings[offer].append((peer, mapping))
+        self._switch.touch(peer)
+
+    def joined(self, peer: Peer) -> None:
+        """A contact is here who was not: it gets what stands offered to its group, and to its conferences."""
+        for offer in self.offers:
+            room = self.of(offer)
+            if room is not None and peer in self.members(room) and not self._has(peer, offer):
+                self._offer_to(peer, offer)
+
+    def changed(self, conference: Conference) -> None:
+        """Who is in a conference has changed: offers follow."""
+        present = self.members(conference)
+        for offer in self.offers:
+            if offer.standing.contact != room_id(conference):
+                continue
+            for peer in present:
+                if not self._has(peer, offer):
+                    self._offer_to(peer, offer)
+            for peer, mapping in list(self._mappings[offer]):
+                if peer not in present:
+                    self._end(peer, mapping, offer)
+
+    def _has(self, peer: Peer, offer: RoomOffer) -> bool:
+        return any(known is peer for known, _ in self._mappings[offer])
+
+    def kill(self, offer: RoomOffer) -> None:
+        """Withdraw an offer from all, with every mapping made from it."""
+        room = self.of(offer)
+        if isinstance(room, Group) and any(m.public_id is not None for _, m in self._mappings[offer]):
+            self._send(room, Kill(offer.msg_id))
+        for peer, mapping in list(self._mappings[offer]):
+            self._end(peer, mapping, offer)
+        self.offers.remove(offer)
+        del self._mappings[offer]
+        self._content.offers.remove(offer.standing)
+        self._save()
+
+    def _end(self, peer: Peer, mapping: Mapping, offer: RoomOffer) -> None:
+        self._mappings[offer].remove((peer, mapping))
+        peer.session.end(mapping, trio.current_time())
+        self._switch.touch(peer)
+
+    def forget_peer(self, peer: Peer) -> None:
+        """A contact is no more."""
+        for mappings in self._mappings.values():
+            mappings[:] = [(known, mapping) for known, mapping in mappings if known is not peer]
+
+    def mapping_ended(self, peer: Peer, mapping: Mapping) -> None:
+        """A mapping has ended; if it was made from a room's offer, that stands for the others."""
+        if mapping.origin is Origin.LOCAL:
+            for mappings in self._mappings.values():
+                if (peer, mapping) in mappings:
+                    mappings.remove((peer, mapping))
+
+    def left(self, room: Room) -> None:
+        """We are no longer in a room: nothing stands there."""
+        for offer in [o for o in self.offers if o.standing.contact == room_id(room)]:
+            self.kill(offer)
+        self._content.names.pop(room_id(room), None)
+        self._save()
+
+    def _send(self, group: Group, packet: Lossless) -> bool:
+        try:
+            return group.send_lossless(encode(GROUP, packet))
+        except ContactOffline:
+            return False
+
+
+def _is_room(contact: str) -> bool:
+    return contact.endswith("/") or contact.startswith("conference:")
