@@ -7,7 +7,8 @@ the control parameters.
 One thing differs, and it is the point of using BBR here: **loss without a queue is not congestion**. The draft slows
 down for 2 % of loss while probing, and for any loss at all between probes, which costs a radio link with 1 % of random
 loss half of its speed. Here a loss counts that way only while round trips show a queue (QUEUE_GAIN, QUEUE_FLOOR). Where
-they show none, it takes loss so heavy that the buffer must be too short to show (SHALLOW_LOSS).
+they show none, it takes loss so heavy that the buffer must be too short to show (SHALLOW_LOSS). And losses do not
+lower the short-term bounds in Drain and ProbeBW_DOWN, where the queue is that of our own probe and on its way out.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ CWND_GAIN: Final = dict.fromkeys(State, DEFAULT_CWND_GAIN) | {
     State.PROBE_RTT: PROBE_RTT_CWND_GAIN,
 }
 PROBE_BW: Final = frozenset((State.DOWN, State.CRUISE, State.REFILL, State.UP))
-PROBING: Final = frozenset((State.STARTUP, State.REFILL, State.UP))
+ADAPTING: Final = frozenset((State.CRUISE, State.PROBE_RTT))  # ours: the draft has DRAIN and DOWN too
 
 
 class Bbr:
@@ -419,7 +420,7 @@ class Bbr:
         if not self._loss_round_start:
             return
         if (
-            self.state not in PROBING
+            self.state in ADAPTING
             and self._loss_in_round
             and self._is_congestion(self._lost_in_round, self._inflight_latest + self._lost_in_round, 0.0)
         ):
