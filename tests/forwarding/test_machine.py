@@ -20,12 +20,13 @@ from tunfwd.forwarding.session import FEATURES, HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState
 from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
 
-RECORD = 16  # bytes: which flow, and where in it
+PATTERN = bytes(range(251)) * 40_000  # a prime period: neither packets nor buffers are a multiple of it
 
 
 def stream_of(flow: int, length: int) -> bytes:
-    records = range(length // RECORD + 1)
-    return b"".join(b"%07d:%07d;" % (flow, i) for i in records)[:length]
+    """What a flow writes: its number, then bytes that are another's at no place."""
+    start = flow * 17 % 251
+    return (b"%07d" % flow + PATTERN[start : start + length])[:length]
 
 
 sides = st.sampled_from(["a", "b"])
@@ -171,17 +172,14 @@ class Sessions(RuleBasedStateMachine):
             return
         for side in self.pair.sides:
             for flow, got in side.got.items():
+                # Fewer than seven bytes may fit several.
+                writers = [f for f, tag in self.names.items() if (b"%07d" % tag).startswith(got[:7])]
+                fitting = [f for f in writers if bytes(got) == stream_of(self.names[f], len(got))]
+                lengths = [self.written[f] for f in fitting]
                 if got:
-                    tag = (
-                        int(got[:7])
-                        if len(got) >= 7
-                        else next(n for n in self.names.values() if stream_of(n, len(got)) == got)
-                    )
-                    assert bytes(got) == stream_of(tag, len(got))
-                    (writer,) = [f for f, n in self.names.items() if n == tag]
-                    assert len(got) <= self.written[writer]
+                    assert len(got) <= max(lengths)
                     if self.in_order and side.ended.get(flow, 0) is None:
-                        assert len(got) == self.written[writer]
+                        assert len(got) in lengths
 
     def teardown(self) -> None:
         if not hasattr(self, "pair"):
@@ -232,7 +230,7 @@ TestSessions.settings = settings(
 )
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(15))
 def test_a_long_walk(seed: int) -> None:
     """The same machine with traffic most of the time, which hypothesis seldom comes to."""
     random = Random(seed)
@@ -272,5 +270,5 @@ def test_a_long_walk(seed: int) -> None:
                 walk.restart(name)
                 walk.reconnect()
         walk.streams_are_prefixes()
-    assert walk.written
+    assert walk.written or features is not FEATURES
     walk.teardown()
