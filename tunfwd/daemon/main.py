@@ -34,7 +34,7 @@ from tunfwd.daemon.serving import Serving
 from tunfwd.daemon.state import State
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.negotiation import Limits
-from tunfwd.forwarding.session import FEATURES
+from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller, raise_descriptor_limit
@@ -43,7 +43,6 @@ from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError
 from tunfwd.tun import network, privileges
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
-from tunfwd.wire.packets import Feature
 
 GC_THRESHOLD = 50_000  # allocations; at the default of 700 collecting takes a part of every packet's time
 
@@ -168,7 +167,7 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
 
 
 def _session_settings(forwarding: Forwarding) -> SessionSettings:
-    features = FEATURES if forwarding.link else FEATURES & ~(Feature.LINK | Feature.FRAGMENT)
+    features = FEATURES if forwarding.link else CARRIER_FEATURES
     limits = Limits(2 * forwarding.connect_timeout, forwarding.udp_idle)
     return SessionSettings(features, limits, forwarding.outage)
 

@@ -43,7 +43,8 @@ from tunfwd.wire.packets import (
     encode_extension,
 )
 
-FEATURES = Feature.MANY | Feature.LINK | Feature.FRAGMENT | Feature.FLOW | Feature.PING
+CARRIER_FEATURES = Feature.MANY | Feature.FLOW | Feature.PING  # what takes no link
+FEATURES = CARRIER_FEATURES | Feature.LINK | Feature.FRAGMENT
 HELLO_INTERVAL = (
     2.0  # s; a Hello within it of ours is an answer, or crossed it: two programs never ring forever
 )
