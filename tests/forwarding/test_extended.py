@@ -770,3 +770,42 @@ def test_limits_are_configurable() -> None:
     flow = pair.b.session.connect(pair.serve(), pair.now)
     pair.run(3)
     assert pair.b.failed == {flow: Reason.TIMED_OUT}
+
+
+def test_public_packets_of_a_group() -> None:
+    pair = Pair(Side(1, carrier=GROUP), Side(2, carrier=GROUP))
+    pair.connect()
+    a, b = pair.a.session, pair.b.session
+    assert not a.greeted
+    hello = bytes.fromhex("90000f011b000000") + a.epoch.to_bytes(8, "little")
+    a.introduced(pair.now)
+    a.introduced(pair.now)
+    assert a.greeted
+    mapping = a.offer(TCP, 80, "web", pair.now, public_id=0x11223344)
+    b.receive_public(hello, pair.now)
+    b.receive_public(bytes.fromhex("9000004433221100005000") + b"\3web", pair.now)
+    pair.settle()
+    assert mapping.state is MappingState.RUNNING
+    assert mapping.many
+    assert mapping.msg_id == 0x11223344  # not offered again in private
+    b.receive_public(bytes.fromhex("90000044332211000050000377656200"), pair.now)
+    assert b.counters["malformed_length"] == 1
+    for private_only in ("90000144332211", "9000044433221100", "9000"):
+        b.receive_public(bytes.fromhex(private_only), pair.now)
+    assert b.counters["public_unexpected"] == 3
+
+
+def test_a_connection_that_was_under_way_when_the_contact_came_back_is_given_up_cleanly() -> None:
+    pair = Pair()
+    pair.connect()
+    mapping = pair.serve()
+    pair.run(HELLO_INTERVAL + 1)
+    pair.lose(pair.a)
+    pair.a.service = lambda flow: None
+    pair.a.session.online(pair.now)
+    pair.b.session.connect(mapping, pair.now)
+    pair.b.session.end(mapping, pair.now)  # both before the Hello is read
+    while (packet := pair.b.session.next_packet()) is not None:
+        pair.a.session.receive_lossless(packet, pair.now)
+    pair.run(1)
+    pair.no_leaks()

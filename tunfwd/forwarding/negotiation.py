@@ -528,11 +528,11 @@ class Negotiation:
         """Take a packet of the feature FLOW."""
         self._now = now
         flow = self._ids.get(packet.msg_id)
-        if flow is None or Feature.FLOW not in self.features:
+        if flow is None:
             self._counters["flow_control_unknown"] += 1
             return
         match packet, flow:
-            case Reset(), Mapping():  # a connection offer that our end of its mapping came before
+            case Reset(), Mapping():  # given up while undecided: perhaps sent before our Hello was read there
                 self._on_mapping_kill(flow, packet.msg_id)
             case Reset(reason=reason), Flow():
                 self._drop(flow, reason)
