@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 from netns.topology import Host
 
 T = TypeVar("T")
+Config = Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]
 
 TUNFWD = Path(sys.executable).with_name("tunfwd")
 START_TIME = 20.0  # s until the daemon answers
@@ -39,9 +40,9 @@ class Node:
         self,
         host: Host,
         folder: Path,
-        config: Mapping[str, Mapping[str, Any]] | None = None,
+        config: Config | None = None,
     ) -> None:
-        """`config`: tables of the configuration file."""
+        """`config`: tables of the configuration file, and lists of tables."""
         self.host = host
         self.folder = folder
         self.log_file = folder / "daemon.log"
@@ -70,12 +71,15 @@ class Node:
 
     # --- the daemon -----------------------------------------------------------------------------------------
 
-    def configure(self, config: Mapping[str, Mapping[str, Any]]) -> None:
+    def configure(self, config: Config) -> None:
         """Write the configuration file; holds from the next start on."""
         lines = []
-        for table, settings in config.items():
-            lines.append(f"[{table}]")  # plain values look the same in TOML and JSON
-            lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        for name, content in config.items():
+            for table in [content] if isinstance(content, Mapping) else content:
+                lines.append(f"[{name}]" if isinstance(content, Mapping) else f"[[{name}]]")
+                lines += [
+                    f"{key} = {json.dumps(value)}" for key, value in table.items()
+                ]  # as TOML writes them
         self.config_file.write_text("\n".join([*lines, ""]))
 
     def start(self) -> None:

@@ -85,6 +85,11 @@ class Person(Client):
         settings = defaults | settings
         super().__init__(Settings(savedata=folder / f"{name}.tox", **settings), self.seen)  # type: ignore[arg-type]
 
+    def restart(self) -> None:
+        """End, and begin anew from what is on disk."""
+        self.close()
+        super().__init__(self.settings, self.seen)
+
     def friend(self, other: Client) -> Friend:
         friend = self.friends.get(other.public_key)
         assert friend is not None

@@ -6,8 +6,9 @@ import pytest
 import trio
 
 from tests.tox.conftest import Person, running
+from tunfwd.tox.conferences import Conference
 from tunfwd.tox.contacts import ContactOffline, Member
-from tunfwd.tox.errors import GroupJoinBadChatId, ToxError
+from tunfwd.tox.errors import GroupJoinBadChatId
 from tunfwd.tox.groups import Group, NoSuchInvitation, State
 
 pytestmark = pytest.mark.toxnet
@@ -25,7 +26,7 @@ async def meet(one: Person, group: Group, other: Person, others: Group) -> tuple
         return bool(here and here.online and there and there.online)
 
     with trio.fail_after(45):
-        while not both():
+        while not both():  # noqa: ASYNC110 both sides' rounds count
             await trio.sleep(0.05)
     here, there = member(one, group, others), member(other, others, group)
     assert here is not None
@@ -43,20 +44,20 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
         assert group.name == "LAN party"
         assert not group.public
         alice.groups.invite(group, alice.friend(bob))
-        alice.groups.invite(group, alice.friend(carol))
         await bob.seen.until(lambda: bob.groups.invitations)
-        await carol.seen.until(lambda: carol.groups.invitations)
         invitation = bob.groups.invitations[0]
         assert invitation.chat_id == group.chat_id
         assert invitation.name == "LAN party"
         assert invitation.friend is bob.friend(alice)
 
         bobs = bob.groups.accept(group.chat_id)
-        carols = carol.groups.accept(group.chat_id)
         assert not bob.groups.invitations
         with pytest.raises(NoSuchInvitation):
             bob.groups.accept(group.chat_id)
         to_bob, to_alice = await meet(alice, group, bob, bobs)
+        alice.groups.invite(group, alice.friend(carol))  # both at once would take toxcore 20 s
+        await carol.seen.until(lambda: carol.groups.invitations)
+        carols = carol.groups.accept(group.chat_id)
         await meet(alice, group, carol, carols)
         carol_of_bob, _ = await meet(bob, bobs, carol, carols)  # not friends of each other
         assert bobs.state is State.JOINED
@@ -82,33 +83,92 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
         assert not alice.seen.of("public")
 
         # bob's program ends, and starts again from what is on disk
-        old_peer_id, key = to_bob.peer_id, to_bob.key
-    folder = bob.settings.savedata.parent
-    carol_of_bob_key = carol_of_bob.key
-    bob.close()
-    with Person(folder, "bob", alice) as bob:
-        async with running(alice, bob, carol):
-            await alice.seen.until(lambda: not to_bob.online)
-            with pytest.raises(ContactOffline):
-                to_bob.send_lossless(b"\x90\x00gone")
-            assert [again.chat_id for again in bob.groups] == [group.chat_id]
-            bobs = bob.groups.get(group.chat_id)
-            assert bobs is not None
-            again, _ = await meet(alice, group, bob, bobs)
-            assert again is to_bob
-            assert again.key == key == bobs.self_key
-            assert again.peer_id != old_peer_id
-            assert again.send_lossless(b"\x90\x00welcome back")
-            await bob.seen.until(lambda: bob.seen.of("lossless"))
-            await meet(bob, bobs, carol, carols)
-            assert carol_of_bob_key in bobs.members
+        key = to_bob.key
+    bob.restart()
+    async with running(alice, bob, carol):
+        await alice.seen.until(lambda: not to_bob.online)
+        with pytest.raises(ContactOffline):
+            to_bob.send_lossless(b"\x90\x00gone")
+        assert [again.chat_id for again in bob.groups] == [group.chat_id]
+        bobs = bob.groups.get(group.chat_id)
+        assert bobs is not None
+        again, _ = await meet(alice, group, bob, bobs)
+        assert again is to_bob
+        assert again.key == key == bobs.self_key
+        assert [event for event in alice.seen.events if event[1] is again and event[0] != "renamed"] == [
+            ("online", again),
+            ("offline", again),
+            ("online", again),
+        ]
+        assert again.send_lossless(b"\x90\x00welcome back")
+        await bob.seen.until(lambda: bob.seen.of("lossless"))
+        await meet(bob, bobs, carol, carols)
+        assert carol_of_bob.key in bobs.members
 
-            alice.groups.kick(again)
-            await bob.seen.until(lambda: bobs.state is State.LOST)
-            assert bobs.reason == "kicked by alice"
-            assert not any(one.online for one in bobs.members.values())
-            await alice.seen.until(lambda: not again.online)
+        alice.groups.kick(again)
+        await bob.seen.until(lambda: bobs.state is State.LOST)
+        assert bobs.reason == "kicked by alice"
+        assert not any(one.online for one in bobs.members.values())
+        await alice.seen.until(lambda: not again.online)
 
-            carol.groups.leave(carols)
-            assert len(carol.groups) == 0
-            await alice.seen.until(lambda: not any(one.online for one in group.members.values()))
+        assert bob.groups.join(group.chat_id) is bobs  # as who we were
+        await meet(alice, group, bob, bobs)
+        assert member(alice, group, bobs) is again
+
+        carol.groups.leave(carols)
+        assert len(carol.groups) == 0
+        await alice.seen.until(lambda: [one.nickname for one in group.by_peer.values()] == ["bob"])
+
+
+async def test_public_group_by_its_chat_id(people: tuple[Person, Person, Person]) -> None:
+    alice, _, carol = people
+    carol.seen.events.clear()
+    async with running(alice, carol):
+        group = alice.groups.create("open house", public=True, password="sesame")
+        assert group.public
+        with pytest.raises(GroupJoinBadChatId):
+            alice.groups.join(group.chat_id)
+        wrong = carol.groups.join(group.chat_id, "open up")
+        await carol.seen.until(lambda: wrong.state is State.LOST, 60)
+        assert wrong.reason == "wrong password"
+        right = carol.groups.join(group.chat_id, "sesame")
+        assert list(carol.groups) == [right]
+        await meet(alice, group, carol, right)
+        assert right.state is State.JOINED
+        assert right.name == "open house"
+        carol.groups.leave(right)
+        alice.groups.leave(group)
+        with pytest.raises(ContactOffline):
+            group.send_lossless(b"\x90\x00nobody")
+
+
+async def test_conference(people: tuple[Person, Person, Person]) -> None:
+    alice, bob, carol = people
+    async with running(alice, bob, carol):
+        conference = alice.conferences.create("Round\x07 table")
+        assert conference.title == "Round table"
+        assert not conference.members
+        for guest in (bob, carol):
+            await alice.seen.until(lambda guest=guest: alice.friend(guest).online)
+            alice.conferences.invite(conference, alice.friend(guest))
+            await guest.seen.until(lambda guest=guest: guest.conferences.invitations)
+            assert guest.conferences.invitations[0].id == conference.id
+            guest.conferences.accept(conference.id)
+        bobs, carols = bob.conferences.get(conference.id), carol.conferences.get(conference.id)
+        assert bobs is not None
+        assert carols is not None
+
+        def keys(of: Conference) -> set[bytes]:
+            return {one.key for one in of.members if one.online}
+
+        await alice.seen.until(lambda: keys(conference) == {bob.public_key, carol.public_key})
+        await bob.seen.until(lambda: keys(bobs) == {alice.public_key, carol.public_key})
+        await carol.seen.until(lambda: keys(carols) == {alice.public_key, bob.public_key})
+        await bob.seen.until(lambda: {one.name for one in bobs.members} == {"alice", "carol"})
+        assert bobs.title == "Round table"
+        assert bob.friends.get(carol.public_key) is None  # known by key all the same
+
+        carol.conferences.leave(carols)
+        await bob.seen.until(lambda: keys(bobs) == {alice.public_key})
+        bob.conferences.leave(bobs)
+        alice.conferences.leave(conference)

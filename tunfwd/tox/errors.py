@@ -132,6 +132,10 @@ class FriendCustomPacketFriendNotConnected(ToxError):
     """The friend is offline."""
 
 
+class FriendCustomPacketInvalid(ToxError):
+    """The first byte is not one of a custom packet of this kind."""
+
+
 class FriendCustomPacketSendq(ToxError):
     """The queue towards the friend is full: back-pressure, not failure."""
 

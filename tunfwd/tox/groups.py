@@ -124,6 +124,8 @@ class Group:
 
         False: not every queue had space, and some may have got it. Raises ContactOffline when we are not in.
         """
+        if self.state is State.LOST:
+            raise ContactOffline
         try:
             self._tox.group_send_custom_packet(self.number, True, packet)
         except GroupSendCustomPacketFailSend:
@@ -152,6 +154,7 @@ class Groups:
         self._save_soon = save_soon
         self._nickname = nickname
         self._by_number: dict[int, Group] = {}
+        self._refused: dict[bytes, Group] = {}
         self._invitations: dict[bytes, GroupInvitation] = {}
         self.dropped_invitations = 0
         """Invitations not held because 32 were."""
@@ -167,14 +170,15 @@ class Groups:
             number += 1
 
     def __iter__(self) -> Iterator[Group]:
-        return iter(list(self._by_number.values()))
+        return iter([*self._by_number.values(), *self._refused.values()])
 
     def __len__(self) -> int:
-        return len(self._by_number)
+        return len(self._by_number) + len(self._refused)
 
     def get(self, chat_id: bytes) -> Group | None:
         """Find a group by its chat id."""
-        return next((group for group in self if group.chat_id == chat_id), None)
+        known = (group for group in self if group.chat_id == chat_id)
+        return next(known, None)
 
     @property
     def invitations(self) -> list[GroupInvitation]:
@@ -195,16 +199,15 @@ class Groups:
     def join(self, chat_id: bytes, password: str = "") -> Group:
         """Start joining a public group, or one that was lost. Raises errors.GroupJoin….
 
-        `Handler.group_changed` follows when we are in, or refused. A lost group keeps our key in it, unless a
-        password is given.
+        `Handler.group_changed` follows when we are in, or refused. Where we were put out we come back with
+        the key we had.
         """
+        self._refused.pop(chat_id, None)
         group = self.get(chat_id)
         if group is not None and group.state is State.LOST:
-            if not password and hasattr(self._tox, "group_reconnect"):
-                self._tox.group_reconnect(group.number)
-                self._settle(group, State.JOINING, "")
-                return group
-            self.leave(group)
+            self._tox.group_reconnect(group.number)
+            self._settle(group, State.JOINING, "")
+            return group
         number = self._tox.group_join(chat_id, self._nickname().encode(), password.encode())
         return self._added(number, State.JOINING)
 
@@ -222,6 +225,7 @@ class Groups:
                 del self._invitations[chat_id]
                 return group
             self.leave(group)
+        self._refused.pop(chat_id, None)
         number = self._tox.group_invite_accept(
             invitation.friend.number, invitation.data, self._nickname().encode(), password.encode()
         )
@@ -242,19 +246,25 @@ class Groups:
         if member.peer_id is None:
             raise ContactOffline
         self._tox.group_kick_peer(member.group.number, member.peer_id)
+        self._away(member)  # toxcore tells everybody but us
 
     def leave(self, group: Group) -> None:
         """Leave a group for good; our key in it is deleted."""
+        if self._refused.pop(group.chat_id, None) is None:
+            self._drop(group)
+        group.state = State.LOST
+        group.reason = "left"
+        self._handler.group_changed(group)
+        self._save()
+
+    def _drop(self, group: Group) -> None:
+        """Let toxcore forget a group; it does so in its next round."""
         self._tox.group_leave(group.number, b"")
         del self._by_number[group.number]
         for member in list(group.members.values()):
             self._away(member)
             self._handler.contact_removed(member)
         group.members.clear()
-        group.state = State.LOST
-        group.reason = "left"
-        self._handler.group_changed(group)
-        self._save()
 
     def _added(self, number: int, state: State) -> Group:
         group = self._know(number, state)
@@ -289,7 +299,7 @@ class Groups:
     def on_join_fail(self, number: int, fail: Tox_Group_Join_Fail) -> None:
         """Note that we were refused."""
         if group := self._by_number.get(number):
-            self._settle(group, State.LOST, _REFUSALS[Tox_Group_Join_Fail(fail)])
+            self._lose(group, _REFUSALS[Tox_Group_Join_Fail(fail)])
 
     def on_moderation(self, number: int, source: int, target: int, what: Tox_Group_Mod_Event) -> None:
         """Note that we were kicked; that others are is told by their exit."""
@@ -299,7 +309,18 @@ class Groups:
         if target == self._tox.group_self_get_peer_id(number):
             kicker = group.by_peer.get(source)
             by = f" by {kicker.nickname or kicker.key.hex()[:8]}" if kicker else ""
-            self._settle(group, State.LOST, f"kicked{by}")
+            if hasattr(self._tox, "group_reconnect"):
+                self._settle(group, State.LOST, f"kicked{by}")
+            else:
+                self._lose(group, f"kicked{by}")
+
+    def _lose(self, group: Group, reason: str) -> None:
+        """Keep a group only to say why it is lost; joining it again is joining it anew."""
+        self._drop(group)
+        self._refused[group.chat_id] = group
+        group.state = State.LOST
+        group.reason = reason
+        self._handler.group_changed(group)
 
     def _settle(self, group: Group, state: State, reason: str) -> None:
         group.state = state
