@@ -21,6 +21,7 @@ import trio
 
 from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import Contact
+from tunfwd.tox.groups import GroupInvitation
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.settings import Node, Settings
 
@@ -59,7 +60,9 @@ class Result:
 class Endpoint(Handler):
     """Sends what it is told to, counts what comes, answers pings."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.friend_online = trio.Event()
         self.online = trio.Event()
         self.contact: Contact | None = None
         self.client: Client | None = None
@@ -69,17 +72,25 @@ class Endpoint(Handler):
         self.pong = trio.Event()
         self.send: Callable[[], None] | None = None
         self.until = 0.0
+        self.invited: bytes | None = None
 
     def contact_online(self, contact: Contact) -> None:
-        self.contact = contact
-        self.online.set()
+        if contact.kind == "friend":
+            self.friend_online.set()
+        if contact.kind == self.kind:
+            self.contact = contact
+            self.online.set()
+
+    def group_invitation(self, invitation: GroupInvitation) -> None:
+        self.invited = invitation.chat_id
 
     def lossless(self, contact: Contact, data: bytes) -> None:
+        data = data[len(contact.carrier.lossless) - 1 :]
         match data[1:2]:
             case b"d":
                 self.received += 1
             case b"p":
-                contact.send_lossless(data[:1] + PONG)
+                contact.send_lossless(contact.carrier.lossless + PONG)
             case b"o":
                 self.pong.set()
             case b"s":
@@ -90,15 +101,16 @@ class Endpoint(Handler):
                 if len(data) > 2:
                     self.peer_count = int(data[2:])
                 else:
-                    contact.send_lossless(data[:1] + COUNT + b"%d" % self.received)
+                    contact.send_lossless(contact.carrier.lossless + COUNT + b"%d" % self.received)
                     self.received = 0
 
     def lossy(self, contact: Contact, data: bytes) -> None:
+        data = data[len(contact.carrier.lossy) - 1 :]
         match data[1:2]:
             case b"d":
                 self.received += 1
             case b"p":
-                contact.send_lossy(data[:1] + PONG)
+                contact.send_lossy(contact.carrier.extension + PONG)
             case b"o":
                 self.pong.set()
 
@@ -109,6 +121,10 @@ class Endpoint(Handler):
         self.send = send
 
     def iterated(self) -> None:
+        if self.invited is not None:
+            assert self.client is not None
+            self.client.groups.accept(self.invited)
+            self.invited = None
         if self.send is not None:
             if time.monotonic() >= self.until:
                 self.send = None
@@ -156,6 +172,9 @@ async def _count(here: Endpoint) -> int:
 
 
 async def _bulk(here: Endpoint, name: str, send: Callable[[], None], seconds: float) -> Result:
+    assert here.contact is not None
+    lossless = send == here.fill_lossless
+    size = min(SIZE, here.contact.carrier.lossless_limit) if lossless else SIZE
     result = Result(name)
     await _count(here)
     cpu, began, last = time.process_time(), time.monotonic(), 0
@@ -170,7 +189,7 @@ async def _bulk(here: Endpoint, name: str, send: Callable[[], None], seconds: fl
     while received < here.sent and time.monotonic() - began < elapsed + 1:
         await trio.sleep(0.1)
         received += await _count(here)
-    result.megabytes_per_second = received * SIZE / seconds / 1e6
+    result.megabytes_per_second = received * size / seconds / 1e6
     result.lost = 1 - received / max(1, here.sent)
     result.cpu_per_packet = cpu / max(1, here.sent) * 1e6
     return result
@@ -232,14 +251,15 @@ async def run_cases(here: Endpoint, seconds: float, cases: tuple[str, ...] = CAS
     return results
 
 
-async def peer_main(node: str, key: str) -> None:
+async def peer_main(kind: str, node: str, key: str) -> None:
     """Be the other side, for as long as stdin is open."""
-    here = Endpoint()
+    here = Endpoint(kind)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             savedata=Path(folder) / "identity", local_discovery=False, bootstrap=(Node.parse(node),)
         )
         with Client(settings, here) as client:
+            here.client = client
             client.friends.add_key(bytes.fromhex(key))
             print(json.dumps(client.public_key.hex()), flush=True)
             async with trio.open_nursery() as nursery:
@@ -248,15 +268,15 @@ async def peer_main(node: str, key: str) -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def main(seconds: float, cases: tuple[str, ...]) -> list[Result]:
-    """Start the other side, wait for it, measure."""
-    here = Endpoint()
+async def main(seconds: float, cases: tuple[str, ...], kind: str = "friend") -> list[Result]:
+    """Start the other side, wait for it, measure. `kind` is "friend" or "group": two members of one."""
+    here = Endpoint(kind)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(savedata=Path(folder) / "identity", local_discovery=False)
         with Client(settings, here) as client:
             here.client = client
             node = Node("127.0.0.1", client.udp_port or 0, client.dht_key)
-            command = [sys.executable, __file__, "--peer", str(node), client.public_key.hex()]
+            command = [sys.executable, __file__, "--peer", kind, str(node), client.public_key.hex()]
             with subprocess.Popen(  # noqa: ASYNC220 before the loop runs
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ) as peer:
@@ -266,6 +286,10 @@ async def main(seconds: float, cases: tuple[str, ...]) -> list[Result]:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client.run)
                     with trio.fail_after(60):
+                        await here.friend_online.wait()
+                        if kind == "group":
+                            await trio.sleep(1)  # until the other side sees us online, too
+                            client.groups.invite(client.groups.create("bench"), next(iter(client.friends)))
                         await here.online.wait()
                     await trio.sleep(2)
                     results = await run_cases(here, seconds, cases)
@@ -278,9 +302,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--peer", nargs=2, metavar=("NODE", "KEY"), help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=("friend", "group"), default="friend")
+    parser.add_argument("--peer", nargs=3, metavar=("KIND", "NODE", "KEY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer:
         trio.run(peer_main, *arguments.peer)
     else:
-        trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")))
+        trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")), arguments.kind)
