@@ -17,9 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import bench_carrier
 import bench_core
-import trio
 from tabulate import tabulate
 
 from netns.node import Node, befriend, stop_all
@@ -137,10 +135,17 @@ def idle_connections(both: Pair) -> float:
 def carrier(kind: str, seconds: float) -> Figures:
     """Measure the bare carrier between friends, or between members of a group."""
     print(f"# bare carrier, {kind}", flush=True)
+    script = Path(__file__).with_name("bench_carrier.py")
+    options = ["--seconds", str(seconds), "--cases", ",".join(CASES), "--kind", kind, "--json"]
+    run = subprocess.run(
+        [sys.executable, script, *options], stdout=subprocess.PIPE, text=True, check=True, timeout=TIME_LIMIT
+    )
+    *table, results = run.stdout.splitlines()
+    print(*table, sep="\n", flush=True)
     figures = {}
-    for case, result in zip(CASES, trio.run(bench_carrier.main, seconds, CASES, kind), strict=True):
-        trips = sorted(result.round_trips)
-        figures[case] = trips[len(trips) // 2] if trips else result.megabytes_per_second
+    for case, result in zip(CASES, json.loads(results), strict=True):
+        trips = sorted(result["round_trips"])
+        figures[case] = trips[len(trips) // 2] if trips else result["megabytes_per_second"]
     return figures
 
 

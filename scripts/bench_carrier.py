@@ -14,16 +14,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import trio
 
+from tunfwd.tox import memory
 from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import Contact
 from tunfwd.tox.groups import GroupInvitation
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.settings import Node, Settings
+from tunfwd.tun import privileges
 
 SIZE = 1372  # bytes of a packet, prefix included
 OFFERED = 60_000  # packets/s in the paced lossy case
@@ -302,10 +304,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--json", action="store_true", help="also print one line of JSON, at the end")
     parser.add_argument("--kind", choices=("friend", "group"), default="friend")
     parser.add_argument("--peer", nargs=3, metavar=("KIND", "NODE", "KEY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    privileges.drop()  # as the daemon does
+    memory.never_lock()
     if arguments.peer:
         trio.run(peer_main, *arguments.peer)
     else:
-        trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")), arguments.kind)
+        results = trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")), arguments.kind)
+        if arguments.json:
+            print(json.dumps([asdict(result) for result in results]))

@@ -38,6 +38,7 @@ from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller, raise_descriptor_limit
+from tunfwd.tox import memory
 from tunfwd.tox.client import Client
 from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError
@@ -72,6 +73,7 @@ def run(path: str | None = None) -> int:
     ):
         raise_descriptor_limit()
         privileges.drop()
+        memory.never_lock()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         try:
