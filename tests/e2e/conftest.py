@@ -25,6 +25,7 @@ from tunfwd.control.client import Client
 from tunfwd.control.errors import ControlError
 
 from .hosts import eventually
+from .plain_peer import ToxNode
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -88,16 +89,20 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def both(net: Topology, folder: Path) -> Iterator[tuple[Node, Node]]:
+def network(net: Topology, folder: Path) -> Iterator[ToxNode]:
+    """What is there of the Tox network besides them: a node to bootstrap from."""
+    with ToxNode(net["eve"], folder / "node.tox") as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def both(net: Topology, folder: Path, network: ToxNode) -> Iterator[tuple[Node, Node]]:
     nodes = []
     with ExitStack() as stack:
         for name, friend in (("alice", "bob"), ("bob", "alice")):
             (folder / name).mkdir()
             node = Node(net[name], folder / name)
-            tox = {"udp_port": 33445}
-            if nodes:
-                tox["bootstrap"] = [nodes[0].bootstrap()]
-            node.configure({"tox": tox, **CONFIG})
+            node.configure({"tox": {"bootstrap": [network.bootstrap]}, **CONFIG})
             node.config_file.write_text(node.config_file.read_text() + RULES.format(friend=friend))
             nodes.append(stack.enter_context(node))
         alice, bob = nodes

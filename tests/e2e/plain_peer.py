@@ -49,21 +49,20 @@ class Packet:
         return protocol, direction, port, name.decode()
 
 
-class PlainPeer(Handler):
-    """A context manager; its methods are called from the test's thread, and wait no longer than `TIME`."""
+class ToxNode(Handler):
+    """A node of the Tox network in a thread of its own, as a context manager; used from the test's thread.
 
-    def __init__(self, host: Host, folder: Path, bootstrap: str) -> None:
+    Without friends it is what others bootstrap from: the key for that is new in every run of a node, so it
+    takes one that outlives the daemons under test.
+    """
+
+    def __init__(self, host: Host, savedata: Path, bootstrap: str | None = None) -> None:
         self._host = host
-        self._settings = Settings(
-            savedata=folder / "plain.tox", bootstrap=nodes([bootstrap]), name="eve", local_discovery=False
-        )
-        self._packets: queue.Queue[Packet] = queue.Queue()
-        self._early: list[Packet] = []
+        known = nodes([bootstrap]) if bootstrap else ()
+        self._settings = Settings(savedata=savedata, bootstrap=known, name="eve", local_discovery=False)
         self._ready = threading.Event()
-        self._online = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.datagrams: queue.Queue[tuple[int, bytes]] = queue.Queue()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -87,14 +86,26 @@ class PlainPeer(Handler):
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self._iterated = trio.Event()
         with trio.CancelScope() as self._scope, Client(self._settings, self) as self._client:
             self.public_key = self._client.public_key.hex().upper()
+            self.bootstrap = f"{self._host.address}:{self._client.udp_port}:{self._client.dht_key.hex()}"
             self._ready.set()
             await self._client.run()
 
     def _call(self, action):  # type: ignore[no-untyped-def]
         return trio.from_thread.run_sync(action, trio_token=self._token)
+
+
+class PlainPeer(ToxNode):
+    """The friend; its methods wait no longer than `TIME` where nothing else is said."""
+
+    def __init__(self, host: Host, savedata: Path, bootstrap: str) -> None:
+        super().__init__(host, savedata, bootstrap)
+        self._packets: queue.Queue[Packet] = queue.Queue()
+        self._early: list[Packet] = []
+        self._online = threading.Event()
+        self._iterated = trio.Event()
+        self.datagrams: queue.Queue[tuple[int, bytes]] = queue.Queue()
 
     def ask(self, address: str) -> None:
         self._call(lambda: self._client.friends.add(parse_address(address)))

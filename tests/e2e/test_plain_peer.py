@@ -47,6 +47,7 @@ from .plain_peer import (
     UDP,
     Packet,
     PlainPeer,
+    ToxNode,
 )
 from .processes import resident
 
@@ -57,9 +58,9 @@ _ids = count(0x5EED0001)
 
 
 @pytest.fixture(scope="module")
-def plain(both: tuple[Node, Node], net: Topology, folder: Path) -> Iterator[PlainPeer]:
+def plain(both: tuple[Node, Node], net: Topology, folder: Path, network: ToxNode) -> Iterator[PlainPeer]:
     alice, _ = both
-    with PlainPeer(net["eve"], folder, alice.bootstrap()) as peer:
+    with PlainPeer(net["eve"], folder / "eve.tox", network.bootstrap) as peer:
         peer.ask(alice.identity()["address"])
         alice.wait_for(lambda: alice.friend(peer.public_key), FRIEND_TIME, "eve asks to be a friend")
         ask(alice, api.FRIEND_ACCEPT, key=peer.public_key, name="eve")

@@ -386,6 +386,10 @@ def test_a_request_can_be_declined_and_its_held_connections_with_it(pair: Pair) 
     pair.run(1)
     assert mapping.state is MappingState.DECLINED
     assert pair.b.failed == {held: Reason.REFUSED}
+    late = pair.b.session.connect(mapping, pair.now)
+    pair.run(0)
+    assert pair.b.failed == {held: Reason.REFUSED, late: Reason.REFUSED}
+    assert not mapping.flows
 
 
 def test_a_request_comes_back_after_a_reconnect_as_itself(pair: Pair) -> None:

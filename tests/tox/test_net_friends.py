@@ -204,7 +204,11 @@ async def test_relay_alone_carries_packets(people: tuple[Person, ...], tmp_path:
     port = 33000 + os.getpid() % 400
     with Person(tmp_path, "relay", people[0], tcp_relay_port=port) as relay:
         assert relay.tcp_relay_port == port
-        settings = {"udp": False, "bootstrap": (Node("127.0.0.1", port, relay.dht_key),)}
+        settings = {
+            "udp": False,
+            "bootstrap": (Node("127.0.0.1", relay.udp_port or 0, relay.dht_key),),
+            "relays": (Node("127.0.0.1", port, relay.dht_key),),
+        }
         with (
             Person(tmp_path, "erin", None, **settings) as erin,
             Person(tmp_path, "finn", None, **settings) as finn,

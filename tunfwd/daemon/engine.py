@@ -259,6 +259,15 @@ class Engine:
             float("inf") if peers is None else peers,
         )
 
+    def end(self) -> None:
+        """Part from everybody, while there is a device to say so: applications get a reset, not silence.
+
+        The kernel would close the sockets to services in order, as if what was cut off had been all.
+        """
+        for peer in self._peers:
+            self.offline(peer)
+        self.round()
+
     def add(self, peer: Peer) -> None:
         """Look after a new contact."""
         self._peers.add(peer)

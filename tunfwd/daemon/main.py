@@ -165,6 +165,7 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
                 async for number in signals:
                     log.info("%s: ending", signal.Signals(number).name)
                     break
+            engine.end()
             nursery.cancel_scope.cancel()
 
 

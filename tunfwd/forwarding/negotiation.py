@@ -408,7 +408,9 @@ class Negotiation:
             self._counters["flow_over_limit"] += 1
             return None
         flow = self._new_flow(mapping, FlowState.HELD)
-        if not self._start(flow):
+        if mapping.state is MappingState.DECLINED:  # no offer will come that is worth waiting for
+            self._drop(flow, Reason.REFUSED)
+        elif not self._start(flow):
             mapping.held.append(flow)
             self.timers.set(flow, now + HELD_TIMEOUT)
         return flow

@@ -27,12 +27,14 @@ from tunfwd.tox.identity import Identity, IdentityError, read_passphrase
 from tunfwd.tox.library import Library, choose
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.settings import Node, Settings
-from tunfwd.tox.sockets import find_udp_socket, udp_sockets
+from tunfwd.tox.sockets import Activity, descriptors
 
 log = logging.getLogger(__name__)
 
 BOOTSTRAP_DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # s between attempts; the last one stays
-CHECK_INTERVAL = 5.0  # s between looks at how the members of groups are reached
+CHECK_INTERVAL = (
+    5.0  # s between looks at what toxcore does not tell: how members are reached, who uses our relay
+)
 SAVE_DELAY = 2.0  # s from a change that toxcore made by itself to the file
 SAVE_RETRY = 60.0  # s until an identity that could not be written is tried again
 
@@ -50,7 +52,7 @@ class Client:
             version.require(version.inspect(), settings.groups)
         passphrase = read_passphrase(settings.passphrase_file) if settings.passphrase_file else None
         self._identity = Identity(settings.savedata, passphrase, library.encryption)
-        older = udp_sockets()
+        older = descriptors()
         self._tox = self._start(library)
         self._handler = handler
         self._connected = trio.Event()
@@ -65,8 +67,8 @@ class Client:
         """Our UDP port, None when UDP is off."""
         self.tcp_relay_port = self._port("tcp_port")
         """The port we relay at, None when we do not."""
-        self._socket = find_udp_socket(self.udp_port, older) if self.udp_port else None
-        if self.udp_port and self._socket is None:
+        self._activity = Activity(descriptors() - older, self.udp_port, self.tcp_relay_port)
+        if self.udp_port and self._activity.udp is None:
             log.warning("toxcore's UDP socket was not found: latency will be tens of milliseconds")
         self.friends = Friends(self._tox, self._pacing, handler, self.save)
         self.groups = Groups(self._tox, self._pacing, handler, self.save, self.save_soon, self._nickname)
@@ -182,15 +184,14 @@ class Client:
         if earliest > now:
             await trio.sleep_until(earliest)
         with trio.CancelScope(deadline=-math.inf if self._woken else latest) as self._nap:
-            if self._socket is None:
-                await trio.sleep_forever()
-            else:
-                await trio.lowlevel.wait_readable(self._socket)
+            await trio.lowlevel.wait_readable(self._activity)
+            self._activity.seen()
         self._nap = None
         self._woken = False
 
     def close(self) -> None:
         """Leave the network at once. The client is of no use afterwards."""
+        self._activity.close()
         self._tox.__exit__(None, None, None)
 
     # Getting and staying connected
@@ -239,6 +240,7 @@ class Client:
         while True:
             await trio.sleep(CHECK_INTERVAL)
             self.groups.check_connections()
+            self._activity.refresh()
 
     # The identity on disk
 

@@ -1,39 +1,72 @@
-"""Finds toxcore's UDP socket, which toxcore has no function for.
+"""Finds what to wait for in a Tox instance, which toxcore has no function for.
 
 toxcore wants `iterate` called every 50 ms and offers nothing to wait for, which would make every round trip
-100 ms. Its socket is a descriptor of our own process all the same; waiting for it to become readable brings a
-round trip to 0.1 ms. The descriptor stays toxcore's: it is neither read nor closed here.
+100 ms. Its descriptors are our own process's all the same; waiting for one to become readable brings a round
+trip to 0.1 ms. The UDP socket is known from the start by its port. A relay's clients come and go, but share
+its port. The TCP connections to other relays cannot be told from anybody's: that is why pacing.py knows
+relayed contacts.
+
+The descriptors stay toxcore's: they are neither read nor closed here.
 """
 
+import contextlib
 import os
+import select
 import socket
-import stat
+from collections.abc import Iterable
 
 _WILDCARDS = {"0.0.0.0", "::"}
+_FAMILIES = {socket.AF_INET, socket.AF_INET6}
 
 
-def udp_sockets() -> set[int]:
-    """Return the descriptors of this process that are UDP sockets, IPv4 or IPv6."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        try:
-            if stat.S_ISSOCK(os.fstat(fd).st_mode) and _bound_port(fd) is not None:
-                found.add(fd)
-        except OSError:  # the one that listed the directory, or closed by another thread since
-            continue
-    return found
+def descriptors() -> set[int]:
+    """Return the open descriptors of this process."""
+    listed = os.listdir("/proc/self/fd")  # the directory's own included, which is closed again
+    return {int(name) for name in listed if os.path.lexists(f"/proc/self/fd/{name}")}
 
 
-def find_udp_socket(port: int, older: set[int]) -> int | None:
-    """Return the UDP socket bound to `port` of all addresses, unless it is one of `older`."""
-    return next((fd for fd in sorted(udp_sockets() - older) if _bound_port(fd) == port), None)
+class Activity:
+    """Readable when toxcore has something to receive. Closing it leaves toxcore's descriptors alone."""
+
+    def __init__(self, candidates: Iterable[int], udp_port: int | None, relay_port: int | None) -> None:
+        """Look for the UDP socket among `candidates`, the descriptors that came with the instance."""
+        self._relay_port = relay_port
+        wanted = (socket.SOCK_DGRAM, udp_port)
+        self.udp = next((fd for fd in sorted(candidates) if _bound(fd, wildcard=True) == wanted), None)
+        """toxcore's UDP socket, None when there is none, or it was not found."""
+        self._epoll = select.epoll()
+        if self.udp is not None:
+            self._epoll.register(self.udp, select.EPOLLIN)
+        self.refresh()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._epoll.fileno()
+
+    def refresh(self) -> None:
+        """Look for clients of our relay that are new; closed descriptors are forgotten by themselves."""
+        if self._relay_port:
+            for fd in descriptors():
+                if _bound(fd, wildcard=False) == (socket.SOCK_STREAM, self._relay_port):
+                    with contextlib.suppress(FileExistsError):
+                        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
+    def seen(self) -> None:
+        """Go by what arrives from now on: toxcore leaves half a packet of a relay's client where it is."""
+        self._epoll.poll(0)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._epoll.close()
 
 
-def _bound_port(fd: int) -> int | None:
-    """Return the port of a UDP socket bound to all addresses (0: not bound), None for any other socket."""
-    with socket.socket(fileno=os.dup(fd)) as probe:
-        if probe.type != socket.SOCK_DGRAM or probe.family not in {socket.AF_INET, socket.AF_INET6}:
-            return None
-        host, port = probe.getsockname()[:2]
-        return int(port) if host in _WILDCARDS else None
+def _bound(fd: int, *, wildcard: bool) -> tuple[int, int] | None:
+    """Return type and port of an internet socket, None for anything else; `wildcard`: of all addresses."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as probe:
+            if probe.family not in _FAMILIES:
+                return None
+            host, port = probe.getsockname()[:2]
+            return (probe.type, port) if host in _WILDCARDS or not wildcard else None
+    except OSError:  # not a socket, or closed by another thread since
+        return None

@@ -1,0 +1,249 @@
+"""A daemon by itself, from its first start on: identity, state, configuration, device, privilege."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from netns.node import TUNFWD, Node
+from netns.topology import Topology
+
+from .hosts import make_socket
+
+pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+
+ADDRESS_DIGITS = 76
+
+
+@pytest.fixture
+def node(net: Topology, tmp_path: Path) -> Iterator[Node]:
+    """Of eve, not started; its files have short paths."""
+    node = Node(net["eve"], tmp_path)
+    yield node
+    node.kill()
+    assert "Traceback" not in node.log, node.log[-4000:]
+
+
+def fails(node: Node, timeout: float = 10.0) -> subprocess.CompletedProcess[str]:
+    """Run the daemon, which is to end by itself."""
+    return node.host.run([TUNFWD, "daemon"], env=os.environ | node.environment, timeout=timeout, check=False)
+
+
+def links(node: Node) -> list[str]:
+    return [
+        line.split(": ")[1].partition("@")[0]
+        for line in node.host.run(["ip", "-o", "link"]).stdout.splitlines()
+    ]
+
+
+def test_first_start_and_orderly_end(node: Node) -> None:
+    assert node.cli("id", check=False).returncode == 3
+    assert node.cli("offers", check=False).returncode == 3
+    node.start()
+    identity = node.identity()
+    assert len(identity["address"]) == ADDRESS_DIGITS
+    assert identity["interface"] in links(node)
+    state = node.folder / "state"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    for path in (*state.iterdir(), node.folder / "control.sock"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert node.stop() == 0
+    assert identity["interface"] not in links(node)
+    assert "10.77" not in node.host.run(["ip", "route"]).stdout
+    assert not (node.folder / "control.sock").exists()
+    node.start()
+    assert node.identity()["address"] == identity["address"]
+    assert node.identity()["virtual_address"] == identity["virtual_address"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_at_once(node: Node, number: signal.Signals) -> None:
+    node.start()
+    assert node.daemon is not None
+    node.daemon.send_signal(number)
+    start = time.monotonic()
+    assert node.daemon.wait(5) == 0
+    assert time.monotonic() - start < 2
+    assert "tunfwd0" not in links(node)
+
+
+def test_kill_9_leaves_nothing_that_stops_the_next(node: Node) -> None:
+    node.start()
+    address = node.identity()["address"]
+    node.kill()
+    assert "tunfwd0" not in links(node)
+    node.start()
+    assert node.identity()["address"] == address
+
+
+def test_an_encrypted_identity(node: Node) -> None:
+    passphrase = node.folder / "passphrase"
+    passphrase.write_text("correct horse battery staple\n")
+    node.configure({"tox": {"passphrase_file": str(passphrase)}})
+    node.start()
+    address = node.identity()["address"]
+    node.stop()
+    node.start()
+    assert node.identity()["address"] == address
+    node.stop()
+    savedata = (node.folder / "state" / "identity.tox").read_bytes()
+    assert savedata.startswith(b"toxEsave")
+
+    passphrase.write_text("wrong\n")
+    wrong = fails(node)
+    assert (wrong.returncode, wrong.stdout) == (7, "")
+    assert "passphrase" in wrong.stderr
+    node.configure({})
+    without = fails(node)
+    assert without.returncode == 7
+    assert "passphrase_file" in without.stderr
+    assert (node.folder / "state" / "identity.tox").read_bytes() == savedata
+
+
+def test_a_plain_identity_becomes_encrypted(node: Node) -> None:
+    node.start()
+    address = node.identity()["address"]
+    node.stop()
+    passphrase = node.folder / "passphrase"
+    passphrase.write_text("from now on\n")
+    node.configure({"tox": {"passphrase_file": str(passphrase)}})
+    node.start()
+    assert node.identity()["address"] == address
+    node.stop()
+    assert (node.folder / "state" / "identity.tox").read_bytes().startswith(b"toxEsave")
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 100])
+def test_a_damaged_identity_stops_it_and_is_kept(node: Node, size: int) -> None:
+    node.start()
+    node.stop()
+    path = node.folder / "state" / "identity.tox"
+    damaged = path.read_bytes()[:size]
+    path.write_bytes(damaged)
+    result = fails(node)
+    assert result.returncode == 7
+    assert "identity.tox" in result.stderr
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"null", b'{"schema": 1, "offers": 5}', b"\xff\xfe\x00" * 100]
+)
+def test_a_damaged_state_file_is_set_aside_and_said(node: Node, content: bytes) -> None:
+    node.start()
+    address = node.identity()["address"]
+    node.stop()
+    state = node.folder / "state"
+    path = state / "state.json"
+    path.write_bytes(content)
+    before = len(node.log)
+    node.start()
+    assert node.identity()["address"] == address
+    [aside] = state.glob(f"{path.name}.corrupt-*")
+    assert aside.read_bytes() == content
+    assert aside.name in node.log[before:]
+
+
+def test_one_daemon_for_one_state_directory(node: Node) -> None:
+    node.start()
+    second = fails(node)
+    assert second.returncode == 1
+    assert "another daemon" in second.stderr
+    assert node.identity()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[tox]\nudp = maybe", ["line 2"]),
+        ("[tox]\nudp_prot = 1", ["line 2", "udp_prot"]),
+        ("[network]\n\nrange = '10.77.0.0/33'", ["line 3", "10.77.0.0/33"]),
+        ("[[rule]]\ncontact = 'bob'\naction = 'perhaps'", ["line 3", "action"]),
+        ("[tox]\nbootstrap = ['nowhere']", ["line 2", "nowhere"]),
+        ("what is this", ["line 1"]),
+    ],
+)
+def test_mistakes_in_the_configuration(node: Node, text: str, words: list[str]) -> None:
+    node.config_file.write_text(text)
+    result = fails(node)
+    assert result.returncode == 7
+    assert len(result.stderr.splitlines()) == 1
+    for word in (str(node.config_file), *words):
+        assert word in result.stderr
+
+
+def test_a_range_that_is_routed_elsewhere_is_not_taken(node: Node) -> None:
+    node.host.run(["ip", "route", "add", "10.77.3.0/24", "via", str(node.host.address - 1), "dev", "eth0"])
+    try:
+        node.start()
+        virtual = node.identity()["virtual_address"]
+        assert virtual.startswith("10.")
+        assert not virtual.startswith("10.77.")
+        assert "10.77.0.0/16" in node.log
+    finally:
+        node.host.run(["ip", "route", "del", "10.77.3.0/24"])
+
+
+def test_the_udp_port_in_use(node: Node, net: Topology) -> None:
+    with make_socket(net["eve"], "::", socket.SOCK_DGRAM) as blocker:
+        blocker.bind(("::", 40123))
+        node.configure({"tox": {"udp_port": 40123}})
+        result = fails(node)
+    assert result.returncode == 7
+    assert "udp_port" in result.stderr
+
+
+def test_privilege_is_said_and_given_up(node: Node) -> None:
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", TUNFWD, "daemon"]
+    node.folder.chmod(0o777)
+    unprivileged = node.host.run(command, env=os.environ | node.environment, timeout=10, check=False)
+    assert unprivileged.returncode in (7, 8)  # 7: it may not even read where its files are
+    assert len(unprivileged.stderr.splitlines()) == 1
+
+    node.start()
+    assert node.daemon is not None
+    status = Path(f"/proc/{node.daemon.pid}/status").read_text().splitlines()
+    sets = {line.split(":")[0]: int(line.split()[1], 16) for line in status if line.startswith("Cap")}
+    net_admin = 1 << 12
+    for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+        assert not sets[name] & net_admin, name
+
+
+def test_a_deleted_device_ends_it(node: Node) -> None:
+    node.start()
+    node.host.run(["ip", "link", "del", "tunfwd0"])
+    assert node.daemon is not None
+    assert node.daemon.wait(5) == 1
+    assert "tunfwd0" in node.log.splitlines()[-1]
+
+
+def test_idle_costs_next_to_nothing(node: Node) -> None:
+    """Without friends and without traffic: under 2 % of a core, with margin for the machine."""
+    node.start()
+    assert node.daemon is not None
+    time.sleep(1)
+    before = ticks(node.daemon.pid)
+    time.sleep(5)
+    used = (ticks(node.daemon.pid) - before) / os.sysconf("SC_CLK_TCK")
+    assert used / 5 < 0.02
+
+
+def ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_json_is_for_programs(node: Node) -> None:
+    node.start()
+    for command in ("id", "status", "friend list", "offers", "ports", "doctor", "version"):
+        document = json.loads(node.cli(*command.split(), "--json").stdout)
+        assert document["schema"] == 1

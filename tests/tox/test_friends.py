@@ -1,0 +1,92 @@
+"""The list of friends and of requests, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tox.conftest import Person
+from tunfwd.tox.errors import FriendAddBadChecksum, FriendAddOwnKey
+from tunfwd.tox.friends import MAX_REQUESTS, NoSuchRequest, parse_address
+from tunfwd.tox.identity import IdentityError
+from tunfwd.tox.settings import Settings
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Person]:
+    with Person(tmp_path, "alone", udp=False) as person:
+        yield person
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def test_requests_are_bounded_and_the_oldest_kept(alone: Person) -> None:
+    for number in range(MAX_REQUESTS + 8):
+        alone.friends.on_request(key(number), b"\x1b]0;owned\x07 number %d" % number)
+    assert [request.key for request in alone.friends.requests] == [key(n) for n in range(MAX_REQUESTS)]
+    assert alone.friends.dropped_requests == 8
+    assert alone.friends.requests[3].message == "]0;owned number 3"
+    assert len(alone.seen.of("request")) == MAX_REQUESTS
+
+    alone.friends.on_request(key(3), b"again")
+    assert alone.friends.requests[3].message == "]0;owned number 3"
+    assert alone.friends.dropped_requests == 8
+
+    alone.friends.reject(key(3))
+    with pytest.raises(NoSuchRequest):
+        alone.friends.reject(key(3))
+    alone.friends.on_request(key(99), b"x" * 1016)
+    assert len(alone.friends.requests[-1].message) == 256
+
+
+def test_friends_survive_a_restart(tmp_path: Path) -> None:
+    with Person(tmp_path, "one", udp=False) as one, Person(tmp_path, "two", udp=False) as two:
+        one.friends.on_request(two.public_key, b"")
+        accepted = one.friends.accept(two.public_key)
+        assert not one.friends.requests
+        address = one.address
+        one.restart()
+        assert one.address == address
+        assert [friend.key for friend in one.friends] == [two.public_key]
+        again = one.friends.get(two.public_key)
+        assert again is not None
+        assert again is not accepted
+        assert not again.online
+        assert one.friends.last_online(again) is None
+        one.friends.remove(again)
+        one.restart()
+        assert len(one.friends) == 0
+
+
+def test_address_is_checked(alone: Person) -> None:
+    address = parse_address(f" tox:{alone.address.lower()} ")
+    with pytest.raises(FriendAddOwnKey):
+        alone.friends.add(address)
+    with pytest.raises(FriendAddBadChecksum):
+        alone.friends.add(address[:-1] + bytes([address[-1] ^ 1]))
+    for wrong in ("", "hello", alone.address[:-2], alone.address + "00", "z" * 76):
+        with pytest.raises(ValueError, match="76 hexadecimal digits"):
+            parse_address(wrong)
+
+
+def test_change_that_cannot_be_saved_is_reported(alone: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = alone.settings.savedata.parent
+    monkeypatch.setattr(alone._identity, "path", folder / "alone.tox" / "below a file")
+    with pytest.raises(IdentityError, match="cannot be saved"):
+        alone.friends.add_key(Person(folder, "other", udp=False).public_key)
+    assert alone._dirty.is_set()  # and tried again
+
+
+def test_encrypted_client(tmp_path: Path) -> None:
+    (tmp_path / "passphrase").write_text("open sesame\n")
+    with Person(tmp_path, "secret", udp=False, passphrase_file=tmp_path / "passphrase") as person:
+        key = person.public_key
+        person.restart()
+        assert person.public_key == key
+        settings: Settings = person.settings
+    with pytest.raises(IdentityError, match="set passphrase_file"):
+        Person(settings.savedata.parent, "secret", udp=False)

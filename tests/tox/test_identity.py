@@ -1,0 +1,164 @@
+"""The identity on disk: whole or not at all, readable by its owner alone, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tunfwd.tox import encryptsave
+from tunfwd.tox.binding import Tox_Options_Ptr, Tox_Ptr
+from tunfwd.tox.enums import Tox_Savedata_Type
+from tunfwd.tox.identity import Identity, IdentityError, read_passphrase
+
+
+def start(savedata: bytes | None = None) -> Tox_Ptr:
+    with Tox_Options_Ptr() as options:
+        options.udp_enabled = False
+        options.experimental_groups_persistence = True
+        if savedata is not None:
+            options.savedata_type = Tox_Savedata_Type.TOX_SAVEDATA_TYPE_TOX_SAVE
+            options.savedata_data = savedata
+        return Tox_Ptr(options)
+
+
+@pytest.fixture(scope="module")
+def savedata() -> bytes:
+    """Of an instance with a friend, a group and a conference."""
+    with start() as tox:
+        tox.name = b"alice"
+        with start() as other:
+            tox.friend_add_norequest(other.public_key)
+        tox.group_new(1, b"lan", b"alice")  # type: ignore[arg-type]
+        tox.conference_new()
+        return tox.savedata
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "identity.tox"
+
+
+def test_what_is_saved_is_loaded(path: Path, savedata: bytes) -> None:
+    assert Identity(path).load() is None
+    Identity(path).save(savedata)
+    loaded = Identity(path).load()
+    assert loaded == savedata
+    with start(loaded) as tox:
+        assert tox.name == b"alice"
+        assert tox.friend_list == [0]
+        assert tox.group_get_name(0) == b"lan"
+        assert tox.group_number_groups == 1
+
+
+def test_file_and_folder_are_for_the_owner_alone(path: Path, savedata: bytes) -> None:
+    old = os.umask(0)
+    try:
+        Identity(path).save(savedata)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_failed_save_leaves_the_old_file(
+    path: Path, savedata: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = Identity(path)
+    identity.save(savedata)
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(IdentityError, match="cannot be saved: No space left"):
+        identity.save(b"something else")
+    assert path.read_bytes() == savedata
+
+
+def test_leftover_of_a_killed_run_is_replaced(path: Path, savedata: bytes) -> None:
+    path.parent.mkdir()
+    leftover = path.with_name(".identity.tox.new")
+    leftover.write_bytes(b"half")
+    leftover.chmod(0o666)
+    Identity(path).save(savedata)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not leftover.exists()
+
+
+def test_link_stays_a_link(tmp_path: Path, savedata: bytes) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.tox").symlink_to(tmp_path / "real" / "there.tox")
+    Identity(tmp_path / "link.tox").save(savedata)
+    assert (tmp_path / "link.tox").is_symlink()
+    assert (tmp_path / "real" / "there.tox").read_bytes() == savedata
+
+
+def test_every_truncation_is_noticed(path: Path, savedata: bytes) -> None:
+    path.parent.mkdir()
+    end = len(savedata.rstrip(b"\0"))
+    for length in range(end):
+        path.write_bytes(savedata[:length])
+        with pytest.raises(IdentityError, match=r"cut short|not a Tox identity"):
+            Identity(path).load()
+        assert path.read_bytes() == savedata[:length]
+    path.write_bytes(savedata[:end])
+    assert Identity(path).load() == savedata[:end]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"hello", bytes(4000), b"\xff" * 4000, b"toxEsave" + bytes(20)])
+def test_what_is_no_identity_is_called_so(path: Path, garbage: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(garbage)
+    with pytest.raises(IdentityError, match="not a Tox identity"):
+        Identity(path).load()
+
+
+def test_unreadable_file_is_named(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(IdentityError, match="Is a directory"):
+        Identity(path).load()
+
+
+def test_encrypted_round_trip(path: Path, savedata: bytes) -> None:
+    identity = Identity(path, b"correct horse")
+    identity.save(savedata)
+    stored = path.read_bytes()
+    assert encryptsave.is_data_encrypted(stored)
+    assert len(stored) == len(savedata) + 80
+    assert b"alice" not in stored
+    again = Identity(path, b"correct horse")
+    assert again.load() == savedata
+    again.save(savedata)
+    assert path.read_bytes() != stored  # a new nonce
+    assert encryptsave.get_salt(path.read_bytes()) == encryptsave.get_salt(stored)
+
+    with pytest.raises(IdentityError, match="set passphrase_file"):
+        Identity(path).load()
+    with pytest.raises(IdentityError, match="does not open with this passphrase"):
+        Identity(path, b"wrong").load()
+    path.write_bytes(stored[:-1])
+    with pytest.raises(IdentityError, match=r"does not open|cannot be decrypted"):
+        Identity(path, b"correct horse").load()
+
+
+def test_plain_identity_is_encrypted_when_a_passphrase_is_set(path: Path, savedata: bytes) -> None:
+    Identity(path).save(savedata)
+    identity = Identity(path, b"secret")
+    assert identity.load() == savedata
+    identity.save(savedata)
+    assert encryptsave.is_data_encrypted(path.read_bytes())
+
+
+def test_passphrase_is_the_first_line(tmp_path: Path) -> None:
+    file = tmp_path / "passphrase"
+    file.write_bytes(b"two words \nsecond line\n")
+    assert read_passphrase(file) == b"two words "
+    file.write_bytes(b"\nsecond line\n")
+    with pytest.raises(IdentityError, match="is empty"):
+        read_passphrase(file)
+    with pytest.raises(IdentityError, match="No such file"):
+        read_passphrase(tmp_path / "none")

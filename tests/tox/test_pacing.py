@@ -1,0 +1,97 @@
+"""When the loop goes round, by the clock alone."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from tunfwd.tox.pacing import BURST, LINGER, LONGEST, ROUND, Pacing
+
+
+@dataclass
+class Queue:
+    full: bool = False
+    accepted: int = 0
+    tried: float = 0.0
+    wait: float = 0.0
+
+
+def refuse(pacing: Pacing, queue: Queue, now: float, interval: float = 0.001) -> tuple[float, float]:
+    pacing.refused(queue)
+    return pacing.next_round(now, interval)
+
+
+def test_idle_loop_keeps_toxcores_interval() -> None:
+    earliest, latest = Pacing().next_round(100.0, 0.05)
+    assert earliest <= 100.0
+    assert latest == pytest.approx(100.05)
+
+
+def test_short_interval_is_rounded_up() -> None:
+    assert Pacing().next_round(100.0, 0.001)[1] == pytest.approx(100.0 + ROUND)
+
+
+def test_relayed_traffic_shortens_rounds_for_a_while() -> None:
+    pacing = Pacing()
+    pacing.relayed = True
+    assert pacing.next_round(100.0, 0.05)[1] == pytest.approx(100.0 + ROUND)
+    assert pacing.next_round(100.0 + 0.9 * LINGER, 0.05)[1] == pytest.approx(100.0 + 0.9 * LINGER + ROUND)
+    assert pacing.next_round(100.0 + LINGER, 0.05)[1] == pytest.approx(100.0 + LINGER + 0.05)
+
+
+def test_backlog_makes_the_next_round_immediate_once() -> None:
+    pacing = Pacing()
+    pacing.backlog = True
+    assert pacing.next_round(100.0, 0.05)[1] == 100.0
+    assert pacing.next_round(100.0, 0.05)[1] > 100.0
+
+
+def test_refusal_keeps_the_loop_still_for_one_interval() -> None:
+    earliest, latest = refuse(Pacing(), Queue(), 100.0, 0.008)
+    assert earliest == pytest.approx(100.008)
+    assert latest >= earliest
+
+
+@pytest.mark.parametrize(
+    ("accepted", "elapsed", "wait"),
+    [
+        (10, 0.1, 0.04),  # 100 packets/s: four credits
+        (100, 0.01, 0.004),  # 10 000/s: no more often than rounds are
+        (1000, 0.01, BURST * 0.00001),  # 100 000/s: no more than a burst
+        (1, 1.9, LONGEST),  # the least rate
+        (64, 60.0, ROUND),  # idle before: nothing is known
+    ],
+)
+def test_full_queue_opens_when_credits_are_due(accepted: int, elapsed: float, wait: float) -> None:
+    pacing, queue = Pacing(), Queue(accepted=accepted, tried=100.0)
+    now = 100.0 + elapsed
+    _, latest = refuse(pacing, queue, now, 0.0005)
+    assert queue.wait == pytest.approx(wait)
+    assert latest <= now + wait + 1e-6
+    pacing.release(now + 0.9 * wait)
+    assert queue.full
+    pacing.release(now + wait + 1e-6)
+    assert not queue.full
+    assert queue.accepted == 0
+
+
+def test_queue_that_takes_nothing_is_tried_ever_more_rarely() -> None:
+    pacing, queue, now, waits = Pacing(), Queue(), 100.0, []
+    for _ in range(8):
+        refuse(pacing, queue, now, 0.05)
+        waits.append(queue.wait)
+        now += queue.wait
+        pacing.release(now)
+    assert waits[:4] == pytest.approx([0.05, 0.1, 0.2, 0.4])
+    assert waits[-1] == LONGEST
+
+
+def test_each_queue_has_its_own_time() -> None:
+    pacing = Pacing()
+    quick, slow = Queue(accepted=100, tried=99.9), Queue(accepted=10, tried=99.0)
+    pacing.refused(quick)
+    pacing.refused(slow)
+    pacing.next_round(100.0, 0.001)
+    pacing.release(100.1)
+    assert (quick.full, slow.full) == (False, True)
+    pacing.release(100.5)
+    assert not slow.full

@@ -1,0 +1,74 @@
+"""toxcore's UDP socket is found among others, whatever the family, and a relay's clients with it."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.tox.conftest import Person
+from tunfwd.tox.sockets import Activity, descriptors
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_each_of_several_instances_finds_its_own(tmp_path: Path, ipv6: bool) -> None:
+    with Person(tmp_path, "one", ipv6=ipv6) as one, Person(tmp_path, "two", ipv6=ipv6) as two:
+        for person in (one, two):
+            assert person._activity.udp is not None
+            with socket.socket(fileno=os.dup(person._activity.udp)) as found:
+                assert found.getsockname()[1] == person.udp_port
+        assert one._activity.udp != two._activity.udp
+
+
+def test_becomes_readable_when_a_datagram_comes(tmp_path: Path) -> None:
+    with Person(tmp_path, "one") as one, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        assert not select.select([one._activity], [], [], 0)[0]
+        sender.sendto(b"hello", ("127.0.0.1", one.udp_port or 0))
+        assert select.select([one._activity], [], [], 1)[0]
+
+
+def test_a_service_at_the_same_port_is_not_mistaken() -> None:
+    before = descriptors()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
+        service.bind(("127.0.0.1", 0))
+        port = service.getsockname()[1]
+        activity = Activity(descriptors() - before, port, None)
+        assert activity.udp is None
+        activity.close()
+
+
+def test_without_udp_there_is_none(tmp_path: Path) -> None:
+    with Person(tmp_path, "one", udp=False) as one:
+        assert one.udp_port is None
+        assert one._activity.udp is None
+
+
+def test_half_a_packet_of_a_relays_client_is_noticed_once(tmp_path: Path) -> None:
+    port = 32000 + os.getpid() % 900
+    with Person(tmp_path, "relay", tcp_relay_port=port) as relay:
+        activity = relay._activity
+
+        def quiet() -> bool:
+            for _ in range(50):
+                relay._tox.iterate()
+                activity.refresh()
+                if not select.select([activity], [], [], 0.02)[0]:
+                    return True
+                activity.seen()
+            return False
+
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            assert select.select([activity], [], [], 1)[0]
+            assert quiet()  # it is its own relay's client, too, which takes some rounds
+            client.send(b"\x00")
+            assert select.select([activity], [], [], 1)[0]
+            assert quiet()
+
+
+def test_closed_descriptors_are_not_listed() -> None:
+    listed = descriptors()
+    assert listed == descriptors()
+    assert all(os.path.lexists(f"/proc/self/fd/{fd}") for fd in listed)

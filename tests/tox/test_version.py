@@ -1,0 +1,42 @@
+"""What is said of a library that lacks something."""
+
+import pytest
+
+from tunfwd.tox import cdef, version
+from tunfwd.tox.errors import ToxcoreUnusable
+from tunfwd.tox.version import Report
+
+
+def test_library_here_will_do() -> None:
+    report = version.inspect()
+    assert report.version >= version.GROUPS_SINCE
+    assert not report.missing
+    version.require(report, groups=True)
+
+
+def test_old_library_is_refused_unless_without_groups() -> None:
+    report = Report((0, 2, 18), ("groups",))
+    with pytest.raises(ToxcoreUnusable, match=r"0\.2\.18 lacks groups: 0\.2\.19 .* groups = false"):
+        version.require(report, groups=True)
+    version.require(report, groups=False)
+    with pytest.raises(ToxcoreUnusable, match="lacks custom packets"):
+        version.require(Report((0, 1, 0), ("custom packets", "groups")), groups=False)
+
+
+@pytest.mark.parametrize(
+    ("known", "warned"), [((0, 2, 20), True), ((0, 2, 22), True), ((0, 2, 23), False), ((0, 3, 0), False)]
+)
+def test_known_hole_is_warned_of(known: version.Version, warned: bool) -> None:
+    warnings = Report(known, ()).warnings
+    assert bool(warnings) is warned
+    assert all(version.ADVISORY in warning for warning in warnings)
+
+
+def test_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cdef, "SONAME", "libtoxcore.so.none")
+    cdef.load.cache_clear()
+    try:
+        with pytest.raises(ToxcoreUnusable, match=r"libtoxcore\.so\.none .* libtoxcore2"):
+            version.inspect()
+    finally:
+        cdef.load.cache_clear()
