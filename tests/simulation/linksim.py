@@ -174,7 +174,7 @@ class Source:
 
     def __init__(self, node: Node, ids, size: float = float("inf")) -> None:
         self.left = dict.fromkeys(ids, size)
-        self.blocked: set[int] = set()
+        self.writable = set(ids)
         self.other: deque = deque()
         for id_ in ids:
             node.link.stream_open(id_)
@@ -183,17 +183,29 @@ class Source:
     def step(self, node: Node) -> None:
         while (event := node.link.next_event()) is not None:
             if type(event) is links.StreamWritable:
-                self.blocked.discard(event.id)
+                self.writable.add(event.id)
             else:
                 self.other.append(event)
-        for id_, left in self.left.items():
-            while left > 0 and id_ not in self.blocked:
-                chunk = self.CHUNK if left >= len(self.CHUNK) else self.CHUNK[: int(left)]
-                taken = node.link.stream_write(id_, chunk)
-                left -= taken
-                if taken < len(chunk):
-                    self.blocked.add(id_)
-            self.left[id_] = left
+        if self.writable:
+            for id_ in sorted(self.writable):
+                self._write(node, id_)
+
+    def _write(self, node: Node, id_: int) -> None:
+        left = self.left[id_]
+        while left > 0:
+            chunk = self.CHUNK if left >= len(self.CHUNK) else self.CHUNK[: int(left)]
+            taken = node.link.stream_write(id_, chunk)
+            left -= taken
+            if taken < len(chunk):
+                break
+        self.left[id_] = left
+        self.writable.discard(id_)
+
+    def more(self, node: Node, id_: int, size: float) -> None:
+        """Write so much more to a stream that has been written out."""
+        self.left[id_] = size
+        self.writable.add(id_)
+        node.pump()
 
 
 class Sink:

@@ -7,7 +7,7 @@ from linksim import Conditions, pair
 
 from tunfwd import link as links
 
-RUNS = 1500
+RUNS = 1000
 LONG_RUNS = 20_000
 
 

@@ -39,7 +39,7 @@ MAX_WINDOW: Final = 16 << 20  # bytes; 6 times what 100 Mbit/s and 200 ms need
 SEND_BUDGET: Final = 64 << 20  # bytes written and not acknowledged, in all streams
 MIN_SEND_BUFFER: Final = 65_536  # bytes a stream may always have waiting …
 MAX_SEND_BUFFER: Final = 16 << 20  # … and at most; between them, four congestion windows: a loss holds two up
-WRITABLE: Final = 16_384  # bytes of room that are worth waking a writer for
+WRITABLE: Final = 16_384  # bytes of room that are worth waking a writer for, and that a stream has in any case
 MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
 MAX_PIECES: Final = 65_536  # pieces beyond gaps, in all streams
 MAX_FORGOTTEN: Final = 16_384  # closed streams whose late packets are still recognised
@@ -161,7 +161,7 @@ class Streams:
     def _space(self, send: SendStream) -> int:
         buffer = min(max(4 * self.cwnd, MIN_SEND_BUFFER), MAX_SEND_BUFFER)
         left = max((SEND_BUDGET - self.unacked) // 2, 0)
-        return max(min(buffer, left) - send.unacked, 0)
+        return max(min(buffer, max(left, WRITABLE)) - send.unacked, 0)
 
     def finish(self, id_: int) -> None:
         """Send FIN after what was written."""
@@ -456,8 +456,9 @@ class Streams:
 
     def _consume(self, size: int) -> None:
         self._consumed += size
-        if self.granted - self._consumed < LINK_WINDOW - (LINK_WINDOW >> 3):
-            self.granted = self._consumed + LINK_WINDOW
+        limit = self._consumed + LINK_WINDOW
+        if limit - self.granted >= (limit - self._received) >> 2:  # a quarter of what the peer may then send
+            self.granted = limit
             self.data_credit_due[0] = None
 
     def _grant(self, id_: int, pair: Pair) -> None:
