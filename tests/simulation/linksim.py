@@ -1,4 +1,5 @@
-"""A network with a virtual clock: links at both ends of paths that delay, queue, lose, repeat, reorder and corrupt.
+"""A network with a virtual clock: links at both ends of paths that delay, queue, lose, repeat, reorder and
+corrupt.
 
 Everything random is seeded, so that a run can be repeated exactly.
 """
@@ -82,7 +83,10 @@ class Pipe:
             clock.at(arrive + self.rng.random() * c.delay, deliver, packet)
 
     def _corrupt(self, packet: bytes) -> bytes:
-        """Garbage after a good header, or nothing good at all. (Tox authenticates: what decodes is what was sent.)"""
+        """Garbage after a good header, or nothing good at all. (Tox authenticates.
+
+        What decodes is what was sent.)
+        """
         if self.rng.random() < 0.5:
             return packet[:10] + b"\xff" + self.rng.randbytes(len(packet) - 11)
         return self.rng.randbytes(len(packet))
@@ -141,6 +145,7 @@ def connect(
     back: Pipe,
     seed: int = 0,
     controller: type = links.Bbr,
+    *,
     epochs: tuple[int, int] = (0x1111, 0x2222),
     **options,
 ) -> tuple[Node, Node]:
@@ -152,7 +157,9 @@ def connect(
     )
     b = Node(
         clock,
-        Link(*epochs[::-1], random.Random(seed + 1), clock.now, prefix=PREFIX, controller=controller, **options),
+        Link(
+            *epochs[::-1], random.Random(seed + 1), clock.now, prefix=PREFIX, controller=controller, **options
+        ),
         back,
     )
     a.peer, b.peer = b, a

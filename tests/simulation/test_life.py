@@ -1,4 +1,7 @@
-"""What happens around a link: readers that sleep, paths that go and return, peers that vanish, clocks that jump."""
+"""What happens around a link.
+
+Readers that sleep, paths that go and return, peers that vanish, clocks that jump.
+"""
 
 import random
 import tracemalloc
@@ -22,7 +25,9 @@ class Choosy(Sink):
     def step(self, node):
         while (event := node.link.next_event()) is not None:
             if type(event) is links.StreamReadable and event.id not in self.asleep:
-                self.read[event.id] = self.read.get(event.id, 0) + len(node.link.stream_read(event.id, 1 << 30))
+                self.read[event.id] = self.read.get(event.id, 0) + len(
+                    node.link.stream_read(event.id, 1 << 30)
+                )
             elif type(event) is links.StreamReadable:
                 node.link.stream_read(event.id, 0)
             else:
@@ -123,7 +128,7 @@ def test_udp_at_ten_thousand_a_second_loses_nothing():
     assert [event.data[:4] for event in sink.other] == [n.to_bytes(4, "little") for n in range(count)]
 
 
-def cut(clock, nodes, start, length, tell=True, keep_timers=True):
+def cut(clock, nodes, start, length, tell=True):
     def down():
         for node in nodes:
             node.out.up = False

@@ -1,4 +1,7 @@
-"""Speed, delay and fairness over a simulated bottleneck: the figures the design promises, with a margin for the seed."""
+"""Speed, delay and fairness over a simulated bottleneck.
+
+The figures the design promises, with a margin for the seed.
+"""
 
 import pytest
 from shared import latencies, shares
@@ -9,7 +12,14 @@ from tunfwd import link as links
 
 @pytest.mark.parametrize(
     ("rtt", "loss", "least"),
-    [(0.01, 0, 0.90), (0.01, 0.01, 0.85), (0.01, 0.03, 0.85), (0.05, 0, 0.80), (0.05, 0.001, 0.8), (0.05, 0.03, 0.75)],
+    [
+        (0.01, 0, 0.90),
+        (0.01, 0.01, 0.85),
+        (0.01, 0.03, 0.85),
+        (0.05, 0, 0.80),
+        (0.05, 0.001, 0.8),
+        (0.05, 0.03, 0.75),
+    ],
 )
 def test_bbr_fills_the_bottleneck_whatever_is_lost(rtt, loss, least):
     assert goodput(rtt, loss, links.Bbr, 4.0) > least

@@ -1,14 +1,15 @@
 """BBR version 3 (draft-ietf-ccwg-bbr, the text of August 2026): the default controller.
 
-Models the path by the most it delivers and the least it delays, sends at that rate and keeps about that much in flight.
-Functions carry the draft's names in lower case and stand in its order: what happens on an Ack, the states, the model,
-the control parameters.
+Models the path by the most it delivers and the least it delays, sends at that rate and keeps about that
+much in flight. Functions carry the draft's names in lower case and stand in its order: what happens on an
+Ack, the states, the model, the control parameters.
 
-One thing differs, and it is the point of using BBR here: **loss without a queue is not congestion**. The draft slows
-down for 2 % of loss while probing, and for any loss at all between probes, which costs a radio link with 1 % of random
-loss half of its speed. Here a loss counts that way only while round trips show a queue (QUEUE_GAIN, QUEUE_FLOOR). Where
-they show none, it takes loss so heavy that the buffer must be too short to show (SHALLOW_LOSS). And losses do not
-lower the short-term bounds in Drain and ProbeBW_DOWN, where the queue is that of our own probe and on its way out.
+One thing differs, and it is the point of using BBR here: **loss without a queue is not congestion**. The
+draft slows down for 2 % of loss while probing, and for any loss at all between probes, which costs a radio
+link with 1 % of random loss half of its speed. Here a loss counts that way only while round trips show a
+queue (QUEUE_GAIN, QUEUE_FLOOR). Where they show none, it takes loss so heavy that the buffer must be too
+short to show (SHALLOW_LOSS). And losses do not lower the short-term bounds in Drain and ProbeBW_DOWN, where
+the queue is that of our own probe and on its way out.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ QUANTUM_TIME: Final = 0.001  # s
 MAX_QUANTUM: Final = 65536  # bytes
 QUEUE_GAIN: Final = 1.25  # ours: a round trip this much above the least shows a queue …
 QUEUE_FLOOR: Final = 0.004  # s, ours: … and by this much, which an event loop's own delays stay under
-SHALLOW_LOSS: Final = 0.12  # ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
+SHALLOW_LOSS: Final = (
+    0.12  # ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
+)
 
 
 class State(Enum):
@@ -74,7 +77,10 @@ PACING_GAIN: Final = {
     State.UP: 1.25,
     State.PROBE_RTT: 1.0,
 }
-CWND_GAIN: Final = dict.fromkeys(State, DEFAULT_CWND_GAIN) | {State.UP: 2.25, State.PROBE_RTT: PROBE_RTT_CWND_GAIN}
+CWND_GAIN: Final = dict.fromkeys(State, DEFAULT_CWND_GAIN) | {
+    State.UP: 2.25,
+    State.PROBE_RTT: PROBE_RTT_CWND_GAIN,
+}
 PROBE_BW: Final = frozenset((State.DOWN, State.CRUISE, State.REFILL, State.UP))
 ADAPTING: Final = frozenset((State.CRUISE, State.PROBE_RTT))  # ours: the draft has DRAIN and DOWN too
 
@@ -89,7 +95,9 @@ class Bbr:
         self._min_pipe = MIN_PIPE_PACKETS * path.packet_size
         self.cwnd = self._initial_cwnd
         self.quantum = self._initial_cwnd
-        self.pacing_rate = STARTUP_PACING_GAIN * self._initial_cwnd / 0.001  # until there is a round trip to go by
+        self.pacing_rate = (
+            STARTUP_PACING_GAIN * self._initial_cwnd / 0.001
+        )  # until there is a round trip to go by
         self.state = State.STARTUP
         # The path's rate
         self.bw = 0.0
@@ -147,7 +155,7 @@ class Bbr:
         self._undo: tuple[State | None, float, float, float] = (None, INFINITE, INFINITE, INFINITE)
         self._was_in_recovery = False
 
-    # -- what happens --------------------------------------------------------------------------------------------------
+    # -- what happens ------------------------------------------------------------------------------------
 
     def on_send(self, now: float) -> None:
         """Restart from idle (5.4.1)."""
@@ -227,7 +235,7 @@ class Bbr:
                 self._start_refill()
         self._undo = (None, *self._undo[1:])
 
-    # -- the states ----------------------------------------------------------------------------------------------------
+    # -- the states --------------------------------------------------------------------------------------
 
     def _enter(self, state: State) -> None:
         self.state = state
@@ -385,7 +393,7 @@ class Bbr:
         else:
             self._enter(State.STARTUP)
 
-    # -- the model -----------------------------------------------------------------------------------------------------
+    # -- the model ---------------------------------------------------------------------------------------
 
     def _start_round(self) -> None:
         self._next_round = self.path.delivered
@@ -427,7 +435,9 @@ class Bbr:
 
     def _is_congestion(self, lost: int, in_flight: int, threshold: float = LOSS_THRESHOLD) -> bool:
         """Whether this much lost, of this much in flight, is the path's queue running over (see the head)."""
-        if min(self._round_rtt, self._last_round_rtt) > max(QUEUE_GAIN * self.min_rtt, self.min_rtt + QUEUE_FLOOR):
+        if min(self._round_rtt, self._last_round_rtt) > max(
+            QUEUE_GAIN * self.min_rtt, self.min_rtt + QUEUE_FLOOR
+        ):
             return lost > threshold * in_flight
         return lost > max(SHALLOW_LOSS * in_flight, STARTUP_LOSSES * self.path.packet_size)
 
@@ -466,7 +476,7 @@ class Bbr:
             self.min_rtt = self._probe_rtt_min
             self._min_rtt_time = self._probe_rtt_time
 
-    # -- what follows from it ------------------------------------------------------------------------------------------
+    # -- what follows from it ----------------------------------------------------------------------------
 
     def _set_pacing_rate(self, gain: float) -> None:
         rate = gain * self.bw * PACING_MARGIN

@@ -1,7 +1,7 @@
 """Datagrams on their way out and in: queued with a bound, split where the peer can put them together.
 
-Nothing here is sent twice. What is too old, or too much, is dropped and counted, oldest first; a datagram that was
-split arrives whole or not at all.
+Nothing here is sent twice. What is too old, or too much, is dropped and counted, oldest first; a datagram
+that was split arrives whole or not at all.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ class DatagramQueue:
         self._offset = 0
 
     def needs_packet(self, room: int) -> bool:
-        """Whether the first datagram fits a packet but not `room` bytes: it goes ahead of an Ack that can wait."""
+        """Whether the first datagram fits a packet but not `room` bytes.
+
+        It goes ahead of an Ack that can wait.
+        """
         return bool(self._queue) and room < DATAGRAM_HEADER_SIZE + len(self._queue[0][1]) <= self._max_frame
 
     def take(self, room: int) -> bytes | None:
@@ -85,7 +88,10 @@ class DatagramQueue:
         if size <= self._max_frame or room < FRAGMENT_HEADER_SIZE + min(MIN_PIECE, len(data) - self._offset):
             return None
         piece = data[self._offset : self._offset + room - FRAGMENT_HEADER_SIZE]
-        frame = FRAGMENT_HEADER.pack(FRAGMENT, id_, self._next_number, len(data), self._offset, len(piece)) + piece
+        frame = (
+            FRAGMENT_HEADER.pack(FRAGMENT, id_, self._next_number, len(data), self._offset, len(piece))
+            + piece
+        )
         self._offset += len(piece)
         if self._offset == len(data):
             self._next_number = (self._next_number + 1) & 0xFFFFFFFF

@@ -1,10 +1,12 @@
 """The link itself: packets in, packets out, and the calls of its owner.
 
-Stands between the Tox contact, which carries lossy packets, and forwarding, which has streams, control messages and
-datagrams. Reads top to bottom as data flows: the owner's calls, what arrives, what leaves, the timers.
+Stands between the Tox contact, which carries lossy packets, and forwarding, which has streams, control
+messages and datagrams. Reads top to bottom as data flows: the owner's calls, what arrives, what leaves, the
+timers.
 
-All of it is called with the owner's clock (seconds, monotonic). Nothing raises for what a peer sends: a packet that
-makes no sense is counted and dropped, one that breaks the rules ends the link with `LinkClosed`. `Misuse` is ours.
+All of it is called with the owner's clock (seconds, monotonic). Nothing raises for what a peer sends: a
+packet that makes no sense is counted and dropped, one that breaks the rules ends the link with
+`LinkClosed`. `Misuse` is ours.
 """
 
 from __future__ import annotations
@@ -85,7 +87,11 @@ class Link:
         fragment: bool = True,
         controller: ControllerFactory = Bbr,
     ) -> None:
-        """`prefix` (carrier prefix and packet type) begins each packet, counts in `max_packet`, is skipped in what arrives."""
+        """Begin a link; both ends do so when both have said Hello.
+
+        `prefix` is carrier prefix and packet type: it begins each packet, counts in `max_packet`, and is
+        skipped in what arrives. `fragment`: the peer puts split datagrams together.
+        """
         self.statistics = Statistics()
         self._send_tag = link_tag(local_epoch, remote_epoch)
         self._receive_tag = link_tag(remote_epoch, local_epoch)
@@ -110,14 +116,17 @@ class Link:
         self._path = Path(max_packet, now)
         self._recovery = Recovery(self._path, controller(self._path, random, now), random, now)
 
-    # -- the owner's calls: streams are known by a 32-bit id both sides agree on, not 0, used once ---------------------
+    # -- the owner's calls: streams are known by a 32-bit id both sides agree on, not 0, used once -------
 
     def stream_open(self, id_: int) -> None:
         """Claim a stream; the peer's data for it may already be here. Misuse if the id is or was in use."""
         self._streams.open(id_)
 
     def stream_write(self, id_: int, data: bytes | bytearray | memoryview) -> int:
-        """How many bytes were taken; fewer than all: wait for StreamWritable. A stream that is gone takes, and forgets, all."""
+        """How many bytes were taken; fewer than all: wait for StreamWritable.
+
+        A stream that is gone takes, and forgets, all.
+        """
         return self._streams.write(id_, data)
 
     def stream_space(self, id_: int) -> int:
@@ -158,7 +167,10 @@ class Link:
         self._down = True
 
     def path_restored(self, now: float) -> None:
-        """The contact is back, perhaps by another path: what was in flight is sent again, and all is measured anew."""
+        """The contact is back, perhaps by another path.
+
+        What was in flight is sent again, and all is measured anew.
+        """
         now = self._clock(now)
         self._down = False
         path = self._path = Path(self._max_packet, now)
@@ -207,7 +219,7 @@ class Link:
         self._last = now
         return now
 
-    # -- what arrives --------------------------------------------------------------------------------------------------
+    # -- what arrives ------------------------------------------------------------------------------------
 
     def receive(self, packets: Iterable[bytes], now: float) -> None:
         """Take in packets as they arrived, prefix included. Afterwards: events, then packets_to_send."""
@@ -294,7 +306,7 @@ class Link:
                 self._close_answers = self.statistics.packets_sent + 1
                 self._close_frame = self._close_frame or encode_frame(Close(REASON_DONE))
 
-    # -- what leaves ---------------------------------------------------------------------------------------------------
+    # -- what leaves -------------------------------------------------------------------------------------
 
     def packets_to_send(self, now: float) -> list[bytes]:
         """What may leave now, within window and pace; whole packets, prefix included."""
@@ -319,7 +331,7 @@ class Link:
         return packets
 
     def _send(self, packets: list[bytes], now: float) -> None:
-        recovery, path, controller, streams = self._recovery, self._path, self._recovery.controller, self._streams
+        recovery, path, controller = self._recovery, self._path, self._recovery.controller
         controller.on_send(now)
         allowance = self._pacer.allowance(controller.pacing_rate, controller.quantum, now)
         if allowance <= 0 and not recovery.probes_due:
@@ -382,7 +394,10 @@ class Link:
         )
 
     def _bulk_packet(self, flight: Flight) -> bytes | None:
-        """A packet full of one stream's new data, the usual case; None if the next stream has no packet full."""
+        """A packet full of one stream's new data, the usual case.
+
+        None if the next stream has no packet full.
+        """
         streams = self._streams
         stream = streams.next_sender()
         if stream is None:
@@ -391,7 +406,12 @@ class Link:
         room = self._max_packet - len(prefix) - HEADER_SIZE - STREAM_HEADER_SIZE
         start = stream.sent
         credit = streams.send_credit
-        if stream.lost_ranges or stream.written - start < room or stream.limit - start < room or credit < room:
+        if (
+            stream.lost_ranges
+            or stream.written - start < room
+            or stream.limit - start < room
+            or credit < room
+        ):
             streams.fresh.appendleft(stream)
             return None
         streams.send_credit = credit - room
@@ -409,7 +429,10 @@ class Link:
         return b"".join((prefix, header, stream.data(start, stop)))
 
     def _mixed_packet(self, flight: Flight, now: float) -> bytes | None:
-        """A packet of whatever is due, in the order of its urgency, and the Ack if one is owed; None if nothing is due."""
+        """A packet of whatever is due, in the order of its urgency, and the Ack if one is owed.
+
+        None if nothing is due.
+        """
         parts: list[bytes | bytearray] = []
         items: list[Item] = []
         acks, streams = self._acks, self._streams
@@ -523,10 +546,13 @@ class Link:
             self._close_frame = None
             self.statistics.packets_sent += 1
 
-    # -- the timers ----------------------------------------------------------------------------------------------------
+    # -- the timers --------------------------------------------------------------------------------------
 
     def next_timeout(self) -> float | None:
-        """When to call handle_timeout (at the latest), by the owner's clock; None while there is nothing to wait for."""
+        """When to call handle_timeout (at the latest), by the owner's clock.
+
+        None while there is nothing to wait for.
+        """
         if self._down or self._closed:
             return None
         deadline = self._recovery.next_timeout()

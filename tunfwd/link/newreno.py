@@ -13,7 +13,10 @@ QUANTUM_TIME: Final = 0.001  # s
 
 
 class WindowController:
-    """What NewReno and CUBIC share: slow start, one reduction a round trip, pacing from window and round trip."""
+    """What NewReno and CUBIC share.
+
+    Slow start, one reduction a round trip, pacing from window and round trip.
+    """
 
     def __init__(self, path: Path, _random: Random, now: float) -> None:
         self.path = path

@@ -1,7 +1,7 @@
 """Sets of integers kept as ascending, disjoint, half-open ranges.
 
-Serves packet numbers received (acks.py) and bytes acknowledged or lost (send.py). The usual change is at the upper
-end, and that costs the same however many ranges there are.
+Serves packet numbers received (acks.py) and bytes acknowledged or lost (send.py). The usual change is at
+the upper end, and that costs the same however many ranges there are.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class RangeSet:
             starts.insert(first, start)
             stops.insert(first, stop)
             return
-        starts[first : last] = [min(start, starts[first])]
-        stops[first : last] = [max(stop, stops[last - 1])]
+        starts[first:last] = [min(start, starts[first])]
+        stops[first:last] = [max(stop, stops[last - 1])]
 
     def remove(self, start: int, stop: int) -> None:
         """Take [start, stop) out of the set."""

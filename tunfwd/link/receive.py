@@ -1,4 +1,7 @@
-"""The receiving half of a stream: bytes that arrived, put in order, and the credit the sender has for more."""
+"""The receiving half of a stream.
+
+Bytes that arrived, put in order, and the credit the sender has for more.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from typing import Final
 from tunfwd.link.errors import PeerViolation
 from tunfwd.link.ranges import RangeSet
 
-_SMALL: Final = 512  # bytes; smaller pieces are put together, so that a peer cannot make us hold millions of objects
+_SMALL: Final = (
+    512  # bytes; smaller pieces are put together, so that a peer cannot make us hold millions of objects
+)
 _HEAP: Final = 32768  # bytes; up to which they are
 
 
@@ -96,7 +101,9 @@ class ReceiveStream:
     @property
     def done(self) -> bool:
         """Whether nothing more can come, and nothing is left to read."""
-        return self.reset_reason is not None or (self.final_size is not None and self.read_offset == self.final_size)
+        return self.reset_reason is not None or (
+            self.final_size is not None and self.read_offset == self.final_size
+        )
 
     @property
     def pieces_waiting(self) -> int:

@@ -1,7 +1,8 @@
 """The sending half of a stream: bytes written and not yet acknowledged, and which of them to send next.
 
-Bytes live in blocks of 64 KiB, so that any range of them is found by a shift, whatever was acknowledged or lost in
-between, and an idle stream holds none. link.py asks for ranges; recovery.py reports what became of them.
+Bytes live in blocks of 64 KiB, so that any range of them is found by a shift, whatever was acknowledged or
+lost in between, and an idle stream holds none. link.py asks for ranges; recovery.py reports what became of
+them.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""Bytes <-> values: the packets of "Port forwarding in tox", Hello and its extensions, and Internet headers."""
+"""Bytes <-> values.
+
+The packets of "Port forwarding in tox", Hello and its extensions, and Internet headers.
+"""
