@@ -3,7 +3,7 @@
 import random
 
 from tunfwd.link import Link, LinkClosed
-from tunfwd.wire.frames import HEADER, Ack, decode_frames, encode_frame, link_tag
+from tunfwd.wire.frames import HEADER, decode_frames, encode_ack, encode_frame, link_tag
 
 LOCAL, REMOTE = 0xAAAA, 0xBBBB
 PREFIX = b"\xc9\x02"
@@ -50,6 +50,11 @@ class RawPeer:
             self.now = max(self.now, timeout or self.now)
         return heard
 
+    def acknowledge(self, heard):
+        """An Ack of exactly these packets."""
+        numbers = [number for number, _ in heard]
+        self.say(encode_ack(numbers, [number + 1 for number in numbers], 0.0, 1000))
+
     def frames(self, kind=None):
         found = [frame for _, frames in self.hear() for frame in frames]
-        return [f for f in found if kind is None or isinstance(f, kind)] if kind is not Ack else found
+        return [frame for frame in found if kind is None or isinstance(frame, kind)]
