@@ -3,6 +3,7 @@
 import random
 
 from tunfwd.link import Link, LinkClosed
+from tunfwd.link.ranges import RangeSet
 from tunfwd.wire.frames import HEADER, decode_frames, encode_ack, encode_frame, link_tag
 
 LOCAL, REMOTE = 0xAAAA, 0xBBBB
@@ -52,8 +53,10 @@ class RawPeer:
 
     def acknowledge(self, heard):
         """An Ack of exactly these packets."""
-        numbers = [number for number, _ in heard]
-        self.say(encode_ack(numbers, [number + 1 for number in numbers], 0.0, 1000))
+        numbers = RangeSet()
+        for number, _ in heard:
+            numbers.add(number, number + 1)
+        self.say(encode_ack(numbers.starts, numbers.stops, 0.0, 1000))
 
     def frames(self, kind=None):
         found = [frame for _, frames in self.hear() for frame in frames]

@@ -5,7 +5,7 @@ from rawpeer import RawPeer
 
 from tunfwd.link import ControlReceived, DatagramReceived, Misuse, StreamEnded, StreamReadable, StreamWritable
 from tunfwd.link.acks import MAX_ACK_DELAY
-from tunfwd.wire.frames import Ack, Close, Datagram, Fragment, MaxStreamData, Ping, Stream
+from tunfwd.wire.frames import Ack, Close, Datagram, MaxStreamData, Ping, Stream
 
 
 def test_nothing_to_do_nothing_to_wait_for():

@@ -1,5 +1,6 @@
 """The parts of the link, each by itself."""
 
+import itertools
 import random
 
 import pytest
@@ -39,7 +40,7 @@ class TestRanges:
             pairs = list(zip(ranges.starts, ranges.stops, strict=True))
             assert {n for a, b in pairs for n in range(a, b)} == model
             assert all(a < b for a, b in pairs)
-            assert all(b < c for (_, b), (c, _) in zip(pairs, pairs[1:], strict=False))
+            assert all(b < c for (_, b), (c, _) in itertools.pairwise(pairs))
             assert [n for n in range(61) if n in ranges] == sorted(model)
             gaps = ranges.missing(5, 40)
             assert {n for a, b in gaps for n in range(a, b)} == set(range(5, 40)) - model
