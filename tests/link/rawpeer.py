@@ -46,9 +46,9 @@ class RawPeer:
             packets = self.link.packets_to_send(self.now)
             heard += [(HEADER.unpack_from(p, 2)[1], decode_frames(p, 10)) for p in packets]
             timeout = self.link.next_timeout()
-            if not packets and (timeout is None or timeout > self.now + 0.003):
+            if timeout is None or timeout > self.now + 0.003:  # not for a probe timeout
                 break
-            self.now = max(self.now, timeout or self.now)
+            self.now = max(self.now, timeout)
         return heard
 
     def acknowledge(self, heard):

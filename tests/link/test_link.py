@@ -159,6 +159,7 @@ def test_large_datagrams_need_the_feature():
     while len(pieces) < 49:
         heard = peer.hear()
         pieces += [frame for _, frames in heard for frame in frames]
+        peer.now += 0.01
         peer.acknowledge(heard)
     other = RawPeer()
     for piece in pieces:
