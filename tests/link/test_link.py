@@ -150,6 +150,24 @@ def test_datagrams_are_not_sent_again():
     assert set(peer.frames()) == {Ping()}
 
 
+def test_a_datagram_after_a_long_silence_is_not_an_old_one():
+    peer = RawPeer()
+    peer.link.packets_to_send(peer.now)
+    peer.now += 100.0
+    peer.link.send_datagram(4, b"new")
+    assert peer.frames() == [Datagram(4, b"new")]
+
+
+def test_datagrams_do_not_outlive_the_path():
+    peer = RawPeer()
+    peer.link.send_datagram(4, b"before")
+    peer.link.path_lost(peer.now)
+    assert not peer.link.send_datagram(4, b"during")
+    peer.link.path_restored(peer.now)
+    assert peer.frames() == []
+    assert peer.link.datagrams_dropped == 2
+
+
 def test_large_datagrams_need_the_feature():
     peer = RawPeer(fragment=False)
     assert not peer.link.send_datagram(4, bytes(2000))

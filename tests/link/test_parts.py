@@ -228,29 +228,31 @@ class TestDatagrams:
     def test_oldest_make_room(self):
         queue = DatagramQueue(1363)
         for n in range(QUEUE_BYTES // 1000 + 5):
-            assert queue.put(1, n.to_bytes(4, "little") * 250, False, 0.0)
+            assert queue.put(1, n.to_bytes(4, "little") * 250, False)
         assert queue.dropped == 5
         assert decode_frames(queue.take(1363), 0)[0].data[:4] == queue.dropped.to_bytes(4, "little")
 
     def test_too_old_to_send(self):
         queue = DatagramQueue(1363)
-        queue.put(1, b"old", False, 0.0)
-        queue.put(1, b"new", False, QUEUE_AGE)
+        queue.put(1, b"old", False)
+        queue.expire(0.0)
+        queue.put(1, b"new", False)
+        queue.expire(QUEUE_AGE)
         queue.expire(QUEUE_AGE + 0.001)
         assert decode_frames(queue.take(1363), 0) == [Datagram(1, b"new")]
         assert queue.take(1363) is None
 
     def test_size_limits(self):
         queue = DatagramQueue(1363)
-        assert not queue.put(1, bytes(1357), False, 0.0)
-        assert queue.put(1, bytes(1356), False, 0.0)
-        assert not queue.put(1, bytes(MAX_DATAGRAM + 1), True, 0.0)
+        assert not queue.put(1, bytes(1357), False)
+        assert queue.put(1, bytes(1356), False)
+        assert not queue.put(1, bytes(MAX_DATAGRAM + 1), True)
 
     @given(st.integers(1357, MAX_DATAGRAM), st.randoms())
     def test_split_and_put_together(self, size, rng):
         queue, reassembly = DatagramQueue(1363), Reassembly()
         data = bytes(n & 0xFF for n in range(size))
-        assert queue.put(9, data, True, 0.0)
+        assert queue.put(9, data, True)
         pieces = []
         while len(queue):
             frame = queue.take(rng.choice((1363, 900, 300)))

@@ -1,8 +1,8 @@
 """BBR version 3 (draft-ietf-ccwg-bbr, the text of August 2026): the default controller.
 
 Models the path by the most it delivers and the least it delays, sends at that rate and keeps about that
-much in flight. Functions carry the draft's names in lower case and stand in its order: what happens on an
-Ack, the states, the model, the control parameters.
+much in flight. One file, because it is one algorithm: functions carry the draft's names in lower case and
+stand in its order: what happens on an Ack, the states, the model, the control parameters.
 
 One thing differs, and it is the point of using BBR here: **loss without a queue is not congestion**. The
 draft slows down for 2 % of loss while probing, and for any loss at all between probes, which costs a radio
