@@ -308,10 +308,12 @@ class Streams:
     def on_credit(self, limit: int) -> None:
         """The peer takes more in all."""
         if limit > self._send_limit:
+            waiting = self.send_credit == 0
             self.send_credit += limit - self._send_limit
             self._send_limit = limit
-            for pair in self._pairs.values():
-                self.sendable(pair.send)
+            if waiting:
+                for pair in self._pairs.values():
+                    self.sendable(pair.send)
 
     def _on_control(self, offset: int, data: bytes, fin: bool) -> None:
         receive = self.control.receive
