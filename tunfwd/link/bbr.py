@@ -21,7 +21,6 @@ from tunfwd.link.congestion import INITIAL_PACKETS, Flight, Path, Random, Sample
 
 INFINITE: Final = float("inf")
 STARTUP_PACING_GAIN: Final = 2.77
-STARTUP_CWND_GAIN: Final = 2.0
 DRAIN_PACING_GAIN: Final = 0.5
 DEFAULT_CWND_GAIN: Final = 2.0
 PROBE_RTT_CWND_GAIN: Final = 0.5
@@ -41,9 +40,8 @@ QUANTUM_TIME: Final = 0.001  # s
 MAX_QUANTUM: Final = 65536  # bytes
 QUEUE_GAIN: Final = 1.25  # ours: a round trip this much above the least shows a queue …
 QUEUE_FLOOR: Final = 0.004  # s, ours: … and by this much, which an event loop's own delays stay under
-SHALLOW_LOSS: Final = (
-    0.12  # ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
-)
+# ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
+SHALLOW_LOSS: Final = 0.08
 
 
 class State(Enum):

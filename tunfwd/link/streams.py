@@ -39,9 +39,8 @@ MAX_WINDOW: Final = 16 << 20  # bytes; 6 times what 100 Mbit/s and 200 ms need
 SEND_BUDGET: Final = 64 << 20  # bytes written and not acknowledged, in all streams
 MIN_SEND_BUFFER: Final = 65_536  # bytes a stream may always have waiting …
 MAX_SEND_BUFFER: Final = 16 << 20  # … and at most; between them, four congestion windows: a loss holds two up
-WRITABLE: Final = (
-    16_384  # bytes of room that are worth waking a writer for, and that a stream has in any case
-)
+# bytes of room that are worth waking a writer for, and that a stream has in any case
+WRITABLE: Final = 16_384
 MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
 MAX_PIECES: Final = 65_536  # pieces beyond gaps, in all streams
 MAX_FORGOTTEN: Final = 16_384  # closed streams whose late packets are still recognised

@@ -35,9 +35,8 @@ __all__ = [
 ]
 
 _MASK: Final = 0xFFFFFFFF
-MAX_OFFSET: Final = (
-    1 << 62
-) - 1  # of a stream; RFC 9000 4.5 has the same bound. 80 MB/s take 1 800 years to reach it
+# of a stream; RFC 9000 4.5 has the same bound. 80 MB/s take 1 800 years to reach it
+MAX_OFFSET: Final = (1 << 62) - 1
 MAX_RANGES: Final = 64  # in an Ack: a second at 100 Mbit/s and 1 % loss
 _MAX_RUN: Final = 0xFFFF  # packets in one lower range or gap of an Ack
 
