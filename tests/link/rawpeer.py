@@ -3,7 +3,8 @@
 import random
 
 from tunfwd.link import Link, LinkClosed
-from tunfwd.wire.frames import HEADER, Ack, decode_frames, encode_frame, link_tag
+from tunfwd.link.ranges import RangeSet
+from tunfwd.wire.frames import HEADER, decode_frames, encode_ack, encode_frame, link_tag
 
 LOCAL, REMOTE = 0xAAAA, 0xBBBB
 PREFIX = b"\xc9\x02"
@@ -45,11 +46,18 @@ class RawPeer:
             packets = self.link.packets_to_send(self.now)
             heard += [(HEADER.unpack_from(p, 2)[1], decode_frames(p, 10)) for p in packets]
             timeout = self.link.next_timeout()
-            if not packets and (timeout is None or timeout > self.now + 0.003):
+            if timeout is None or timeout > self.now + 0.003:  # not for a probe timeout
                 break
-            self.now = max(self.now, timeout or self.now)
+            self.now = max(self.now, timeout)
         return heard
+
+    def acknowledge(self, heard):
+        """An Ack of exactly these packets."""
+        numbers = RangeSet()
+        for number, _ in heard:
+            numbers.add(number, number + 1)
+        self.say(encode_ack(numbers.starts, numbers.stops, 0.0, 1000))
 
     def frames(self, kind=None):
         found = [frame for _, frames in self.hear() for frame in frames]
-        return [f for f in found if kind is None or isinstance(f, kind)] if kind is not Ack else found
+        return [frame for frame in found if kind is None or isinstance(frame, kind)]

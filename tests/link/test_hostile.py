@@ -158,7 +158,9 @@ def test_conflicting_data_never_replaces_what_arrived():
     assert peer.link.stream_read(1, 100) == b"abXXefghXX"
 
 
-@pytest.mark.parametrize("junk", [b"", b"\x00", b"\xc9", b"\xc9\x02", b"\xc9\x02" + b"\0" * 7, b"\xc9\x02" + b"\0" * 8])
+@pytest.mark.parametrize(
+    "junk", [b"", b"\x00", b"\xc9", b"\xc9\x02", b"\xc9\x02" + b"\0" * 7, b"\xc9\x02" + b"\0" * 8]
+)
 def test_short_packets_are_counted(junk):
     peer = RawPeer()
     peer.link.receive((junk,), peer.now)
@@ -205,7 +207,9 @@ def test_far_numbers():
     """Numbers that jump, forward by almost half of their space and back again."""
     peer = RawPeer()
     for number in (0, (1 << 31) - 1, (1 << 32) - 3, 1 << 32, (1 << 32) + 1, (1 << 32) - 1):
-        peer.say(Datagram(number, b"x"), number=number) if number < 1 << 32 else peer.say(Ping(), number=number)
+        peer.say(Datagram(number, b"x"), number=number) if number < 1 << 32 else peer.say(
+            Ping(), number=number
+        )
     assert peer.link._acks.expected == (1 << 32) + 2
     assert len(peer.events()) == 4
 
@@ -225,8 +229,17 @@ def test_frames_after_the_end_are_ignored():
     numbers = [number for number, _ in peer.hear()]
     peer.say(Stream(1, 0, b"abc", True), encode_ack([numbers[0]], [numbers[-1] + 1], 0.0, 100))
     assert peer.link.stream_read(1, 10) == b"abc"
-    assert [type(event).__name__ for event in peer.events()] == ["StreamReadable", "StreamEnded", "StreamClosed"]
-    for frame in (Stream(1, 0, b"abc", True), ResetStream(1, 1, 3), StopSending(1, 1), MaxStreamData(1, 1 << 40)):
+    assert [type(event).__name__ for event in peer.events()] == [
+        "StreamReadable",
+        "StreamEnded",
+        "StreamClosed",
+    ]
+    for frame in (
+        Stream(1, 0, b"abc", True),
+        ResetStream(1, 1, 3),
+        StopSending(1, 1),
+        MaxStreamData(1, 1 << 40),
+    ):
         peer.say(frame)
     assert peer.events() == []
     assert not peer.link.closed
@@ -269,4 +282,8 @@ def test_control_messages_split_anywhere():
         peer.say(Stream(0, 0, stream[:cut], False))
         if len(stream) - cut >= 1300:
             peer.say(Stream(0, cut, stream[cut:], False))
-        assert peer.events() == [ControlReceived(b"\1"), ControlReceived(b"\2" * 1373), ControlReceived(b"\3" * 40)]
+        assert peer.events() == [
+            ControlReceived(b"\1"),
+            ControlReceived(b"\2" * 1373),
+            ControlReceived(b"\3" * 40),
+        ]

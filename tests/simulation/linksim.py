@@ -1,4 +1,5 @@
-"""A network with a virtual clock: links at both ends of paths that delay, queue, lose, repeat, reorder and corrupt.
+"""A network with a virtual clock: links at both ends of paths that delay, queue, lose, repeat, reorder and
+corrupt.
 
 Everything random is seeded, so that a run can be repeated exactly.
 """
@@ -82,7 +83,10 @@ class Pipe:
             clock.at(arrive + self.rng.random() * c.delay, deliver, packet)
 
     def _corrupt(self, packet: bytes) -> bytes:
-        """Garbage after a good header, or nothing good at all. (Tox authenticates: what decodes is what was sent.)"""
+        """Garbage after a good header, or nothing good at all. (Tox authenticates.
+
+        What decodes is what was sent.)
+        """
         if self.rng.random() < 0.5:
             return packet[:10] + b"\xff" + self.rng.randbytes(len(packet) - 11)
         return self.rng.randbytes(len(packet))
@@ -141,6 +145,7 @@ def connect(
     back: Pipe,
     seed: int = 0,
     controller: type = links.Bbr,
+    *,
     epochs: tuple[int, int] = (0x1111, 0x2222),
     **options,
 ) -> tuple[Node, Node]:
@@ -152,7 +157,9 @@ def connect(
     )
     b = Node(
         clock,
-        Link(*epochs[::-1], random.Random(seed + 1), clock.now, prefix=PREFIX, controller=controller, **options),
+        Link(
+            *epochs[::-1], random.Random(seed + 1), clock.now, prefix=PREFIX, controller=controller, **options
+        ),
         back,
     )
     a.peer, b.peer = b, a
@@ -174,7 +181,7 @@ class Source:
 
     def __init__(self, node: Node, ids, size: float = float("inf")) -> None:
         self.left = dict.fromkeys(ids, size)
-        self.blocked: set[int] = set()
+        self.writable = set(ids)
         self.other: deque = deque()
         for id_ in ids:
             node.link.stream_open(id_)
@@ -183,17 +190,29 @@ class Source:
     def step(self, node: Node) -> None:
         while (event := node.link.next_event()) is not None:
             if type(event) is links.StreamWritable:
-                self.blocked.discard(event.id)
+                self.writable.add(event.id)
             else:
                 self.other.append(event)
-        for id_, left in self.left.items():
-            while left > 0 and id_ not in self.blocked:
-                chunk = self.CHUNK if left >= len(self.CHUNK) else self.CHUNK[: int(left)]
-                taken = node.link.stream_write(id_, chunk)
-                left -= taken
-                if taken < len(chunk):
-                    self.blocked.add(id_)
-            self.left[id_] = left
+        if self.writable:
+            for id_ in sorted(self.writable):
+                self._write(node, id_)
+
+    def _write(self, node: Node, id_: int) -> None:
+        left = self.left[id_]
+        while left > 0:
+            chunk = self.CHUNK if left >= len(self.CHUNK) else self.CHUNK[: int(left)]
+            taken = node.link.stream_write(id_, chunk)
+            left -= taken
+            if taken < len(chunk):
+                break
+        self.left[id_] = left
+        self.writable.discard(id_)
+
+    def more(self, node: Node, id_: int, size: float) -> None:
+        """Write so much more to a stream that has been written out."""
+        self.left[id_] = size
+        self.writable.add(id_)
+        node.pump()
 
 
 class Sink:

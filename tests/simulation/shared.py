@@ -1,6 +1,6 @@
 """Prints what links sharing a bottleneck do to each other: delay of a second stream, and shares of bandwidth.
 
-    python tests/simulation/shared.py
+python tests/simulation/shared.py
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class Echo:
 
 
 class Pinger(Source):
-    """Bulk on stream 1; every 50 ms a byte on stream 2 and a datagram, whose ways back and forth are timed."""
+    """Bulk on stream 1.
+
+    Every 50 ms a byte on stream 2 and a datagram, whose ways back and forth are timed.
+    """
 
     def __init__(self, node, bulk: bool) -> None:
         super().__init__(node, [1] if bulk else [])
@@ -48,7 +51,11 @@ class Pinger(Source):
         super().step(node)
         while self.other:
             event = self.other.popleft()
-            if type(event) is links.StreamReadable and node.link.stream_read(2, 10) and self.asked is not None:
+            if (
+                type(event) is links.StreamReadable
+                and node.link.stream_read(2, 10)
+                and self.asked is not None
+            ):
                 self.stream_times.append(node.clock.now - self.asked)
                 self.asked = None
             elif type(event) is links.DatagramReceived:
@@ -67,7 +74,11 @@ class Pinger(Source):
 
 
 def latencies(
-    controller: type = links.Bbr, rate: float = 1e6, rtt: float = 0.02, queue: float = 0.1, seconds: float = 20.0
+    controller: type = links.Bbr,
+    rate: float = 1e6,
+    rtt: float = 0.02,
+    queue: float = 0.1,
+    seconds: float = 20.0,
 ) -> tuple[float, float, float, float]:
     """Median and 95th percentile above the base, of the stream and of datagrams, from the third second on."""
     there = Conditions(rate=rate, delay=rtt / 2, queue=rate * queue)
@@ -88,7 +99,13 @@ def latencies(
 
 
 def shares(
-    first: type, second: type, rate: float = 12.5e6, rtt: float = 0.04, buffer: float = 1.0, seconds: float = 30.0
+    first: type,
+    second: type,
+    *,
+    rate: float = 12.5e6,
+    rtt: float = 0.04,
+    buffer: float = 1.0,
+    seconds: float = 30.0,
 ) -> tuple[float, float]:
     """What two links get of one bottleneck; the second begins 2 s later. Measured over the second half."""
     clock = Clock()
@@ -104,17 +121,26 @@ def shares(
     clock.run(seconds / 2)
     before = [sink.total for sink in sinks]
     clock.run(seconds)
-    first_share, second_share = ((sink.total - b) / (rate * seconds / 2) for sink, b in zip(sinks, before, strict=True))
+    first_share, second_share = (
+        (sink.total - b) / (rate * seconds / 2) for sink, b in zip(sinks, before, strict=True)
+    )
     return first_share, second_share
 
 
 def main() -> None:
-    print("8 Mbit/s, 20 ms, 100 ms of buffer, bulk running: ms above the base (median, 95 %) of stream and datagram")
+    print("8 Mbit/s, 20 ms, 100 ms of buffer, bulk: ms above the base (median, 95 %) of stream and datagram")
     for controller in (links.Bbr, links.Cubic, links.NewReno):
         values = latencies(controller)
-        print(f"{controller.__name__:>10} " + " ".join(f"{value * 1000:>8.1f}" for value in values), flush=True)
+        print(
+            f"{controller.__name__:>10} " + " ".join(f"{value * 1000:>8.1f}" for value in values), flush=True
+        )
     print("100 Mbit/s, 40 ms: shares of two links, by buffer in round trips")
-    pairs = [(links.Bbr, links.Bbr), (links.Cubic, links.Cubic), (links.Bbr, links.Cubic), (links.Bbr, links.NewReno)]
+    pairs = [
+        (links.Bbr, links.Bbr),
+        (links.Cubic, links.Cubic),
+        (links.Bbr, links.Cubic),
+        (links.Bbr, links.NewReno),
+    ]
     for one, other in pairs:
         for buffer in (0.5, 1.0, 2.0):
             a, b = shares(one, other, buffer=buffer)

@@ -1,5 +1,6 @@
 """Every byte arrives once and in order, whatever the path does."""
 
+import os
 import random
 
 import pytest
@@ -7,12 +8,14 @@ from linksim import Conditions, pair
 
 from tunfwd import link as links
 
-RUNS = 1500
-LONG_RUNS = 20_000
+RUNS = 1000  # TUNFWD_SIMULATION_RUNS sets another number; 200 take a second
 
 
 class Talker:
-    """Sends random streams, control messages and datagrams; checks what it gets against what the other meant to send."""
+    """Sends random streams, control messages and datagrams.
+
+    Checks what it gets against what the other meant to send.
+    """
 
     def __init__(self, node, rng, first_id, streams, most):
         self.node = node
@@ -23,7 +26,9 @@ class Talker:
             self.plan[id_] = rng.randbytes(rng.choice((0, 1, rng.randrange(1, 3000), rng.randrange(1, most))))
         self.messages = [rng.randbytes(rng.randrange(1, 1374)) for _ in range(rng.randrange(8))]
         self.to_say = list(self.messages)
-        self.datagrams = [rng.randbytes(rng.choice((0, 10, 1300, 5000, 65507))) for _ in range(rng.randrange(4))]
+        self.datagrams = [
+            rng.randbytes(rng.choice((0, 10, 1300, 5000, 65507))) for _ in range(rng.randrange(4))
+        ]
         self.written = dict.fromkeys(self.ids, 0)
         self.finished = set()
         self.received = {}
@@ -130,6 +135,6 @@ def cut(clock, nodes, start, length):
 
 
 @pytest.mark.timeout(1800)
-def test_seeded_runs(request):
-    for seed in range(LONG_RUNS if request.config.getoption("--long", False) else RUNS):
+def test_seeded_runs():
+    for seed in range(int(os.environ.get("TUNFWD_SIMULATION_RUNS", RUNS))):
         run(seed)

@@ -44,7 +44,9 @@ VALUES = {
 }
 VECTORS = {
     name: bytes.fromhex(text)
-    for name, text in re.findall(r"^\| ([A-Z][^|]*?) \| `([0-9a-f ]+)` \|$", LINK_MD.split("## Vectors")[1], re.M)
+    for name, text in re.findall(
+        r"^\| ([A-Z][^|]*?) \| `([0-9a-f ]+)` \|$", LINK_MD.split("## Vectors")[1], re.M
+    )
 }
 ACKS = {
     "Ack 100–150 after 500 µs": ([100], [151], 0.0005),
@@ -73,7 +75,10 @@ def test_every_cut_is_malformed(name):
 
 def test_packet_vectors():
     header = HEADER.pack(link_tag(0x0123456789ABCDEF, 0xFEDCBA9876543210), 0x100000002 & 0xFFFFFFFF)
-    for prefix, text in ((b"\xc9", "c9 02 1f97f474 02000000 01"), (b"\x90\x02", "9002 02 1f97f474 02000000 01")):
+    for prefix, text in (
+        (b"\xc9", "c9 02 1f97f474 02000000 01"),
+        (b"\x90\x02", "9002 02 1f97f474 02000000 01"),
+    ):
         assert f"`{text}`" in LINK_MD
         assert prefix + b"\x02" + header + encode_frame(Ping()) == bytes.fromhex(text)
 

@@ -1,9 +1,10 @@
 """Reliable streams, ordered control messages and datagrams over lossy packets, without I/O.
 
-`Link` is the whole surface. The transport follows RFC 9000 (streams, credit, acknowledgement) and RFC 9002 (loss
-recovery), without what Tox already does: no handshake, no encryption, no addresses. The bytes are in tunfwd/wire/LINK.md.
+`Link` is the whole surface. The transport follows RFC 9000 (streams, credit, acknowledgement) and RFC 9002
+(loss recovery), without what Tox already does: no handshake, no encryption, no addresses. The bytes are in
+tunfwd/wire/LINK.md.
 
-    link.py       the surface; builds packets, takes them apart
+    link.py       the surface; takes packets apart;  packing.py: puts them together
     streams.py    all streams: table, credit, turns;  send.py, receive.py: one half each
     datagrams.py  what is sent once
     acks.py       which packets arrived here

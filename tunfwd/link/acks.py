@@ -7,15 +7,12 @@ from typing import Final
 from tunfwd.link.ranges import RangeSet
 from tunfwd.wire.frames import ACK_HEADER_SIZE, ACK_RANGE_SIZE, MAX_RANGES, encode_ack
 
-MAX_ACK_DELAY: Final = (
-    0.002  # s an Ack may wait for company. Path times are of milliseconds; timers are as fine
-)
-ACK_AFTER: Final = (
-    8  # ack-eliciting packets that do not wait: below the initial window of 10, so no round stalls
-)
-PING_AFTER: Final = (
-    8  # Acks with several ranges until one asks to be acknowledged itself, so that ranges can go
-)
+# s an Ack may wait for company. Path times are of milliseconds; timers are as fine
+MAX_ACK_DELAY: Final = 0.002
+# ack-eliciting packets that do not wait: below the initial window of 10, so no round stalls
+ACK_AFTER: Final = 8
+# Acks with several ranges until one asks to be acknowledged itself, so that ranges can go
+PING_AFTER: Final = 8
 
 
 class Acknowledger:

@@ -1,14 +1,15 @@
 """BBR version 3 (draft-ietf-ccwg-bbr, the text of August 2026): the default controller.
 
-Models the path by the most it delivers and the least it delays, sends at that rate and keeps about that much in flight.
-Functions carry the draft's names in lower case and stand in its order: what happens on an Ack, the states, the model,
-the control parameters.
+Models the path by the most it delivers and the least it delays, sends at that rate and keeps about that
+much in flight. One file, because it is one algorithm: functions carry the draft's names in lower case and
+stand in its order: what happens on an Ack, the states, the model, the control parameters.
 
-One thing differs, and it is the point of using BBR here: **loss without a queue is not congestion**. The draft slows
-down for 2 % of loss while probing, and for any loss at all between probes, which costs a radio link with 1 % of random
-loss half of its speed. Here a loss counts that way only while round trips show a queue (QUEUE_GAIN, QUEUE_FLOOR). Where
-they show none, it takes loss so heavy that the buffer must be too short to show (SHALLOW_LOSS). And losses do not
-lower the short-term bounds in Drain and ProbeBW_DOWN, where the queue is that of our own probe and on its way out.
+One thing differs, and it is the point of using BBR here: **loss without a queue is not congestion**. The
+draft slows down for 2 % of loss while probing, and for any loss at all between probes, which costs a radio
+link with 1 % of random loss half of its speed. Here a loss counts that way only while round trips show a
+queue (QUEUE_GAIN, QUEUE_FLOOR). Where they show none, it takes loss so heavy that the buffer must be too
+short to show (SHALLOW_LOSS). And losses do not lower the short-term bounds in Drain and ProbeBW_DOWN, where
+the queue is that of our own probe and on its way out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from tunfwd.link.congestion import INITIAL_PACKETS, Flight, Path, Random, Sample
 
 INFINITE: Final = float("inf")
 STARTUP_PACING_GAIN: Final = 2.77
-STARTUP_CWND_GAIN: Final = 2.0
 DRAIN_PACING_GAIN: Final = 0.5
 DEFAULT_CWND_GAIN: Final = 2.0
 PROBE_RTT_CWND_GAIN: Final = 0.5
@@ -40,9 +40,8 @@ QUANTUM_TIME: Final = 0.001  # s
 MAX_QUANTUM: Final = 65536  # bytes
 QUEUE_GAIN: Final = 1.25  # ours: a round trip this much above the least shows a queue …
 QUEUE_FLOOR: Final = 0.004  # s, ours: … and by this much, which an event loop's own delays stay under
-SHALLOW_LOSS: Final = (
-    0.12  # ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
-)
+# ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
+SHALLOW_LOSS: Final = 0.08
 
 
 class State(Enum):
@@ -154,7 +153,7 @@ class Bbr:
         self._undo: tuple[State | None, float, float, float] = (None, INFINITE, INFINITE, INFINITE)
         self._was_in_recovery = False
 
-    # -- what happens --------------------------------------------------------------------------------------------------
+    # -- what happens ------------------------------------------------------------------------------------
 
     def on_send(self, now: float) -> None:
         """Restart from idle (5.4.1)."""
@@ -234,7 +233,7 @@ class Bbr:
                 self._start_refill()
         self._undo = (None, *self._undo[1:])
 
-    # -- the states ----------------------------------------------------------------------------------------------------
+    # -- the states --------------------------------------------------------------------------------------
 
     def _enter(self, state: State) -> None:
         self.state = state
@@ -392,7 +391,7 @@ class Bbr:
         else:
             self._enter(State.STARTUP)
 
-    # -- the model -----------------------------------------------------------------------------------------------------
+    # -- the model ---------------------------------------------------------------------------------------
 
     def _start_round(self) -> None:
         self._next_round = self.path.delivered
@@ -427,7 +426,7 @@ class Bbr:
             if self._bw_short == INFINITE:
                 self._bw_short = self.max_bw
             if self._inflight_short == INFINITE:
-                self._inflight_short = self.cwnd
+                self._inflight_short = float(self.cwnd)
             self._bw_short = max(self._bw_latest, BETA * self._bw_short)
             self._inflight_short = max(self._inflight_latest, BETA * self._inflight_short)
         self._loss_in_round = False
@@ -475,7 +474,7 @@ class Bbr:
             self.min_rtt = self._probe_rtt_min
             self._min_rtt_time = self._probe_rtt_time
 
-    # -- what follows from it ------------------------------------------------------------------------------------------
+    # -- what follows from it ----------------------------------------------------------------------------
 
     def _set_pacing_rate(self, gain: float) -> None:
         rate = gain * self.bw * PACING_MARGIN
@@ -511,7 +510,7 @@ class Bbr:
 
     def _set_cwnd(self, sample: Sample) -> None:
         most = self._quantized(self._bdp(CWND_GAIN[self.state]) + self._extra_acked)
-        cwnd: float = self.cwnd
+        cwnd = float(self.cwnd)
         if self.full_bw_reached:
             cwnd = min(cwnd + sample.acked, most)
         elif cwnd < most or self.path.delivered < self._initial_cwnd:

@@ -1,7 +1,7 @@
 """What a congestion controller sees and decides.
 
-recovery.py measures (delivery, loss, round trips: `Path` and `Sample`), a controller turns that into a window and a
-rate, link.py obeys. The controllers stand in bbr.py, cubic.py and newreno.py.
+recovery.py measures (delivery, loss, round trips: `Path` and `Sample`), a controller turns that into a
+window and a rate, link.py obeys. The controllers stand in bbr.py, cubic.py and newreno.py.
 """
 
 from __future__ import annotations
@@ -21,25 +21,17 @@ class Random(Protocol):
 
 
 class Flight:
-    """What is noted once for all packets sent at one moment (draft-ietf-ccwg-bbr 4.1.2.1, the P.* of each packet)."""
+    """What all packets sent at one moment are to remember (the P.* of draft-ietf-ccwg-bbr 4.1.2.1)."""
 
     __slots__ = ("app_limited", "delivered", "delivered_time", "first_sent_time", "lost", "time")
 
-    def __init__(
-        self,
-        time: float,
-        delivered: int,
-        delivered_time: float,
-        first_sent_time: float,
-        lost: int,
-        app_limited: bool,
-    ) -> None:
-        self.time = time
-        self.delivered = delivered
-        self.delivered_time = delivered_time
-        self.first_sent_time = first_sent_time
-        self.lost = lost
-        self.app_limited = app_limited
+    def __init__(self, path: Path, now: float) -> None:
+        self.time = now
+        self.delivered = path.delivered
+        self.delivered_time = path.delivered_time
+        self.first_sent_time = path.first_sent_time
+        self.lost = path.lost
+        self.app_limited = path.app_limited != 0
 
 
 class Path:
@@ -76,9 +68,7 @@ class Path:
         """What packets sent now are to remember."""
         if self.in_flight == 0:
             self.first_sent_time = self.delivered_time = now
-        return Flight(
-            now, self.delivered, self.delivered_time, self.first_sent_time, self.lost, self.app_limited != 0
-        )
+        return Flight(self, now)
 
     def mark_app_limited(self) -> None:
         """Until all of what is in flight is delivered, samples say how little there was to send."""

@@ -1,7 +1,7 @@
 """Datagrams on their way out and in: queued with a bound, split where the peer can put them together.
 
-Nothing here is sent twice. What is too old, or too much, is dropped and counted, oldest first; a datagram that was
-split arrives whole or not at all.
+Nothing here is sent twice. What is too old, or too much, is dropped and counted, oldest first; a datagram
+that was split arrives whole or not at all.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ MIN_PIECE: Final = 512  # bytes of a fragment that is not the last: 65 507 bytes
 class DatagramQueue:
     """Datagrams waiting to leave, first in first out."""
 
-    __slots__ = ("_max_frame", "_next_number", "_offset", "_queue", "_queued", "dropped")
+    __slots__ = ("_max_frame", "_next_number", "_offset", "_queue", "_queued", "_times", "dropped")
 
     def __init__(self, max_frame: int) -> None:
         self.dropped = 0
         self._max_frame = max_frame  # bytes a packet has for one frame
-        self._queue: deque[tuple[int, bytes, float]] = deque()
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._times: deque[float] = deque()  # since when they wait, as far as is known
         self._queued = 0
         self._offset = 0  # of the first one, how much has left as fragments
         self._next_number = 0
@@ -44,21 +45,27 @@ class DatagramQueue:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, id_: int, data: bytes, fragment: bool, now: float) -> bool:
+    def put(self, id_: int, data: bytes, fragment: bool) -> bool:
         """Queue a datagram, at the cost of the oldest ones; False if it is larger than can be carried."""
         most = MAX_DATAGRAM if fragment else self._max_frame - DATAGRAM_HEADER_SIZE
         if len(data) > most:
             self.dropped += 1
             return False
-        self._queue.append((id_, data, now))
+        self._queue.append((id_, data))
         self._queued += len(data)
         while self._queued > QUEUE_BYTES:
             self._drop()
         return True
 
     def expire(self, now: float) -> None:
-        """Drop what has waited too long."""
-        while self._queue and self._queue[0][2] < now - QUEUE_AGE:
+        """Drop what has waited too long. What is new since the last call waits from now on."""
+        self._times.extend([now] * (len(self._queue) - len(self._times)))
+        while self._times and self._times[0] < now - QUEUE_AGE:
+            self._drop()
+
+    def clear(self) -> None:
+        """Drop everything."""
+        while self._queue:
             self._drop()
 
     def _drop(self) -> None:
@@ -67,17 +74,22 @@ class DatagramQueue:
 
     def _finish_first(self) -> None:
         self._queued -= len(self._queue.popleft()[1])
+        if self._times:
+            self._times.popleft()
         self._offset = 0
 
     def needs_packet(self, room: int) -> bool:
-        """Whether the first datagram fits a packet but not `room` bytes: it goes ahead of an Ack that can wait."""
+        """Whether the first datagram fits a packet but not `room` bytes.
+
+        It goes ahead of an Ack that can wait.
+        """
         return bool(self._queue) and room < DATAGRAM_HEADER_SIZE + len(self._queue[0][1]) <= self._max_frame
 
     def take(self, room: int) -> bytes | None:
         """The next frame, if it fits into `room` bytes."""
         if not self._queue:
             return None
-        id_, data, _ = self._queue[0]
+        id_, data = self._queue[0]
         size = DATAGRAM_HEADER_SIZE + len(data)
         if size <= room and not self._offset:
             self._finish_first()

@@ -15,7 +15,10 @@ class ControlReceived:
 
 @dataclass(frozen=True, slots=True)
 class StreamReadable:
-    """There is something to read where there was nothing; not repeated before the stream has been read empty."""
+    """There is something to read where there was nothing.
+
+    Not repeated before the stream has been read empty.
+    """
 
     id: int
 

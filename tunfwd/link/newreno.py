@@ -13,7 +13,10 @@ QUANTUM_TIME: Final = 0.001  # s
 
 
 class WindowController:
-    """What NewReno and CUBIC share: slow start, one reduction a round trip, pacing from window and round trip."""
+    """What NewReno and CUBIC share.
+
+    Slow start, one reduction a round trip, pacing from window and round trip.
+    """
 
     def __init__(self, path: Path, _random: Random, now: float) -> None:
         self.path = path
@@ -34,7 +37,7 @@ class WindowController:
         self._recovery_start = now
         self._before_loss = self.cwnd, self._threshold
         self._reduce(now)
-        self._threshold = self.cwnd
+        self._threshold = float(self.cwnd)
 
     def on_ack(self, sample: Sample, now: float) -> None:
         """Grow, unless the application or an unfinished recovery forbids it (RFC 9002 7.8)."""

@@ -1,4 +1,7 @@
-"""When the next burst may leave (RFC 9002 7.7; draft-ietf-ccwg-bbr 5.6.2). Asked by link.py, told the rate by it."""
+"""When the next burst may leave (RFC 9002 7.7; draft-ietf-ccwg-bbr 5.6.2).
+
+Asked by link.py, told the rate by it.
+"""
 
 from __future__ import annotations
 

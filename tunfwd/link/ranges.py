@@ -1,7 +1,7 @@
 """Sets of integers kept as ascending, disjoint, half-open ranges.
 
-Serves packet numbers received (acks.py) and bytes acknowledged or lost (send.py). The usual change is at the upper
-end, and that costs the same however many ranges there are.
+Serves packet numbers received (acks.py) and bytes acknowledged or lost (send.py). The usual change is at
+the upper end, and that costs the same however many ranges there are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The receiving half of a stream: bytes that arrived, put in order, and the credit the sender has for more."""
+"""The receiving half of a stream.
+
+Bytes that arrived, put in order, and the credit the sender has for more.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ from typing import Final
 from tunfwd.link.errors import PeerViolation
 from tunfwd.link.ranges import RangeSet
 
-_SMALL: Final = (
-    512  # bytes; smaller pieces are put together, so that a peer cannot make us hold millions of objects
-)
+# bytes; smaller pieces are put together, so that a peer cannot make us hold millions of objects
+_SMALL: Final = 512
 _HEAP: Final = 32768  # bytes; up to which they are
 
 

@@ -1,7 +1,8 @@
-"""Which packets arrived and which are lost (RFC 9002 6), and how fast the path delivers (draft-ietf-ccwg-bbr 4.1).
+"""Which packets arrived and which are lost (RFC 9002 6), and how fast the path delivers
+(draft-ietf-ccwg-bbr 4.1).
 
-Keeps one record for each packet in flight, in the order of their numbers. link.py appends to `sent`; Acks and the timer
-take from it, hand each record's items back to whoever put them in, and feed the controller.
+Keeps one record for each packet in flight, in the order of their numbers. link.py appends to `sent`; Acks
+and the timer take from it, hand each record's items back to whoever put them in, and feed the controller.
 """
 
 from __future__ import annotations
@@ -254,7 +255,7 @@ class Recovery:
             controller.on_persistent_congestion(now)
 
     def _find_spurious(self, largest: int, ack: Ack, now: float) -> None:
-        """See whether packets that were declared lost have arrived after all, and wait longer next time if so."""
+        """See whether packets declared lost have arrived after all, and wait longer next time if so."""
         remembered, ranges = self._remembered, ack.ranges
         found: list[int] = []
         index = len(ranges) - 1

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-INITIAL_RTT: Final = (
-    0.1  # s; RFC 9002 6.2.2 says 333 ms before a handshake, and here the peer has just said Hello
-)
+# s; RFC 9002 6.2.2 says 333 ms before a handshake, and here the peer has just said Hello
+INITIAL_RTT: Final = 0.1
 GRANULARITY: Final = 0.001  # s; RFC 9002 6.1.2
 
 

@@ -1,7 +1,8 @@
 """The sending half of a stream: bytes written and not yet acknowledged, and which of them to send next.
 
-Bytes live in blocks of 64 KiB, so that any range of them is found by a shift, whatever was acknowledged or lost in
-between, and an idle stream holds none. link.py asks for ranges; recovery.py reports what became of them.
+Bytes live in blocks of 64 KiB, so that any range of them is found by a shift, whatever was acknowledged or
+lost in between, and an idle stream holds none. link.py asks for ranges; recovery.py reports what became of
+them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class SendStream:
         "_blocks",
         "_fin_acked",
         "_fin_sent",
+        "_missing",
+        "_partial",
         "active",
         "base",
         "finished",
@@ -62,6 +65,8 @@ class SendStream:
         self.lost_ranges: RangeSet | None = None
         self._activity = activity
         self._blocks: dict[int, bytearray] = {}
+        self._partial = -1  # the block whose first `_missing` bytes are not held
+        self._missing = 0
         self._acked: RangeSet | None = None  # above base
         self._fin_sent = False
         self._fin_acked = False
@@ -85,8 +90,10 @@ class SendStream:
         while position < len(view):
             block = self._blocks.get(self.written >> _BLOCK_BITS)
             if block is None:
-                # The part of a block that was acknowledged before it was dropped is left blank.
-                block = self._blocks[self.written >> _BLOCK_BITS] = bytearray(self.written & _BLOCK_MASK)
+                block = self._blocks[self.written >> _BLOCK_BITS] = bytearray()
+                if self.written & _BLOCK_MASK:  # its beginning was acknowledged, and dropped, before
+                    self._partial = self.written >> _BLOCK_BITS
+                    self._missing = self.written & _BLOCK_MASK
             piece = view[position : position + _BLOCK - (self.written & _BLOCK_MASK)]
             block += piece
             self.written += len(piece)
@@ -140,9 +147,14 @@ class SendStream:
         index = start >> _BLOCK_BITS
         first = start & _BLOCK_MASK
         length = stop - start
-        if first + length <= _BLOCK:
-            return self._blocks[index][first : first + length] if length else b""
-        return self._blocks[index][first:] + self._blocks[index + 1][: first + length - _BLOCK]
+        if not length:
+            return b""
+        if index == self._partial:
+            first -= self._missing
+        data = self._blocks[index][first : first + length]
+        if len(data) < length:
+            data += self._blocks[index + 1][: length - len(data)]
+        return data
 
     def acked(self, start: int, stop: int, fin: bool) -> None:
         """The peer has this range."""

@@ -1,14 +1,14 @@
 """All streams of a link: their table, their credit, and whose turn it is to send.
 
-**Credit.** A sleeping reader must not hold back any other, and a hostile peer must not fill our memory. So a stream's
-credit is what bounds memory, drawn from one pool: a stream may be granted as much as half of what is left of it
-(dynamic thresholds, Choudhury and Hahne 1998). A stream that is not read keeps what it was granted and gets no more;
-half of the rest stays for the next. Link credit (MAX_DATA) stands behind that as a hard bound, counts bytes from
-arrival to reading, and an honest peer meets it only if more than a thousand streams sleep with full windows.
-Stream 0, which carries control messages, is outside of both.
+**Credit.** A sleeping reader must not hold back any other, and a hostile peer must not fill our memory. So
+a stream's credit is what bounds memory, drawn from one pool: a stream may be granted as much as half of
+what is left of it (dynamic thresholds, Choudhury and Hahne 1998). A stream that is not read keeps what it
+was granted and gets no more; half of the rest stays for the next. Link credit (MAX_DATA) stands behind that
+as a hard bound, counts bytes from arrival to reading, and an honest peer meets it only if more than a
+thousand streams sleep with full windows. Stream 0, which carries control messages, is outside of both.
 
-**Turns.** A stream that had nothing to send goes first, once (as in FQ-CoDel, RFC 8290 4.2); all others take turns,
-a packet each.
+**Turns.** A stream that had nothing to send goes first, once (as in FQ-CoDel, RFC 8290 4.2); all others
+take turns, a packet each.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ MAX_WINDOW: Final = 16 << 20  # bytes; 6 times what 100 Mbit/s and 200 ms need
 SEND_BUDGET: Final = 64 << 20  # bytes written and not acknowledged, in all streams
 MIN_SEND_BUFFER: Final = 65_536  # bytes a stream may always have waiting …
 MAX_SEND_BUFFER: Final = 16 << 20  # … and at most; between them, four congestion windows: a loss holds two up
-WRITABLE: Final = 16_384  # bytes of room that are worth waking a writer for
+# bytes of room that are worth waking a writer for, and that a stream has in any case
+WRITABLE: Final = 16_384
 MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
 MAX_PIECES: Final = 65_536  # pieces beyond gaps, in all streams
 MAX_FORGOTTEN: Final = 16_384  # closed streams whose late packets are still recognised
@@ -123,7 +124,7 @@ class Streams:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    # -- the owner's calls ---------------------------------------------------------------------------------------------
+    # -- the owner's calls -------------------------------------------------------------------------------
 
     def open(self, id_: int) -> None:
         """Claim a stream, whether or not the peer has begun it."""
@@ -164,7 +165,7 @@ class Streams:
     def _space(self, send: SendStream) -> int:
         buffer = min(max(4 * self.cwnd, MIN_SEND_BUFFER), MAX_SEND_BUFFER)
         left = max((SEND_BUDGET - self.unacked) // 2, 0)
-        return max(min(buffer, left) - send.unacked, 0)
+        return max(min(buffer, max(left, WRITABLE)) - send.unacked, 0)
 
     def finish(self, id_: int) -> None:
         """Send FIN after what was written."""
@@ -226,7 +227,7 @@ class Streams:
         send.write(len(message).to_bytes(_LENGTH_SIZE, "little") + message)
         return True
 
-    # -- the peer's frames ---------------------------------------------------------------------------------------------
+    # -- the peer's frames -------------------------------------------------------------------------------
 
     def on_stream(self, frame: Stream) -> None:
         """Data of a stream."""
@@ -311,10 +312,12 @@ class Streams:
     def on_credit(self, limit: int) -> None:
         """The peer takes more in all."""
         if limit > self._send_limit:
+            waiting = self.send_credit == 0
             self.send_credit += limit - self._send_limit
             self._send_limit = limit
-            for pair in self._pairs.values():
-                self.sendable(pair.send)
+            if waiting:
+                for pair in self._pairs.values():
+                    self.sendable(pair.send)
 
     def _on_control(self, offset: int, data: bytes, fin: bool) -> None:
         receive = self.control.receive
@@ -341,7 +344,7 @@ class Streams:
             receive.granted = receive.read_offset + CONTROL_WINDOW
             self.credits_due[CONTROL] = None
 
-    # -- what became of what we sent -----------------------------------------------------------------------------------
+    # -- what became of what we sent ---------------------------------------------------------------------
 
     def sendable(self, stream: SendStream) -> None:
         """Give a stream its turn, if it has something to send."""
@@ -369,7 +372,10 @@ class Streams:
             self._close_if_done(id_, pair)
 
     def next_sender(self) -> SendStream | None:
-        """The stream whose turn it is; None if none has anything that it may send. Give it back with `served`."""
+        """The stream whose turn it is; None if none has anything that it may send.
+
+        Give it back with `served`.
+        """
         while True:
             if self.fresh:
                 stream = self.fresh.popleft()
@@ -382,10 +388,13 @@ class Streams:
             stream.active = False
 
     def served(self, stream: SendStream) -> None:
-        """It has had its turn. It keeps its place even if it has nothing left, so that it is not `fresh` again at once."""
+        """It has had its turn.
+
+        It keeps its place even if it has nothing left, so that it is not `fresh` again at once.
+        """
         self.active.append(stream)
 
-    # -- frames that are due -------------------------------------------------------------------------------------------
+    # -- frames that are due -----------------------------------------------------------------------------
 
     def stop_frame(self, id_: int) -> StopSending | None:
         """The StopSending for `stops_due`, if it still makes sense."""
@@ -408,7 +417,7 @@ class Streams:
             return None
         return MaxStreamData(id_, pair.receive.granted)
 
-    # -- the table -----------------------------------------------------------------------------------------------------
+    # -- the table ---------------------------------------------------------------------------------------
 
     def _claim(self, id_: int) -> Pair | None:
         pair = self._pairs.get(id_)
@@ -451,7 +460,7 @@ class Streams:
             del self._forgotten[next(iter(self._forgotten))]
         self._events.append(StreamClosed(id_))
 
-    # -- the pool ------------------------------------------------------------------------------------------------------
+    # -- the pool ----------------------------------------------------------------------------------------
 
     def _charge(self, pair: Pair, charge: int) -> None:
         self._charged += charge - pair.charge
@@ -459,8 +468,9 @@ class Streams:
 
     def _consume(self, size: int) -> None:
         self._consumed += size
-        if self.granted - self._consumed < LINK_WINDOW - (LINK_WINDOW >> 3):
-            self.granted = self._consumed + LINK_WINDOW
+        limit = self._consumed + LINK_WINDOW
+        if limit - self.granted >= (limit - self._received) >> 2:  # a quarter of what the peer may then send
+            self.granted = limit
             self.data_credit_due[0] = None
 
     def _grant(self, id_: int, pair: Pair) -> None:

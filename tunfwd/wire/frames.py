@@ -1,7 +1,8 @@
 """The bytes of a link packet: a header, then frames (LINK.md has the tables and vectors).
 
-The transport that gives these frames their meaning is ``tunfwd.link``. Decoding is strict and all or nothing: a packet
-with one bad frame is Malformed as a whole, so that it changes no state. Integers are little-endian.
+The transport that gives these frames their meaning is ``tunfwd.link``. Decoding is strict and all or
+nothing: a packet with one bad frame is Malformed as a whole, so that it changes no state. Integers are
+little-endian.
 """
 
 from __future__ import annotations
@@ -34,9 +35,8 @@ __all__ = [
 ]
 
 _MASK: Final = 0xFFFFFFFF
-MAX_OFFSET: Final = (
-    1 << 62
-) - 1  # of a stream; RFC 9000 4.5 has the same bound. 80 MB/s take 1 800 years to reach it
+# of a stream; RFC 9000 4.5 has the same bound. 80 MB/s take 1 800 years to reach it
+MAX_OFFSET: Final = (1 << 62) - 1
 MAX_RANGES: Final = 64  # in an Ack: a second at 100 Mbit/s and 1 % loss
 _MAX_RUN: Final = 0xFFFF  # packets in one lower range or gap of an Ack
 
@@ -52,18 +52,16 @@ DATAGRAM: Final = 0x09
 FRAGMENT: Final = 0x0A
 CLOSE: Final = 0x0B
 
+_STREAMS: Final = (STREAM, STREAM_FIN)
+
 HEADER: Final = struct.Struct("<II")  # tag, low 32 bits of the packet number
 HEADER_SIZE: Final = 8
 STREAM_HEADER: Final = struct.Struct("<BIQH")  # type, stream, offset, length
 STREAM_HEADER_SIZE: Final = 15
-PACKET_HEADER: Final = struct.Struct(
-    "<IIBIQH"
-)  # both of the above: what a packet full of bulk data starts with
+PACKET_HEADER: Final = struct.Struct("<IIBIQH")  # both of the above, for packets full of bulk data
 DATAGRAM_HEADER: Final = struct.Struct("<BIH")  # type, flow, length
 DATAGRAM_HEADER_SIZE: Final = 7
-FRAGMENT_HEADER: Final = struct.Struct(
-    "<BIIHHH"
-)  # type, flow, datagram number, datagram size, offset, length
+FRAGMENT_HEADER: Final = struct.Struct("<BIIHHH")  # type, flow, datagram number, its size, offset, length
 FRAGMENT_HEADER_SIZE: Final = 15
 ACK_HEADER: Final = struct.Struct(
     "<BIIBI"
@@ -87,7 +85,10 @@ class Ping(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """Packets received: inclusive (lowest, highest) pairs of truncated numbers, newest first; the delay in seconds."""
+    """Packets received: inclusive (lowest, highest) pairs of truncated numbers, newest first.
+
+    The delay in seconds.
+    """
 
     largest: int
     delay: float
@@ -160,17 +161,20 @@ Frame: TypeAlias = (
 
 
 def link_tag(sender_epoch: int, receiver_epoch: int) -> int:
-    """The 32 bits that tell the packets of this pair of epochs, in this direction, from those of any other."""
+    """The 32 bits that mark packets of this pair of epochs in this direction."""
     return zlib.crc32(struct.pack("<QQ", sender_epoch, receiver_epoch))
 
 
 def expand_number(truncated: int, expected: int) -> int:
-    """The packet number nearest to `expected` that ends in these 32 bits (RFC 9000 A.3); below 0 if there is none."""
+    """The packet number nearest to `expected` that ends in these 32 bits (RFC 9000 A.3), or less than 0."""
     return expected + ((truncated - expected + 0x80000000) & _MASK) - 0x80000000
 
 
 def decode_frames(packet: bytes, position: int) -> list[Frame]:
-    """All frames from `position` to the end of the packet; Malformed if they are not there, whole and known."""
+    """All frames from `position` to the end of the packet.
+
+    Malformed if they are not there, whole and known.
+    """
     end = len(packet)
     frames: list[Frame] = []
     if position >= end:
@@ -178,7 +182,7 @@ def decode_frames(packet: bytes, position: int) -> list[Frame]:
     try:
         while position < end:
             kind = packet[position]
-            if kind == STREAM or kind == STREAM_FIN:
+            if kind in _STREAMS:
                 _, stream, offset, length = STREAM_HEADER.unpack_from(packet, position)
                 position += STREAM_HEADER_SIZE
                 stop = position + length
@@ -262,7 +266,10 @@ def _decode_fragment(packet: bytes, position: int) -> tuple[Fragment, int]:
 
 
 def encode_ack(starts: list[int], stops: list[int], delay: float, room: int) -> bytes:
-    """An Ack of the half-open ranges [start, stop), ascending; the oldest are left out where `room` bytes end."""
+    """Make an Ack of the half-open ranges [start, stop), ascending.
+
+    The oldest are left out where `room` bytes end.
+    """
     newest = len(starts) - 1
     largest = stops[newest] - 1
     low = starts[newest]
