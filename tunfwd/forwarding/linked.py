@@ -146,6 +146,9 @@ class LinkChannel:
         self._link.stream_stop(self._id, reason)
         self._transport.forget(self._id)
 
-    def drop(self) -> None:
-        """Give up what is left of either direction, which after an orderly end is nothing."""
-        self.reset(Reason.ABORTED)
+    def drop(self, reason: Reason) -> None:
+        """Give up what is left of either direction, which after an orderly end is nothing.
+
+        This may overtake the control packet that says why, so it has the reason, too.
+        """
+        self.reset(reason)

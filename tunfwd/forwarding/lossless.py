@@ -311,11 +311,11 @@ class LosslessChannel:
     def reset(self, reason: Reason) -> None:
         """Drop everything and say so: a Reset with the reason, or v0.1's Kill."""
         if not self._over:
-            self.drop()
+            self.drop(reason)
             packet = Reset(self._msg_id, reason) if self.flow_control else Kill(self._msg_id)
             self._transport.send(packet)
 
-    def drop(self) -> None:
+    def drop(self, reason: Reason) -> None:
         """Drop everything and say nothing."""
         self._over = True
         self._transport.unschedule(self)

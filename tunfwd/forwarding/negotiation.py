@@ -625,7 +625,7 @@ class Negotiation:
         if flow in mapping.held:
             mapping.held.remove(flow)
         if flow.channel is not None:
-            flow.channel.drop()
+            flow.channel.drop(Reason.ABORTED if reason is None else reason)
         parked = mapping.parked is flow
         if parked:
             mapping.parked = None

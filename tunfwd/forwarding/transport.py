@@ -58,8 +58,8 @@ class Channel(Protocol):
     def reset(self, reason: Reason) -> None:
         """Drop everything in both directions and tell the far side."""
 
-    def drop(self) -> None:
-        """Drop everything in both directions; the far side knows, or is gone."""
+    def drop(self, reason: Reason) -> None:
+        """Drop everything in both directions; the far side hears of it, and why, in other ways, or is gone."""
 
 
 class Transport(Protocol):
