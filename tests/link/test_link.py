@@ -1,10 +1,27 @@
 """The surface of a link, as its owner sees it."""
 
+import re
+from pathlib import Path
+
 import pytest
 from rawpeer import RawPeer
 
-from tunfwd.link import ControlReceived, DatagramReceived, Misuse, StreamEnded, StreamReadable, StreamWritable
-from tunfwd.link.acks import MAX_ACK_DELAY
+from tunfwd.link import (
+    MAX_PACKET,
+    ControlReceived,
+    DatagramReceived,
+    Misuse,
+    StreamEnded,
+    StreamReadable,
+    StreamWritable,
+)
+from tunfwd.link.acks import ACK_AFTER, MAX_ACK_DELAY
+from tunfwd.link.congestion import INITIAL_PACKETS
+from tunfwd.link.datagrams import MAX_DATAGRAM
+from tunfwd.link.recovery import MAX_PROBE_TIMEOUT
+from tunfwd.link.rtt import INITIAL_RTT
+from tunfwd.link.streams import CONTROL_WINDOW, INITIAL_WINDOW, LINK_WINDOW, MAX_MESSAGE
+from tunfwd.wire import frames
 from tunfwd.wire.frames import Ack, Close, Datagram, MaxStreamData, Ping, Stream
 
 
@@ -236,3 +253,25 @@ def test_control_goes_on_past_its_first_window():
             peer.frames()
     assert not peer.link.closed
     assert count == 1667
+
+
+def test_the_document_says_what_the_program_does():
+    text = (
+        (Path(frames.__file__).parent / "LINK.md").read_text().split("## Constants")[1].split("## Vectors")[0]
+    )
+    table = dict(re.findall(r"^\| (\w[^|]*?) \| ([^|]*?) \|$", text, re.M))
+    assert table == {
+        "whole packet": f"{MAX_PACKET} bytes",
+        "initial credit: stream, stream 0, link": ", ".join(
+            f"{window:_}".replace("_", " ") for window in (INITIAL_WINDOW, CONTROL_WINDOW, LINK_WINDOW)
+        )
+        + " bytes",
+        "control message": f"1 to {MAX_MESSAGE} bytes",
+        "datagram": f"{MAX_DATAGRAM:_} bytes".replace("_", " "),
+        "ranges in an Ack": f"{frames.MAX_RANGES}",
+        "Ack delay, at most": f"{MAX_ACK_DELAY * 1000:g} ms",
+        "packets acknowledged without delay": f"{ACK_AFTER}",
+        "initial round-trip time": f"{INITIAL_RTT * 1000:g} ms",
+        "probe timeout, at most": f"{MAX_PROBE_TIMEOUT:g} s",
+        "initial window": f"{INITIAL_PACKETS} packets",
+    }

@@ -426,7 +426,7 @@ class Bbr:
             if self._bw_short == INFINITE:
                 self._bw_short = self.max_bw
             if self._inflight_short == INFINITE:
-                self._inflight_short = self.cwnd
+                self._inflight_short = float(self.cwnd)
             self._bw_short = max(self._bw_latest, BETA * self._bw_short)
             self._inflight_short = max(self._inflight_latest, BETA * self._inflight_short)
         self._loss_in_round = False
@@ -510,7 +510,7 @@ class Bbr:
 
     def _set_cwnd(self, sample: Sample) -> None:
         most = self._quantized(self._bdp(CWND_GAIN[self.state]) + self._extra_acked)
-        cwnd: float = self.cwnd
+        cwnd = float(self.cwnd)
         if self.full_bw_reached:
             cwnd = min(cwnd + sample.acked, most)
         elif cwnd < most or self.path.delivered < self._initial_cwnd:

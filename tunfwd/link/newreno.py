@@ -37,7 +37,7 @@ class WindowController:
         self._recovery_start = now
         self._before_loss = self.cwnd, self._threshold
         self._reduce(now)
-        self._threshold = self.cwnd
+        self._threshold = float(self.cwnd)
 
     def on_ack(self, sample: Sample, now: float) -> None:
         """Grow, unless the application or an unfinished recovery forbids it (RFC 9002 7.8)."""
