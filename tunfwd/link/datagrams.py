@@ -45,6 +45,9 @@ class DatagramQueue:
     def __len__(self) -> int:
         return len(self._queue)
 
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
     def put(self, id_: int, data: bytes, fragment: bool) -> bool:
         """Queue a datagram, at the cost of the oldest ones; False if it is larger than can be carried."""
         most = MAX_DATAGRAM if fragment else self._max_frame - DATAGRAM_HEADER_SIZE

@@ -21,6 +21,9 @@ class RangeSet:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def __bool__(self) -> bool:
+        return bool(self.starts)
+
     def __contains__(self, value: int) -> bool:
         index = bisect_right(self.starts, value) - 1
         return index >= 0 and value < self.stops[index]

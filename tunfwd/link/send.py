@@ -123,10 +123,12 @@ class SendStream:
         """Whether `take` has something."""
         if self.reset_reason is not None:
             return False
-        return bool(self.lost_ranges) or self.ready(credit) > 0 or self._fin_due()
-
-    def _fin_due(self) -> bool:
-        return self.finished and not self._fin_sent and self.sent == self.written
+        sent = self.sent
+        if sent < self.written and sent < self.limit and credit > 0:
+            return True
+        if self.finished and not self._fin_sent and sent == self.written:
+            return True
+        return self.lost_ranges is not None and bool(self.lost_ranges)
 
     def take(self, room: int, credit: int) -> tuple[int, int, bool]:
         """The next [start, stop) to send and whether the stream ends there. Call only if `has_pending`."""

@@ -9,6 +9,8 @@ thousand streams sleep with full windows. Stream 0, which carries control messag
 
 **Turns.** A stream that had nothing to send goes first, once (as in FQ-CoDel, RFC 8290 4.2); all others
 take turns, a packet each.
+
+A long file, because table, credit and turns are decided together, on the same few numbers.
 """
 
 from __future__ import annotations

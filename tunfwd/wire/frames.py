@@ -85,14 +85,13 @@ class Ping(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """Packets received: inclusive (lowest, highest) pairs of truncated numbers, newest first.
+    """Packets received, newest first: each range from its lowest number to its highest, below `largest`."""
 
-    The delay in seconds.
-    """
-
-    largest: int
-    delay: float
-    ranges: tuple[tuple[int, int], ...]  # (lowest, highest) as distances below `largest`: (first, 0), (…, …)
+    largest: int  # low 32 bits
+    delay: float  # s
+    ranges: tuple[
+        tuple[int, int], ...
+    ]  # (distance to the lowest, distance to the highest); the first ends in 0
 
 
 class Stream(NamedTuple):
