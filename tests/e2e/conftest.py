@@ -76,7 +76,7 @@ def ask(node: Node, method: api.Method[P, R], **params: object) -> R:
 
 @pytest.fixture(scope="session")
 def net() -> Iterator[Topology]:
-    with Topology(["alice", "bob", "eve"]) as topology:
+    with Topology(["alice", "bob", "carol", "dave", "eve"]) as topology:
         yield topology
 
 
@@ -95,6 +95,11 @@ def network(net: Topology, folder: Path) -> Iterator[ToxNode]:
         yield node
 
 
+def settings(network: ToxNode) -> dict[str, Mapping[str, Any]]:
+    """A daemon's configuration."""
+    return {"tox": {"bootstrap": [network.bootstrap]}, **CONFIG}
+
+
 @pytest.fixture(scope="session")
 def both(net: Topology, folder: Path, network: ToxNode) -> Iterator[tuple[Node, Node]]:
     nodes = []
@@ -102,7 +107,7 @@ def both(net: Topology, folder: Path, network: ToxNode) -> Iterator[tuple[Node, 
         for name, friend in (("alice", "bob"), ("bob", "alice")):
             (folder / name).mkdir()
             node = Node(net[name], folder / name)
-            node.configure({"tox": {"bootstrap": [network.bootstrap]}, **CONFIG})
+            node.configure(settings(network))
             node.config_file.write_text(node.config_file.read_text() + RULES.format(friend=friend))
             nodes.append(stack.enter_context(node))
         alice, bob = nodes
@@ -112,11 +117,13 @@ def both(net: Topology, folder: Path, network: ToxNode) -> Iterator[tuple[Node, 
 
 def wait_online_again(*nodes: Node) -> None:
     for node in nodes:
-        eventually(
-            lambda node=node: ask(node, api.STATUS)["contacts"][0]["link"] != "offline",
-            f"{node.name} has its friend",
-            FRIEND_TIME,
-        )
+        friends = {other.name for other in nodes} - {node.name}
+
+        def all_there(node: Node = node, friends: set[str] = friends) -> bool:
+            contacts = ask(node, api.STATUS)["contacts"]
+            return friends <= {contact["name"] for contact in contacts if contact["link"] != "offline"}
+
+        eventually(all_there, f"{node.name} has its friends", FRIEND_TIME)
 
 
 @pytest.fixture
@@ -175,7 +182,7 @@ class Forward:
 
 
 class Forwards:
-    """Offers and accepts ports; bob serves and alice uses unless told otherwise."""
+    """Offers and accepts ports; bob serves and alice uses, or others who are named."""
 
     def __init__(self, alice: Node, bob: Node) -> None:
         self._alice, self._bob = alice, bob
@@ -187,10 +194,13 @@ class Forwards:
         *,
         port: int | None = None,
         reverse: bool = False,
+        serving: Node | None = None,
+        using: Node | None = None,
         target: str | None = None,
         source: str | None = None,
     ) -> Forward:
-        serving, using = (self._alice, self._bob) if reverse else (self._bob, self._alice)
+        usual = (self._alice, self._bob) if reverse else (self._bob, self._alice)
+        serving, using = serving or usual[0], using or usual[1]
         port = port or next(_ports)
         name = f"{protocol}{port}"
         given = {"protocol": protocol, "port": port, "name": name, "to": [using.name]}

@@ -17,7 +17,7 @@ import trio
 from tunfwd.tox import enums, version
 from tunfwd.tox.binding import Tox_Ptr
 from tunfwd.tox.conferences import Conferences
-from tunfwd.tox.contacts import NONE
+from tunfwd.tox.contacts import NONE, TCP
 from tunfwd.tox.errors import GetPortNotBound, ToxError
 from tunfwd.tox.events import Events
 from tunfwd.tox.friends import Friends
@@ -241,6 +241,10 @@ class Client:
             await trio.sleep(CHECK_INTERVAL)
             self.groups.check_connections()
             self._activity.refresh()
+            members = (member for group in self.groups for member in group.by_peer.values())
+            self._pacing.all_udp = self._activity.udp is not None and not any(
+                contact.connection is TCP for contact in (*self.friends, *members)
+            )
 
     # The identity on disk
 

@@ -92,6 +92,8 @@ class Group:
         self.chat_id = chat_id
         self.name = ""
         """Cleaned, not unique; empty until the group's state has arrived."""
+        self.public = False
+        """Whether the chat id alone lets one in."""
         self.state = state
         self.reason = ""
         """Why the group is LOST."""
@@ -102,12 +104,6 @@ class Group:
 
     def __repr__(self) -> str:
         return f"<group {self.chat_id.hex()[:8]} {self.name!r} {self.state}>"
-
-    @property
-    def public(self) -> bool:
-        """Whether the chat id alone lets one in."""
-        state = self._tox.group_get_privacy_state(self.number)
-        return state == Tox_Group_Privacy_State.TOX_GROUP_PRIVACY_STATE_PUBLIC
 
     @property
     def self_key(self) -> bytes:
@@ -273,9 +269,14 @@ class Groups:
 
     def _know(self, number: int, state: State) -> Group:
         group = Group(self._tox, number, self._tox.group_get_chat_id(number), state)
-        group.name = clean(self._tox.group_get_name(number), NAME_LIMIT)
+        self._look(group)
         self._by_number[number] = group
         return group
+
+    def _look(self, group: Group) -> None:
+        group.name = clean(self._tox.group_get_name(group.number), NAME_LIMIT)
+        state = self._tox.group_get_privacy_state(group.number)
+        group.public = state == Tox_Group_Privacy_State.TOX_GROUP_PRIVACY_STATE_PUBLIC
 
     # toxcore's events about groups
 
@@ -325,7 +326,7 @@ class Groups:
     def _settle(self, group: Group, state: State, reason: str) -> None:
         group.state = state
         group.reason = reason
-        group.name = clean(self._tox.group_get_name(group.number), NAME_LIMIT)
+        self._look(group)
         if state is State.LOST:
             for member in list(group.by_peer.values()):
                 self._away(member)

@@ -6,9 +6,9 @@ right here, by wrapping, so that client.py is written once.
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Literal, cast
 
 from tunfwd.tox import binding, encryptsave
@@ -68,39 +68,45 @@ def _adapted(tox: ModuleType, encryption: ModuleType) -> Library:
 
         return wrapper
 
-    def adapted(cls: type) -> dict[str, Any]:
-        """Return the class's own methods and properties, wrapped."""
-        wrapped: dict[str, Any] = {}
-        for name in dir(cls):
-            attribute = getattr(cls, name)
-            if name.startswith(("_", "handle_")):
-                continue
-            if callable(attribute):
-                wrapped[name] = translated(attribute)
-            elif hasattr(attribute, "__get__"):
-                setter = translated(attribute.__set__) if hasattr(attribute, "__set__") else None
-                wrapped[name] = property(translated(attribute.__get__), setter)
-        return wrapped
-
-    class Adapted(tox.Tox_Ptr):  # type: ignore[misc, name-defined]
+    class Node(tox.Tox_Ptr):  # type: ignore[misc, name-defined]
         def __init__(self, options: Any = None) -> None:
             self._raised: list[BaseException] = []
-            translated(super().__init__)(options)
+            super().__init__(options)
 
         def __init_subclass__(cls) -> None:
-            for name, handler in list(vars(cls).items()):
+            for name in dir(cls):
                 if name.startswith("handle_"):
-                    setattr(cls, name, guarded(handler))
+                    setattr(cls, name, guarded(getattr(cls, name)))
 
         def iterate(self) -> None:
             super().iterate()
-            raised, self._raised = self._raised, []
-            if len(raised) == 1:
-                raise raised[0]
-            if raised:
+            if self._raised:
+                raised, self._raised = self._raised, []
+                if len(raised) == 1:
+                    raise raised[0]
                 raise BaseExceptionGroup("several handlers of toxcore's events failed", raised)
 
-    for name, attribute in adapted(tox.Tox_Ptr).items():
-        if name != "iterate":
-            setattr(Adapted, name, attribute)
-    return Library(Adapted, tox.Tox_Options_Ptr, cast(Encryption, encryption))
+    class PassKey(encryption.Tox_Pass_Key_Ptr):  # type: ignore[misc, name-defined]
+        pass
+
+    for ours, theirs in ((Node, tox.Tox_Ptr), (PassKey, encryption.Tox_Pass_Key_Ptr)):
+        for name, attribute in _public(theirs):
+            if isinstance(attribute, property) or hasattr(attribute, "__set__"):
+                setter = translated(attribute.__set__) if hasattr(attribute, "__set__") else None
+                setattr(ours, name, property(translated(attribute.__get__), setter))
+            elif callable(attribute) and name not in vars(ours):
+                setattr(ours, name, translated(attribute))
+        ours.__init__ = translated(ours.__init__)  # type: ignore[method-assign]
+    facade = SimpleNamespace(
+        Tox_Pass_Key_Ptr=PassKey,
+        get_salt=translated(encryption.get_salt),
+        is_data_encrypted=encryption.is_data_encrypted,
+    )
+    return Library(Node, tox.Tox_Options_Ptr, cast(Encryption, facade))
+
+
+def _public(cls: type) -> Iterator[tuple[str, Any]]:
+    """Return the methods and properties that are not events."""
+    for name in dir(cls):
+        if not name.startswith(("_", "handle_")):
+            yield name, getattr(cls, name)

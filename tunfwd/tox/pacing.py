@@ -22,6 +22,10 @@ which keeps those silences few, but not so many that one burst overruns the peer
 from typing import Protocol
 
 ROUND = 0.004  # s between rounds while something goes on that no socket announces
+CALM = 0.05  # s; the longest interval toxcore asks for, when it has nothing to do
+IDLE = (
+    0.1  # s between rounds then, if UDP announces everything; toxcore's own timers run for a second or more
+)
 CREDITS = 4  # packets to wait for before a full queue is tried again
 BURST = 100  # packets; a socket buffer of Linux's default size holds 180 of toxcore's largest
 SHORTEST = 0.001  # s; the resolution of toxcore's clock
@@ -50,6 +54,8 @@ class Pacing:
         """Set by a contact behind a relay for each packet: there is no socket to wait for."""
         self.backlog = False
         """Set by a lossless packet of a group: toxcore hands out one stored packet a round after a loss."""
+        self.all_udp = False
+        """Whether there is UDP, and no contact is reached through a relay."""
         self._relayed_until = 0.0
         self._refused: list[Queue] = []
         self._waiting: list[Queue] = []
@@ -84,10 +90,15 @@ class Pacing:
         if self.relayed:
             self.relayed = False
             self._relayed_until = now + LINGER
-        latest = now + (ROUND if now < self._relayed_until else max(interval, ROUND))
         if self.backlog:
             self.backlog = False
             latest = now
+        elif now < self._relayed_until:
+            latest = now + ROUND
+        elif self.all_udp and interval >= CALM:
+            latest = now + IDLE
+        else:
+            latest = now + max(interval, ROUND)
         if self._waiting:
             latest = min(latest, *(queue.tried + queue.wait for queue in self._waiting))
         return self._quiet_until, max(latest, self._quiet_until)
