@@ -37,10 +37,10 @@ INITIAL_WINDOW: Final = 65_536  # bytes a stream may send before any credit; par
 CONTROL_WINDOW: Final = 262_144  # bytes, of stream 0; part of the protocol
 LINK_WINDOW: Final = 64 << 20  # bytes unread in all streams, at most; part of the protocol as initial credit
 WINDOW_GROWTH: Final = 4  # at a time, so that a window never holds up a congestion window that doubles
-MAX_WINDOW: Final = 16 << 20  # bytes; 6 times what 100 Mbit/s and 200 ms need
+MAX_WINDOW: Final = 8 << 20  # bytes; 3 times what 100 Mbit/s and 200 ms need
 SEND_BUDGET: Final = 64 << 20  # bytes written and not acknowledged, in all streams
 MIN_SEND_BUFFER: Final = 65_536  # bytes a stream may always have waiting …
-MAX_SEND_BUFFER: Final = 16 << 20  # … and at most; between them, four congestion windows: a loss holds two up
+MAX_SEND_BUFFER: Final = 8 << 20  # … and at most; between them, four congestion windows: a loss holds two up
 # bytes of room that are worth waking a writer for, and that a stream has in any case
 WRITABLE: Final = 16_384
 MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
