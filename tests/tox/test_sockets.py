@@ -72,3 +72,18 @@ def test_closed_descriptors_are_not_listed() -> None:
     listed = descriptors()
     assert listed == descriptors()
     assert all(os.path.lexists(f"/proc/self/fd/{fd}") for fd in listed)
+
+
+def test_looking_around_leaves_nothing_open(tmp_path: Path) -> None:
+    """A relay looks again and again, and among what it looks at are files, pipes and pollers."""
+    (tmp_path / "file").touch()
+    ends = os.pipe()
+    with (tmp_path / "file").open(), select.epoll():
+        activity = Activity(descriptors(), udp_port=None, relay_port=1)
+        before = descriptors()
+        for _ in range(3):
+            activity.refresh()
+        assert descriptors() == before
+        activity.close()
+    for end in ends:
+        os.close(end)

@@ -13,7 +13,7 @@ from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.peers import Peer, Peers, id_of
 from tunfwd.daemon.portfolio import Portfolio
 from tunfwd.daemon.rooms import Rooms
-from tunfwd.daemon.state import Content
+from tunfwd.daemon.state import ContactId, Content, group_id
 from tunfwd.forwarding.session import Session
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.forwarding.transport import Random
@@ -71,6 +71,14 @@ class Contacts(Handler):
         self._portfolio.ended = rooms.mapping_ended
         for friend in client.friends:
             self.added(friend)
+        for group in client.groups:
+            for member_id in self._members_of(group):
+                key = bytes.fromhex(member_id.rpartition("/")[2])
+                self.added(client.groups.remember(group, key, self._content.names.get(member_id, "")))
+
+    def _members_of(self, group: Group) -> list[ContactId]:
+        """The ids of all members that the state directory knows."""
+        return [known for known in self._content.addresses if known.startswith(group_id(group.chat_id))]
 
     # Contacts come to be, and cease.
 
@@ -100,9 +108,14 @@ class Contacts(Handler):
         return peer
 
     def _name(self, peer: Peer) -> None:
+        names, wanted = self._content.names, peer.contact.nickname
         if isinstance(peer.contact, Member):
             peer.via = self._rooms.label(peer.contact.group)
-        wanted = self._content.names.get(peer.id) or peer.contact.nickname
+            if names.get(peer.id) != wanted:  # kept, so that nobody else gets it while the member is away
+                names[peer.id] = wanted
+                self._save()
+        else:
+            wanted = names.get(peer.id) or wanted
         peer.name = self._peers.unique_name(wanted, peer.id, among=peer.via)
 
     def contact_removed(self, contact: Contact) -> None:
@@ -114,9 +127,12 @@ class Contacts(Handler):
         self._engine.remove(peer)
         if isinstance(contact, Member) and contact.group in self._client.groups and peer.session.mappings:
             return  # away for long, but what we agreed on stands
-        self._portfolio.forget_peer(peer)
-        self._book.release(peer.id)
-        self._content.names.pop(peer.id, None)
+        self._forget(peer.id)
+
+    def _forget(self, contact: ContactId) -> None:
+        self._portfolio.forget(contact)
+        self._book.release(contact)
+        self._content.names.pop(contact, None)
         self._save()
 
     def contact_renamed(self, contact: Contact) -> None:
@@ -188,6 +204,8 @@ class Contacts(Handler):
         """See Handler."""
         if group.state is GroupState.LOST and group not in self._client.groups:
             self._rooms.left(group)
+            for member_id in self._members_of(group):
+                self._forget(member_id)
             return
         label = self._rooms.label(group)
         log.info("%s: %s%s", label, group.state, f" ({group.reason})" if group.reason else "")

@@ -61,5 +61,5 @@ class Pings:
 
     def introduced(self, peer: Peer) -> None:
         """A contact has said what it can do."""
-        if greeted := self._greeted.pop(peer, None):
+        if (greeted := self._greeted.pop(peer, None)) is not None:
             greeted.set()

@@ -17,7 +17,7 @@ from tunfwd.control.notation import Target as WrittenTarget
 from tunfwd.control.notation import read_target
 from tunfwd.daemon.peers import Details, Peer
 from tunfwd.daemon.rules import Expose, exposure
-from tunfwd.daemon.state import AcceptedMapping, Content, StandingOffer, StandingRequest
+from tunfwd.daemon.state import AcceptedMapping, ContactId, Content, StandingOffer, StandingRequest
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.negotiation import Misuse
 from tunfwd.forwarding.policy import Action, Rule, decide
@@ -81,12 +81,12 @@ class Portfolio:
         except Misuse as misuse:
             raise ControlError("failed", f"{peer.label}: {misuse}") from None
 
-    def forget_peer(self, peer: Peer) -> None:
+    def forget(self, contact: ContactId) -> None:
         """The contact is no more: nothing stands."""
         content = self._content
-        content.offers = [offer for offer in content.offers if offer.contact != peer.id]
-        content.requests = [request for request in content.requests if request.contact != peer.id]
-        content.mappings = [mapping for mapping in content.mappings if mapping.contact != peer.id]
+        content.offers = [offer for offer in content.offers if offer.contact != contact]
+        content.requests = [request for request in content.requests if request.contact != contact]
+        content.mappings = [mapping for mapping in content.mappings if mapping.contact != contact]
         self._save()
 
     # What a contact does.

@@ -24,7 +24,7 @@ from tunfwd.services.target import Target
 from tunfwd.tox.client import Client
 from tunfwd.tox.conferences import Conference
 from tunfwd.tox.contacts import ContactOffline, Member
-from tunfwd.tox.groups import Group
+from tunfwd.tox.groups import Group, State
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Direction, Hello, Kill, Lossless, Offer, Protocol, encode
 from tunfwd.wire.text import clean
@@ -89,7 +89,7 @@ class Rooms:
         self.offers: list[RoomOffer] = [
             RoomOffer(offer, random.getrandbits(32)) for offer in content.offers if _is_room(offer.contact)
         ]
-        self._mappings: dict[RoomOffer, list[tuple[Peer, Mapping]]] = {offer: [] for offer in self.offers}
+        self._mappings: dict[RoomOffer, dict[Peer, Mapping]] = {offer: {} for offer in self.offers}
 
     def __iter__(self) -> Iterator[Room]:
         yield from self._client.groups
@@ -98,7 +98,7 @@ class Rooms:
     # Names.
 
     def name(self, room: Room) -> str:
-        """Return a room's name: its own, cleaned, made unique among rooms of its kind, and kept."""
+        """Return a room's name: its own, cleaned, unique among rooms of its kind; kept, once we are in."""
         names, key = self._content.names, room_id(room)
         if key in names:
             return names[key]
@@ -107,8 +107,9 @@ class Rooms:
             return id_text(room)[:ID_DIGITS].lower()
         taken = {names.get(room_id(other)) for other in self if type(other) is type(room)}
         name = own if own not in taken else f"{own}-{id_text(room)[:4].lower()}"
-        names[key] = name
-        self._save()
+        if not isinstance(room, Group) or room.state is State.JOINED:
+            names[key] = name
+            self._save()
         return name
 
     def label(self, room: Room) -> str:
@@ -137,14 +138,7 @@ class Rooms:
 
     def members(self, room: Room) -> list[Peer]:
         """Return those members of a room who can be reached, now or later."""
-        if isinstance(room, Group):
-            return [
-                peer
-                for peer in self._peers
-                if isinstance(peer.contact, Member) and peer.contact.group is room
-            ]
-        keys = {member.key for member in room.members}
-        return [peer for peer in self._peers if peer.contact.kind == "friend" and peer.contact.key in keys]
+        return [peer for peer in self._peers if _is_in(peer, room)]
 
     # Offers.
 
@@ -160,7 +154,7 @@ class Rooms:
         standing = StandingOffer(key, protocol_name(protocol), port, name, service_text(target), source)
         offer = RoomOffer(standing, self._random.getrandbits(32) or 1)
         self.offers.append(offer)
-        self._mappings[offer] = []
+        self._mappings[offer] = {}
         self._content.offers.append(standing)
         self._save()
         announced = isinstance(room, Group) and self._announce(room, offer)
@@ -196,14 +190,14 @@ class Rooms:
             log.info("%s: %s", peer.label, misuse)
             return
         peer.details[mapping] = offer.details()
-        self._mappings[offer].append((peer, mapping))
+        self._mappings[offer][peer] = mapping
         self._switch.touch(peer)
 
     def joined(self, peer: Peer) -> None:
         """A contact is here who was not: it gets what stands offered to its group, and to its conferences."""
         for offer in self.offers:
             room = self.of(offer)
-            if room is not None and peer in self.members(room) and not self._has(peer, offer):
+            if room is not None and _is_in(peer, room) and peer not in self._mappings[offer]:
                 self._offer_to(peer, offer)
 
     def changed(self, conference: Conference) -> None:
@@ -213,43 +207,38 @@ class Rooms:
             if offer.standing.contact != room_id(conference):
                 continue
             for peer in present:
-                if not self._has(peer, offer):
+                if peer not in self._mappings[offer]:
                     self._offer_to(peer, offer)
-            for peer, mapping in list(self._mappings[offer]):
-                if peer not in present:
-                    self._end(peer, mapping, offer)
-
-    def _has(self, peer: Peer, offer: RoomOffer) -> bool:
-        return any(known is peer for known, _ in self._mappings[offer])
+            for peer in self._mappings[offer].keys() - set(present):
+                self._end(peer, offer)
 
     def kill(self, offer: RoomOffer) -> None:
         """Withdraw an offer from all, with every mapping made from it."""
         room = self.of(offer)
-        if isinstance(room, Group) and any(m.public_id is not None for _, m in self._mappings[offer]):
+        if isinstance(room, Group) and any(m.public_id is not None for m in self._mappings[offer].values()):
             self._send(room, Kill(offer.msg_id))
-        for peer, mapping in list(self._mappings[offer]):
-            self._end(peer, mapping, offer)
+        for peer in list(self._mappings[offer]):
+            self._end(peer, offer)
         self.offers.remove(offer)
         del self._mappings[offer]
         self._content.offers.remove(offer.standing)
         self._save()
 
-    def _end(self, peer: Peer, mapping: Mapping, offer: RoomOffer) -> None:
-        self._mappings[offer].remove((peer, mapping))
-        peer.session.end(mapping, trio.current_time())
+    def _end(self, peer: Peer, offer: RoomOffer) -> None:
+        peer.session.end(self._mappings[offer].pop(peer), trio.current_time())
         self._switch.touch(peer)
 
     def forget_peer(self, peer: Peer) -> None:
         """A contact is no more."""
         for mappings in self._mappings.values():
-            mappings[:] = [(known, mapping) for known, mapping in mappings if known is not peer]
+            mappings.pop(peer, None)
 
     def mapping_ended(self, peer: Peer, mapping: Mapping) -> None:
         """A mapping has ended; if it was made from a room's offer, that stands for the others."""
         if mapping.origin is Origin.LOCAL:
             for mappings in self._mappings.values():
-                if (peer, mapping) in mappings:
-                    mappings.remove((peer, mapping))
+                if mappings.get(peer) is mapping:
+                    del mappings[peer]
 
     def left(self, room: Room) -> None:
         """We are no longer in a room: nothing stands there."""
@@ -263,6 +252,13 @@ class Rooms:
             return group.send_lossless(encode(GROUP, packet))
         except ContactOffline:
             return False
+
+
+def _is_in(peer: Peer, room: Room) -> bool:
+    contact = peer.contact
+    if isinstance(room, Group):
+        return isinstance(contact, Member) and contact.group is room
+    return contact.kind == "friend" and any(member.key == contact.key for member in room.members)
 
 
 def _is_room(contact: str) -> bool:

@@ -184,6 +184,10 @@ class GroupSendCustomPrivatePacketFailSend(ToxError):
     """The queue towards the peer is full: back-pressure, not failure."""
 
 
+class GroupLeaveFailSend(ToxError):
+    """We have left, but could not say so: the others will miss us in a minute."""
+
+
 class DecryptionFailed(ToxError):
     """Wrong passphrase, or damaged data."""
 

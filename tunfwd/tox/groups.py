@@ -22,6 +22,7 @@ from tunfwd.tox.enums import (
     Tox_Group_Privacy_State,
 )
 from tunfwd.tox.errors import (
+    GroupLeaveFailSend,
     GroupPeerQueryPeerNotFound,
     GroupSendCustomPacketDisconnected,
     GroupSendCustomPacketFailSend,
@@ -226,7 +227,15 @@ class Groups:
             invitation.friend.number, invitation.data, self._nickname().encode(), password.encode()
         )
         del self._invitations[chat_id]
-        return self._added(number, State.JOINING)
+        group = self._added(number, State.JOINING)
+        group.name = group.name or invitation.name  # until its state arrives
+        return group
+
+    def remember(self, group: Group, key: bytes, nickname: str) -> Member:
+        """Return the member with that key; one that was met in an earlier run only is away."""
+        if (member := group.members.get(key)) is None:
+            member = group.members[key] = Member(self._tox, self._pacing, group, key, nickname)
+        return member
 
     def decline(self, chat_id: bytes) -> None:
         """Forget an invitation. Raises NoSuchInvitation."""
@@ -255,7 +264,8 @@ class Groups:
 
     def _drop(self, group: Group) -> None:
         """Let toxcore forget a group; it does so in its next round."""
-        self._tox.group_leave(group.number, b"")
+        with contextlib.suppress(GroupLeaveFailSend):
+            self._tox.group_leave(group.number, b"")
         del self._by_number[group.number]
         for member in list(group.members.values()):
             self._away(member)
@@ -317,8 +327,8 @@ class Groups:
 
     def _lose(self, group: Group, reason: str) -> None:
         """Keep a group only to say why it is lost; joining it again is joining it anew."""
-        self._drop(group)
         self._refused[group.chat_id] = group
+        self._drop(group)
         group.state = State.LOST
         group.reason = reason
         self._handler.group_changed(group)
@@ -338,8 +348,7 @@ class Groups:
         """Note that a member is there, perhaps again."""
         group = self._by_number.get(number) or self._know(number, State.JOINING)
         key = self._tox.group_peer_get_public_key(number, peer_id)
-        if (member := group.members.get(key)) is None:
-            member = group.members[key] = Member(self._tox, self._pacing, group, key, "")
+        member = self.remember(group, key, "")
         self._away(member)  # it came back before its exit was noticed
         member.nickname = clean(self._tox.group_peer_get_name(number, peer_id), NAME_LIMIT)
         member.peer_id = peer_id

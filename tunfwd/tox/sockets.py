@@ -13,6 +13,7 @@ import contextlib
 import os
 import select
 import socket
+import stat
 from collections.abc import Iterable
 
 _WILDCARDS = {"0.0.0.0", "::"}
@@ -63,10 +64,12 @@ class Activity:
 def _bound(fd: int, *, wildcard: bool) -> tuple[int, int] | None:
     """Return type and port of an internet socket, None for anything else; `wildcard`: of all addresses."""
     try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):  # socket() would raise, and leave its descriptor open
+            return None
         with socket.socket(fileno=os.dup(fd)) as probe:
             if probe.family not in _FAMILIES:
                 return None
             host, port = probe.getsockname()[:2]
             return (probe.type, port) if host in _WILDCARDS or not wildcard else None
-    except OSError:  # not a socket, or closed by another thread since
+    except OSError:  # closed by another thread since
         return None

@@ -1,0 +1,250 @@
+"""A daemon without toxcore, TUN device or kernel: all of its parts but those, and packets that go to a list.
+
+toxcore's side of groups and conferences is played by `SimulatedTox`, which knows members by number, as
+toxcore does, and counts each call that a round or a packet causes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from tunfwd.daemon.addresses import AddressBook
+from tunfwd.daemon.callers import Callers
+from tunfwd.daemon.contacts import Contacts
+from tunfwd.daemon.engine import Engine
+from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.daemon.pings import Pings
+from tunfwd.daemon.portfolio import Policy, Portfolio
+from tunfwd.daemon.rooms import Rooms
+from tunfwd.daemon.serving import Serving
+from tunfwd.daemon.state import Content
+from tunfwd.daemon.switch import Switch
+from tunfwd.forwarding.policy import Rule
+from tunfwd.forwarding.session import FEATURES, Settings
+from tunfwd.netstack.stack import Stack
+from tunfwd.services.poller import Poller
+from tunfwd.tox.conferences import Conferences
+from tunfwd.tox.contacts import UDP, Friend
+from tunfwd.tox.enums import Tox_Connection, Tox_Group_Exit_Type, Tox_Group_Privacy_State
+from tunfwd.tox.errors import ConferenceTitleInvalidLength
+from tunfwd.tox.groups import Group, Groups
+from tunfwd.tox.pacing import Pacing
+from tunfwd.wire.carriers import GROUP
+from tunfwd.wire.packets import Hello, Lossless, encode
+
+RANGE, RANGE6 = IPv4Network("10.77.0.0/16"), IPv6Network("fd74:756e:6677::/48")
+
+
+def key_of(who: object) -> bytes:
+    return sha256(repr(who).encode()).digest()
+
+
+@dataclass
+class SimulatedGroup:
+    """What toxcore knows of one group."""
+
+    chat_id: bytes
+    name: str
+    peers: dict[int, tuple[bytes, str]] = field(default_factory=dict)
+
+
+class SimulatedTox:
+    """The calls of toxcore that groups and conferences make, for as long as nothing goes wrong."""
+
+    def __init__(self, known: list[SimulatedGroup]) -> None:
+        self.groups = dict(enumerate(known))
+        self.conference_peers: dict[int, list[tuple[bytes, str]]] = {}
+        self.calls: Counter[str] = Counter()
+        self.public: list[bytes] = []
+        self.private: list[tuple[int, bytes]] = []
+        self.to_friends: list[tuple[int, bytes]] = []
+
+    # Groups.
+
+    @property
+    def group_number_groups(self) -> int:
+        return len(self.groups)
+
+    def group_new(self, state: Tox_Group_Privacy_State, name: bytes, nickname: bytes) -> int:
+        number = max(self.groups, default=-1) + 1
+        self.groups[number] = SimulatedGroup(key_of(("group", number)), name.decode())
+        return number
+
+    def group_get_chat_id(self, number: int) -> bytes:
+        return self.groups[number].chat_id
+
+    def group_get_name(self, number: int) -> bytes:
+        return self.groups[number].name.encode()
+
+    def group_get_privacy_state(self, number: int) -> Tox_Group_Privacy_State:
+        return Tox_Group_Privacy_State.TOX_GROUP_PRIVACY_STATE_PUBLIC
+
+    def group_leave(self, number: int, message: bytes) -> None:
+        del self.groups[number]
+
+    def group_peer_get_public_key(self, number: int, peer: int) -> bytes:
+        return self.groups[number].peers[peer][0]
+
+    def group_peer_get_name(self, number: int, peer: int) -> bytes:
+        return self.groups[number].peers[peer][1].encode()
+
+    def group_peer_get_connection_status(self, number: int, peer: int) -> Tox_Connection:
+        self.calls["connection_status"] += 1
+        return UDP
+
+    def group_send_custom_packet(self, number: int, lossless: bool, data: bytes) -> None:
+        self.calls["public"] += 1
+        self.public.append(data)
+
+    def group_send_custom_private_packet(self, number: int, peer: int, lossless: bool, data: bytes) -> None:
+        self.calls["private"] += 1
+        self.private.append((peer, data))
+
+    # Conferences and friends.
+
+    conference_chatlist: tuple[int, ...] = ()
+
+    def conference_new(self) -> int:
+        number = len(self.conference_peers)
+        self.conference_peers[number] = []
+        return number
+
+    def conference_get_id(self, number: int) -> bytes:
+        return key_of(("conference", number))
+
+    def conference_set_title(self, number: int, title: bytes) -> None:
+        self.title = title
+
+    def conference_get_title(self, number: int) -> bytes:
+        if not hasattr(self, "title"):
+            raise ConferenceTitleInvalidLength
+        return self.title
+
+    def conference_delete(self, number: int) -> None:
+        del self.conference_peers[number]
+
+    def conference_get_peer_count(self, number: int) -> int:
+        return len(self.conference_peers[number])
+
+    def conference_peer_get_public_key(self, number: int, peer: int) -> bytes:
+        return self.conference_peers[number][peer][0]
+
+    def conference_get_peer_name(self, number: int, peer: int) -> bytes:
+        return self.conference_peers[number][peer][1].encode()
+
+    def conference_get_offline_peer_count(self, number: int) -> int:
+        return 0
+
+    def friend_send_lossless_packet(self, number: int, data: bytes) -> None:
+        self.to_friends.append((number, data))
+
+
+class Daemon:
+    """All that `tunfwd daemon` wires together, between toxcore and the device."""
+
+    def __init__(
+        self,
+        content: Content | None = None,
+        known: list[SimulatedGroup] | None = None,
+        rules: tuple[Rule, ...] = (),
+        seed: int = 1,
+    ) -> None:
+        self.content = content or Content()
+        self.saved = 0
+        random = Random(seed)
+        self.tox: Any = SimulatedTox(known or [])
+        self.peers = Peers()
+        own = IPv4Interface("10.77.0.1/16"), IPv6Interface(f"{RANGE6[1]}/48")
+        stack = Stack(own, self.peers.host_state, random, 1500, udp_segmentation=False)
+        self.switch = Switch(stack, Poller(), self.peers)
+        self.portfolio = Portfolio(self.content, Policy(rules, ()), self._save)
+        pings = Pings(self.switch, random)
+        serving = Serving(self.switch, own[0].ip.packed, 5.0, random)
+        device: Any = SimpleNamespace(write=lambda frame: True)
+        self.engine = Engine(device, self.switch, self.portfolio, Callers(self.switch), serving, pings)
+        self.book = AddressBook(RANGE, RANGE6, self.content.addresses)
+        self.contacts = Contacts(
+            self.engine,
+            self.peers,
+            self.portfolio,
+            self.book,
+            self.content,
+            self._save,
+            settings=Settings(),
+            random=random,
+            auto_accept_friends=frozenset(),
+            auto_accept_groups=frozenset(),
+        )
+        self.pacing = Pacing()
+        groups = Groups(self.tox, self.pacing, self.contacts, self._save, self._save, lambda: "us")
+        conferences = Conferences(self.tox, self.contacts, self._save, key_of("us"))
+        self.friends: list[Friend] = []
+        client: Any = SimpleNamespace(groups=groups, conferences=conferences, friends=self.friends)
+        self.groups, self.conferences = groups, conferences
+        self.rooms = Rooms(
+            client, self.peers, self.switch, self.content, self._save, self.contacts.hello, random
+        )
+        self.contacts.attach(client, self.rooms)
+
+    def _save(self) -> None:
+        self.saved += 1
+
+    def settle(self) -> None:
+        """As after each round of toxcore's loop."""
+        self.contacts.iterated()
+        while self.switch.dirty:
+            self.engine.round()
+
+    def join(self, group: Group, number: int, name: str, key: bytes | None = None) -> Peer:
+        """A member comes, under one of toxcore's numbers."""
+        key = key or key_of(name)
+        self.tox.groups[group.number].peers[number] = (key, name)
+        self.groups.on_peer_join(group.number, number)
+        self.settle()
+        peer = self.peers.of(group.members[key])
+        assert peer is not None
+        return peer
+
+    def exit(self, group: Group, number: int) -> None:
+        del self.tox.groups[group.number].peers[number]
+        self.groups.on_peer_exit(group.number, number, Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_TIMEOUT)
+        self.settle()
+
+    def rename(self, group: Group, number: int, name: str) -> None:
+        self.groups.on_peer_name(group.number, number, name.encode())
+
+    def hear(self, group: Group, number: int, *packets: Lossless) -> None:
+        """Packets of a member, to us alone."""
+        for packet in packets:
+            self.groups.on_private(group.number, number, encode(GROUP, packet))
+        self.settle()
+
+    def hear_public(self, group: Group, number: int, *packets: Lossless) -> None:
+        for packet in packets:
+            self.groups.on_public(group.number, number, encode(GROUP, packet))
+        self.settle()
+
+    def greet(self, group: Group, number: int) -> None:
+        """A member says Hello, and that it knows what we know."""
+        self.hear(group, number, Hello(FEATURES, number + 1))
+
+    def befriend(self, name: str) -> Peer:
+        friend = Friend(self.tox, self.pacing, len(self.friends), key_of(name), name)
+        self.friends.append(friend)
+        friend.connection = UDP
+        peer = self.contacts.added(friend, name)
+        self.contacts.contact_online(friend)
+        self.settle()
+        return peer
+
+    def forget_traffic(self) -> None:
+        self.tox.calls.clear()
+        self.tox.public.clear()
+        self.tox.private.clear()
+        self.tox.to_friends.clear()
