@@ -1,8 +1,8 @@
 """Measure tunfwd on this machine, each figure beside the bare carrier in the same run.
 
-Three parts: bare Tox packets between two processes; an application's connection through two daemons and real
-Tox, between two network namespaces; and the same with the packets handed over in memory instead of Tox.
-Machines differ and are shared: compare the ratios of one run, not the figures of two.
+Bare Tox packets between two processes; an application's connections through two daemons and real Tox, between
+two network namespaces, as friends and as members of a group; the same without the link; the cores alone, with
+the packets handed over in memory. Machines differ and are shared: compare the ratios of one run.
 """
 
 import argparse
@@ -12,23 +12,96 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import bench_carrier
 import bench_core
-import trio
 from tabulate import tabulate
 
-from netns.node import Node, befriend
-from netns.topology import Topology
+from netns.node import Node, befriend, stop_all
+from netns.topology import Host, Topology
 
 PORT = 9000
 IDLE_TIME = 5.0  # s
-TIME_LIMIT = 300.0  # s for the client
+IDLE_CONNECTIONS = 1000
+JOIN_TIME = 60.0  # s
+TIME_LIMIT = 300.0  # s for one measurement
+CASES = ("lossless", "lossy unpaced", "lossy round trip", "lossless round trip")
+Figures = dict[str, float]
 Row = tuple[str, str, str, str]
 
 
-def _idle_share(node: Node) -> float:
+@dataclass
+class Pair:
+    """Two daemons that know each other; bob has a service."""
+
+    client: Host
+    alice: Node
+    bob: Node
+
+    def measure(self, name: str, what: str, *values: object) -> Figures:
+        """Measure at the virtual address of the mapping called `name`."""
+        command = [sys.executable, bench_core.APP, what, self.address(name), str(PORT), *map(str, values)]
+        figures: Figures = json.loads(self.client.run(command, timeout=TIME_LIMIT).stdout)
+        return figures
+
+    def address(self, name: str) -> str:
+        """Where the mapping called `name` is reached."""
+        mapping = self.alice.port(name)
+        assert mapping is not None
+        return str(mapping["address"])
+
+    def take(self, name: str, to: str) -> None:
+        """Have bob offer the service to `to`, and alice accept it."""
+        for protocol in ("tcp", "udp"):
+            offered = f"{name}-{protocol}"
+            self.bob.cli("offer", f"{PORT}/{protocol}", "--to", to, "--name", offered)
+            self.alice.wait_for(lambda name=offered: self.alice.offer(name), 20, "the offer is there")
+            self.alice.cli("accept", offered)
+
+
+@contextmanager
+def pair(*, link: bool) -> Iterator[Pair]:
+    """Two friends, and bob's service offered to alice."""
+    nodes: list[Node] = []
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(["alice", "bob"]) as net:
+        server = net["bob"].start(
+            [sys.executable, bench_core.APP, "server", str(PORT)], stdout=subprocess.DEVNULL
+        )
+        try:
+            bootstrap: list[str] = []
+            for name in ("alice", "bob"):
+                Path(folder, name).mkdir()
+                tox = {"local_discovery": False, "bootstrap": bootstrap, "nickname": name}
+                nodes.append(Node(net[name], Path(folder, name), {"tox": tox, "forwarding": {"link": link}}))
+                nodes[-1].start()
+                bootstrap = bootstrap or [nodes[-1].bootstrap()]
+            alice, bob = nodes
+            befriend(bob, alice)
+            both = Pair(net["alice"], alice, bob)
+            both.take("friend", "alice")
+            yield both
+        finally:
+            stop_all(nodes)
+            server.kill()
+            server.wait()
+
+
+def join_group(both: Pair) -> None:
+    """Have both in a group, with the service offered to everyone in it."""
+    both.bob.cli("group", "create", "bench")
+    both.bob.cli("group", "invite", "bench", "alice")
+    alice = both.alice
+    alice.wait_for(lambda: alice.json("group", "list")["groups"], 20, "alice is invited")
+    alice.cli("group", "join", "bench")
+    alice.wait_for(lambda: alice.json("group", "peers", "bench")["peers"], JOIN_TIME, "alice sees bob")
+    both.bob.wait_for(lambda: both.bob.json("group", "peers", "bench")["peers"], JOIN_TIME, "bob sees alice")
+    both.take("member", "group:bench")
+
+
+def idle_share(node: Node) -> float:
     """Return which part of a core a daemon takes that has nothing to do."""
     assert node.daemon is not None
     stat = Path(f"/proc/{node.daemon.pid}/stat")
@@ -38,94 +111,146 @@ def _idle_share(node: Node) -> float:
     return (ticks[1] - ticks[0]) / os.sysconf("SC_CLK_TCK") / IDLE_TIME
 
 
-def friends(seconds: float) -> tuple[dict[str, float], float]:
-    """Measure a service of bob's as alice's applications see it; also what an idle daemon costs."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(["alice", "bob"]) as net:
-        for name in ("alice", "bob"):
-            Path(folder, name).mkdir()
-        with Node(net["alice"], Path(folder, "alice"), {"tox": {"local_discovery": False}}) as alice:
-            settings = {"tox": {"local_discovery": False, "bootstrap": [alice.bootstrap()]}}
-            with Node(net["bob"], Path(folder, "bob"), settings) as bob:
-                befriend(bob, alice)
-                server = net["bob"].start(
-                    [sys.executable, bench_core.APP, "server", str(PORT)], stdout=subprocess.DEVNULL
-                )
-                try:
-                    bob.cli("offer", f"{PORT}/tcp", "--to", "alice", "--name", "bench")
-                    alice.wait_for(lambda: alice.offer("bench"), 20, "the offer is there")
-                    alice.cli("accept", "bench")
-                    mapping = alice.port("bench")
-                    assert mapping is not None
-                    client = [bench_core.APP, "client", mapping["address"], str(PORT), str(seconds)]
-                    result = net["alice"].run([sys.executable, *client], timeout=TIME_LIMIT)
-                    measured: dict[str, float] = json.loads(result.stdout)
-                    time.sleep(3)
-                    return measured, _idle_share(alice)
-                finally:
-                    server.kill()
-                    server.wait()
+def memory(node: Node) -> float:
+    """Return the MB that a daemon occupies."""
+    assert node.daemon is not None
+    status = Path(f"/proc/{node.daemon.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1e3
 
 
-def rows(carrier: dict[str, float], app: dict[str, float], core: dict[str, float], idle: float) -> list[Row]:
-    """Lay out what was measured: what, figure, against what, wanted."""
-    lossless = carrier["lossless"]
-
-    def rate(name: str, value: float) -> Row:
-        return name, f"{value:.1f} MB/s", f"{value / lossless:.0%} of the bare lossless carrier", "85 %"
-
-    def delay(name: str, key: str, wanted: str, *, of: dict[str, float] = app) -> Row:
-        p99 = f"p99 {of[f'{key}_p99'] * 1e3:.2f} ms" if f"{key}_p99" in of else ""
-        return name, f"{of.get(f'{key}_median', of.get(key, 0)) * 1e3:.2f} ms", p99, wanted
-
-    return [
-        ("bare carrier, lossless", f"{lossless:.1f} MB/s", "", ""),
-        ("bare carrier, lossy", f"{carrier['lossy']:.1f} MB/s", "", ""),
-        ("bare round trip, lossy", f"{carrier['lossy round trip'] * 1e3:.2f} ms", "", ""),
-        ("bare round trip, lossless", f"{carrier['lossless round trip'] * 1e3:.2f} ms", "", ""),
-        rate("friend: one TCP stream up", app["upload"]),
-        rate("friend: one TCP stream down", app["download"]),
-        delay("friend: 1-byte round trip, median", "round_trip", "1 ms"),
-        delay("friend: connect to first echoed byte, median", "first_byte", "5 ms"),
-        ("friend: 200 connections at once, all served", f"{app['connections_200']:.2f} s", "", "2 s"),
-        ("idle daemon", f"{idle:.1%} of a core", "", "1 %"),
-        ("in memory: one TCP stream up", f"{core['upload']:.0f} MB/s", "both ends on one core", "60 MB/s"),
-        (
-            "in memory: one TCP stream down",
-            f"{core['download']:.0f} MB/s",
-            "both ends on one core",
-            "60 MB/s",
-        ),
-        delay("in memory: 1-byte round trip, median", "round_trip", "", of=core),
-        delay("in memory: connect to first echoed byte, median", "first_byte", "", of=core),
-    ]
+def idle_connections(both: Pair) -> float:
+    """Return by how many MB the larger daemon grows with connections that do nothing."""
+    before = [memory(node) for node in (both.alice, both.bob)]
+    arguments = ["hold", both.address("friend-tcp"), str(PORT), str(IDLE_CONNECTIONS)]
+    command = [sys.executable, bench_core.APP, *arguments]
+    with both.client.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        grown = max(memory(node) - old for node, old in zip((both.alice, both.bob), before, strict=True))
+        assert holder.stdin is not None
+        holder.stdin.close()
+    return grown
 
 
-def main() -> int:
+def carrier(kind: str, seconds: float) -> Figures:
+    """Measure the bare carrier between friends, or between members of a group."""
+    print(f"# bare carrier, {kind}", flush=True)
+    script = Path(__file__).with_name("bench_carrier.py")
+    options = ["--seconds", str(seconds), "--cases", ",".join(CASES), "--kind", kind, "--json"]
+    run = subprocess.run(
+        [sys.executable, script, *options], stdout=subprocess.PIPE, text=True, check=True, timeout=TIME_LIMIT
+    )
+    *table, results = run.stdout.splitlines()
+    print(*table, sep="\n", flush=True)
+    figures = {}
+    for case, result in zip(CASES, json.loads(results), strict=True):
+        trips = sorted(result["round_trips"])
+        figures[case] = trips[len(trips) // 2] if trips else result["megabytes_per_second"]
+    return figures
+
+
+def milliseconds(seconds: float) -> str:
+    """Write a delay."""
+    return f"{seconds * 1e3:.2f} ms"
+
+
+def delay_rows(who: str, figures: Figures, wanted: dict[str, str]) -> list[Row]:
+    """Lay out the delays."""
+    rows = []
+    for key, title in (("round_trip", "1-byte round trip"), ("first_byte", "connect to first echoed byte")):
+        p99 = f"p99 {milliseconds(figures[f'{key}_p99'])}"
+        rows.append(
+            (f"{who}: {title}, median", milliseconds(figures[f"{key}_median"]), p99, wanted.get(key, ""))
+        )
+    for count in (200, 1000):
+        key = f"connections_{count}"
+        rows.append((f"{who}: {count} connections at once", f"{figures[key]:.2f} s", "", wanted.get(key, "")))
+    return rows
+
+
+def rate_rows(who: str, figures: Figures, *against: tuple[str, float, str]) -> list[Row]:
+    """Lay out the rates, each against bare ones."""
+    rows = []
+    for key in ("upload", "download"):
+        ratios = ", ".join(f"{figures[key] / rate:.2f} x {name}" for name, rate, _ in against)
+        wanted = ", ".join(wanted for *_, wanted in against)
+        rows.append((f"{who}: one TCP stream, {key}", f"{figures[key]:.1f} MB/s", ratios, wanted))
+    return rows
+
+
+def measure(seconds: float) -> list[Row]:
+    """Measure everything; return the table."""
+    rows: list[Row] = []
+    bare = {kind: carrier(kind, seconds) for kind in ("friend", "group")}
+    for kind, figures in bare.items():
+        for case in CASES:
+            trip = "trip" in case
+            figure = milliseconds(figures[case]) if trip else f"{figures[case]:.1f} MB/s"
+            rows.append((f"bare carrier, {kind}: {case}", figure, "", ""))
+    print("# two daemons, with the link", flush=True)
+    with pair(link=True) as both:
+        friend = both.measure("friend-tcp", "delays") | both.measure("friend-tcp", "rates", seconds)
+        wanted = {"round_trip": "0.35 / 1 ms", "first_byte": "1.5 ms", "connections_1000": "3 s"}
+        rows += rate_rows(
+            "friend",
+            friend,
+            ("bare lossless", bare["friend"]["lossless"], "10"),
+            ("bare lossy", bare["friend"]["lossy unpaced"], "0.5"),
+        )
+        rows += delay_rows("friend", friend, wanted)
+        loaded = both.measure("friend-tcp", "loaded")
+        p99 = f"p99 {milliseconds(loaded['loaded_p99'])}"
+        rows.append(
+            ("friend: 1-byte round trip under load", milliseconds(loaded["loaded_median"]), p99, "10 ms")
+        )
+        lost = both.measure("friend-udp", "datagrams", 10)["lost"]
+        rows.append(("friend: UDP, 10 000 x 1200 bytes a second: lost", f"{lost:.3%}", "", "0.1 %"))
+        grown = idle_connections(both)
+        rows.append((f"memory of {IDLE_CONNECTIONS} idle connections", f"{grown:.0f} MB", "", "50 MB"))
+        time.sleep(3)
+        rows.append(
+            ("idle pair with a running mapping", f"{idle_share(both.alice):.2%} of a core", "", "0.5 %")
+        )
+        join_group(both)
+        member = both.measure("member-tcp", "delays") | both.measure("member-tcp", "rates", seconds)
+        rows += rate_rows(
+            "group member",
+            member,
+            ("bare lossless", bare["group"]["lossless"], "0.85"),
+            ("the friend", min(friend["upload"], friend["download"]), "0.9"),
+        )
+        rows += delay_rows("group member", member, {})
+    print("# two daemons, without the link", flush=True)
+    with pair(link=False) as both:
+        plain = both.measure("friend-tcp", "delays") | both.measure("friend-tcp", "rates", seconds)
+        rows += rate_rows("no link", plain, ("bare lossless", bare["friend"]["lossless"], "0.85"))
+        rows += delay_rows(
+            "no link", plain, {"round_trip": "1 ms", "first_byte": "5 ms", "connections_200": "2 s"}
+        )
+    print("# two cores, packets in memory", flush=True)
+    for link in (True, False):
+        name = f"in memory, {'link' if link else 'no link'}"
+        figures = bench_core.measure(min(seconds, 5.0), PORT, link=link)
+        rows += [
+            (f"{name}: {key}", f"{figures[key]:.0f} MB/s", "both ends on one core", "60 MB/s")
+            for key in ("upload", "download")
+        ]
+        rows += delay_rows(name, figures, {})
+    return rows
+
+
+def main() -> None:
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="for each bulk transfer; default 10, at most 25"
+        "--seconds", type=float, default=10.0, help="for each transfer; default 10, at most 25"
     )
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench: network namespaces need root")
-    print("# bare carrier", flush=True)
-    cases = ("lossless", "lossy", "lossy round trip", "lossless round trip")
-    carrier = {}
-    for case, result in zip(cases, trio.run(bench_carrier.main, arguments.seconds, cases), strict=True):
-        median = sorted(result.round_trips)[len(result.round_trips) // 2] if result.round_trips else 0.0
-        carrier[case] = median or result.megabytes_per_second
-    print("# two daemons, real Tox", flush=True)
-    app, idle = friends(arguments.seconds)
-    print("# two cores, packets in memory", flush=True)
-    core = bench_core.measure(min(arguments.seconds, 5.0), PORT)
-    print(
-        tabulate(
-            rows(carrier, app, core, idle), headers=("what", "measured", "", "wanted"), disable_numparse=True
-        )
-    )
-    return 0
+    rows = measure(arguments.seconds)
+    print(tabulate(rows, headers=("what", "measured", "", "wanted"), disable_numparse=True))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

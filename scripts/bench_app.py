@@ -1,10 +1,11 @@
-"""The applications of the benchmark: a server, and a client that measures. Plain sockets, no tunfwd in them.
+"""The applications of the benchmark: a server, and clients that measure. Plain sockets, no tunfwd in them.
 
-    bench_app.py server PORT
-    bench_app.py client HOST PORT SECONDS     prints one JSON object; each bulk transfer takes SECONDS
+    bench_app.py server PORT                    TCP and UDP
+    bench_app.py MEASUREMENT HOST PORT [VALUE]  prints one JSON object, of seconds and MB/s
 
-The first byte of a connection says what the server does: e(cho), s(ink, then says how much it got), or
-g(ive for as many tenths of a second as the next byte says).
+The first byte of a TCP connection says what the server does: e(cho), s(ink, then says how much it got), or
+g(ive for as many tenths of a second as the next byte says). It counts UDP datagrams, and answers a "?" with
+how many there were.
 """
 
 import json
@@ -19,15 +20,33 @@ from collections.abc import Callable
 CHUNK = 256 * 1024
 ROUND_TRIPS = 500
 CONNECTS = 200
+LOAD_TIME = 8.0  # s
+DATAGRAM_RATE = 10_000  # a second
+DATAGRAM_SIZE = 1200  # bytes
 TIME_LIMIT = 120.0  # s for any single wait
 
 
 def serve(port: int) -> None:
+    threading.Thread(target=_count, args=(port,), daemon=True).start()
     listener = socket.create_server(("0.0.0.0", port), backlog=4096)
     print("ready", flush=True)
     while True:
         connection, _ = listener.accept()
         threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+
+
+def _count(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        receiver.bind(("0.0.0.0", port))
+        received = 0
+        while True:
+            data, sender = receiver.recvfrom(65536)
+            if data == b"?":
+                receiver.sendto(b"%d" % received, sender)
+                received = 0
+            else:
+                received += 1
 
 
 def _answer(connection: socket.socket) -> None:
@@ -54,9 +73,14 @@ def _connect(address: tuple[str, int]) -> socket.socket:
     return connection
 
 
-def upload(address: tuple[str, int], seconds: float) -> float:
-    """Return MB/s, from the first byte sent to the server's word that it got the last."""
+def upload(address: tuple[str, int], seconds: float, congestion: str = "") -> float:
+    """Return MB/s, from the first byte sent to the server's word that it got the last.
+
+    `congestion` is the kernel's algorithm for this connection, where not the usual one.
+    """
     with _connect(address) as connection:
+        if congestion:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
         connection.sendall(b"s")
         started = time.perf_counter()
         sent = 0
@@ -134,8 +158,47 @@ def at_once(address: tuple[str, int], count: int) -> float:
     return time.perf_counter() - started
 
 
-def quantile(times: list[float], part: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(len(times) * part))]
+def loaded_round_trips(address: tuple[str, int]) -> list[float]:
+    """Return round trips of one byte while another connection is kept full, in s."""
+    load = threading.Thread(target=upload, args=(address, LOAD_TIME), daemon=True)
+    load.start()
+    time.sleep(2)
+    times = round_trips(address, 0.005)
+    load.join()
+    return times
+
+
+def datagrams(address: tuple[str, int], seconds: float) -> dict[str, float]:
+    """Send datagrams at a steady rate; return the part of them that the server did not get."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect(address)
+        sender.settimeout(TIME_LIMIT)
+        sender.send(b"?")
+        sender.recv(64)
+        started = time.perf_counter()
+        total = int(DATAGRAM_RATE * seconds)
+        sent = 0
+        while sent < total:
+            due = min(total, int((time.perf_counter() - started) * DATAGRAM_RATE))
+            while sent < due:
+                sender.send(bytes(DATAGRAM_SIZE))
+                sent += 1
+            time.sleep(0.0005)
+        time.sleep(1)
+        sender.send(b"?")
+        return {"lost": 1 - int(sender.recv(64)) / sent}
+
+
+def hold(address: tuple[str, int], count: int) -> None:
+    """Keep `count` connections open, each used once, until stdin ends."""
+    connections = []
+    for _ in range(count):
+        connection = _connect(address)
+        connection.sendall(b"e.")
+        assert connection.recv(1) == b"."
+        connections.append(connection)
+    print("ready", flush=True)
+    sys.stdin.read()
 
 
 def _after_a_rest(
@@ -147,24 +210,52 @@ def _after_a_rest(
     return transfer(address, seconds)
 
 
-def measure(address: tuple[str, int], seconds: float) -> dict[str, float]:
-    echoes, firsts = round_trips(address), first_bytes(address)
+def _quantiles(name: str, times: list[float]) -> dict[str, float]:
+    ordered = sorted(times)
+    return {f"{name}_median": ordered[len(ordered) // 2], f"{name}_p99": ordered[len(ordered) * 99 // 100]}
+
+
+def delays(address: tuple[str, int]) -> dict[str, float]:
+    """Measure what has to be quick."""
     return {
-        "round_trip_median": quantile(echoes, 0.5),
-        "round_trip_p99": quantile(echoes, 0.99),
-        "first_byte_median": quantile(firsts, 0.5),
-        "first_byte_p99": quantile(firsts, 0.99),
+        **_quantiles("round_trip", round_trips(address)),
+        **_quantiles("first_byte", first_bytes(address)),
         "connections_200": at_once(address, 200),
+        "connections_1000": at_once(address, 1000),
+    }
+
+
+def rates(address: tuple[str, int], seconds: float) -> dict[str, float]:
+    """Measure what has to be much."""
+    return {
         "upload": _after_a_rest(upload, address, seconds),
         "download": _after_a_rest(download, address, seconds),
     }
 
 
-if __name__ == "__main__":
-    match sys.argv[1:]:
+def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
+    match arguments:
         case ["server", port]:
             serve(int(port))
-        case ["client", host, port, seconds]:
-            print(json.dumps(measure((host, int(port)), float(seconds))))
+            return
+        case ["delays", host, port]:
+            result = delays((host, int(port)))
+        case ["rates", host, port, seconds]:
+            result = rates((host, int(port)), float(seconds))
+        case ["loaded", host, port]:
+            result = _quantiles("loaded", loaded_round_trips((host, int(port))))
+        case ["datagrams", host, port, seconds]:
+            result = datagrams((host, int(port)), float(seconds))
+        case ["upload", host, port, seconds, congestion]:
+            result = {"upload": upload((host, int(port)), float(seconds), congestion)}
+        case ["hold", host, port, count]:
+            hold((host, int(port)), int(count))
+            return
         case _:
             sys.exit(__doc__)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what bare Tox packets do between two processes on this machine, with nothing above the client.
 
-    bench_carrier.py [--seconds N] [--cases lossless,both,lossy,...] [--group]
+    bench_carrier.py [--seconds N] [--cases lossless,both,lossy,...]
 
 This is what everything above the carrier is compared with. `run_cases` is for other benchmarks.
 """
@@ -14,16 +14,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import trio
 
+from tunfwd.tox import memory
 from tunfwd.tox.client import Client
-from tunfwd.tox.contacts import Contact, Friend
+from tunfwd.tox.contacts import Contact
 from tunfwd.tox.groups import GroupInvitation
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.settings import Node, Settings
+from tunfwd.tun import privileges
 
 SIZE = 1372  # bytes of a packet, prefix included
 OFFERED = 60_000  # packets/s in the paced lossy case
@@ -60,62 +62,57 @@ class Result:
 class Endpoint(Handler):
     """Sends what it is told to, counts what comes, answers pings."""
 
-    def __init__(self, kind: str = "friend") -> None:
+    def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.friend_online = trio.Event()
         self.online = trio.Event()
         self.contact: Contact | None = None
         self.client: Client | None = None
-        self.friend = trio.Event()
         self.received = 0
         self.sent = 0
         self.peer_count = -1
         self.pong = trio.Event()
         self.send: Callable[[], None] | None = None
         self.until = 0.0
+        self.invited: bytes | None = None
 
     def contact_online(self, contact: Contact) -> None:
-        if isinstance(contact, Friend):
-            self.friend.set()
+        if contact.kind == "friend":
+            self.friend_online.set()
         if contact.kind == self.kind:
             self.contact = contact
             self.online.set()
 
     def group_invitation(self, invitation: GroupInvitation) -> None:
-        assert self.client is not None
-        self.client.groups.accept(invitation.chat_id)
+        self.invited = invitation.chat_id
 
     def lossless(self, contact: Contact, data: bytes) -> None:
-        if contact is not self.contact:
-            return
-        prefix = contact.carrier.lossless
-        data = data[len(prefix) :]
-        match data[:1]:
+        data = data[len(contact.carrier.lossless) - 1 :]
+        match data[1:2]:
             case b"d":
                 self.received += 1
             case b"p":
-                contact.send_lossless(prefix + PONG)
+                contact.send_lossless(contact.carrier.lossless + PONG)
             case b"o":
                 self.pong.set()
             case b"s":
-                seconds = float(data[1:])
+                seconds = float(data[2:])
                 self.received = self.sent = 0
                 self.start(self.fill_lossless, seconds)
             case b"c":
-                if len(data) > 1:
-                    self.peer_count = int(data[1:])
+                if len(data) > 2:
+                    self.peer_count = int(data[2:])
                 else:
-                    contact.send_lossless(prefix + COUNT + b"%d" % self.received)
+                    contact.send_lossless(contact.carrier.lossless + COUNT + b"%d" % self.received)
                     self.received = 0
 
     def lossy(self, contact: Contact, data: bytes) -> None:
-        if contact is not self.contact:
-            return
-        prefix = contact.carrier.extension
-        match data[len(prefix) : len(prefix) + 1]:
+        data = data[len(contact.carrier.lossy) - 1 :]
+        match data[1:2]:
             case b"d":
                 self.received += 1
             case b"p":
-                contact.send_lossy(prefix + PONG)
+                contact.send_lossy(contact.carrier.extension + PONG)
             case b"o":
                 self.pong.set()
 
@@ -126,21 +123,20 @@ class Endpoint(Handler):
         self.send = send
 
     def iterated(self) -> None:
+        if self.invited is not None:
+            assert self.client is not None
+            self.client.groups.accept(self.invited)
+            self.invited = None
         if self.send is not None:
             if time.monotonic() >= self.until:
                 self.send = None
             else:
                 self.send()
 
-    @property
-    def lossless_size(self) -> int:
-        assert self.contact is not None
-        return min(SIZE, self.contact.carrier.lossless_limit)
-
     def fill_lossless(self) -> None:
         assert self.contact is not None
         packet = self.contact.carrier.lossless + DATA
-        packet += b"x" * (self.lossless_size - len(packet))
+        packet += b"x" * (min(SIZE, self.contact.carrier.lossless_limit) - len(packet))
         while self.contact.send_lossless(packet):
             self.sent += 1
 
@@ -160,7 +156,7 @@ class Endpoint(Handler):
         packet = self.contact.carrier.extension + DATA
         packet += b"x" * (SIZE - len(packet))
         due = int((time.monotonic() - self.began) * OFFERED)
-        for _ in range(min(due - self.sent, BATCH)):
+        while self.sent < due:
             self.contact.send_lossy(packet)
             self.sent += 1
         self.client.wake()
@@ -178,14 +174,16 @@ async def _count(here: Endpoint) -> int:
 
 
 async def _bulk(here: Endpoint, name: str, send: Callable[[], None], seconds: float) -> Result:
+    assert here.contact is not None
+    lossless = send == here.fill_lossless
+    size = min(SIZE, here.contact.carrier.lossless_limit) if lossless else SIZE
     result = Result(name)
-    size = here.lossless_size if send == here.fill_lossless else SIZE
     await _count(here)
     cpu, began, last = time.process_time(), time.monotonic(), 0
     here.start(send, seconds)
     while here.send is not None:
         await trio.sleep(1)
-        result.by_second.append((here.sent - last) * size / 1e6)
+        result.by_second.append((here.sent - last) * SIZE / 1e6)
         last = here.sent
     cpu = time.process_time() - cpu
     received = await _count(here)
@@ -206,7 +204,7 @@ async def _both(here: Endpoint, seconds: float) -> list[Result]:
     here.received = 0
     here.contact.send_lossless(here.contact.carrier.lossless + START + b"%f" % seconds)
     sent = await _bulk(here, "lossless, both ways: sent", here.fill_lossless, seconds)
-    received = Result("lossless, both ways: received", here.received * here.lossless_size / seconds / 1e6)
+    received = Result("lossless, both ways: received", here.received * SIZE / seconds / 1e6)
     return [sent, received]
 
 
@@ -255,7 +253,7 @@ async def run_cases(here: Endpoint, seconds: float, cases: tuple[str, ...] = CAS
     return results
 
 
-async def peer_main(node: str, key: str, kind: str) -> None:
+async def peer_main(kind: str, node: str, key: str) -> None:
     """Be the other side, for as long as stdin is open."""
     here = Endpoint(kind)
     with tempfile.TemporaryDirectory() as folder:
@@ -273,14 +271,14 @@ async def peer_main(node: str, key: str, kind: str) -> None:
 
 
 async def main(seconds: float, cases: tuple[str, ...], kind: str = "friend") -> list[Result]:
-    """Start the other side, wait for it, measure."""
+    """Start the other side, wait for it, measure. `kind` is "friend" or "group": two members of one."""
     here = Endpoint(kind)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(savedata=Path(folder) / "identity", local_discovery=False)
         with Client(settings, here) as client:
             here.client = client
             node = Node("127.0.0.1", client.udp_port or 0, client.dht_key)
-            command = [sys.executable, __file__, "--peer", str(node), client.public_key.hex(), kind]
+            command = [sys.executable, __file__, "--peer", kind, str(node), client.public_key.hex()]
             with subprocess.Popen(  # noqa: ASYNC220 before the loop runs
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ) as peer:
@@ -289,10 +287,10 @@ async def main(seconds: float, cases: tuple[str, ...], kind: str = "friend") -> 
                 client.friends.add_key(bytes.fromhex(json.loads(peer.stdout.readline())))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client.run)
-                    with trio.fail_after(90):
-                        await here.friend.wait()
-                        await trio.sleep(2)  # until both know the other's address, which groups need
+                    with trio.fail_after(60):
+                        await here.friend_online.wait()
                         if kind == "group":
+                            await trio.sleep(1)  # until the other side sees us online, too
                             client.groups.invite(client.groups.create("bench"), next(iter(client.friends)))
                         await here.online.wait()
                     await trio.sleep(2)
@@ -306,11 +304,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--group", action="store_true", help="between members of a group, not friends")
-    parser.add_argument("--peer", nargs=3, metavar=("NODE", "KEY", "KIND"), help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="also print one line of JSON, at the end")
+    parser.add_argument("--kind", choices=("friend", "group"), default="friend")
+    parser.add_argument("--peer", nargs=3, metavar=("KIND", "NODE", "KEY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    privileges.drop()  # as the daemon does
+    memory.never_lock()
     if arguments.peer:
         trio.run(peer_main, *arguments.peer)
     else:
-        kind = "group" if arguments.group else "friend"
-        trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")), kind)
+        results = trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")), arguments.kind)
+        if arguments.json:
+            print(json.dumps([asdict(result) for result in results]))

@@ -27,13 +27,13 @@ from tunfwd.daemon.serving import Serving
 from tunfwd.daemon.state import Content
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.policy import Action, Rule
-from tunfwd.forwarding.session import Session
+from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, Session, Settings
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller
 from tunfwd.tun import network
 from tunfwd.tun.device import Device
 from tunfwd.wire.carriers import FRIEND
-from tunfwd.wire.packets import Protocol
+from tunfwd.wire.packets import Feature, Protocol
 
 QUEUE = 4096  # packets that the carrier holds, one way
 BATCH = 256  # packets handed over before the other side gets its turn
@@ -73,7 +73,7 @@ class MemoryContact:
 class Core:
     """A daemon without Tox, and without the privileges it gave up."""
 
-    def __init__(self, host: Host, contact: MemoryContact, poller: Poller) -> None:
+    def __init__(self, host: Host, contact: MemoryContact, poller: Poller, features: Feature) -> None:
         self.contact: Any = contact
         peers = Peers()
         self.device = _in_namespace(host, _open_device)
@@ -88,7 +88,12 @@ class Core:
             Serving(self.switch, OWN[0].ip.packed, 10.0, random.SystemRandom()),
             Pings(self.switch, random.SystemRandom()),
         )
-        session = Session(FRIEND, epoch=random.getrandbits(64), random=random.SystemRandom())
+        session = Session(
+            FRIEND,
+            epoch=random.getrandbits(64),
+            random=random.SystemRandom(),
+            settings=Settings(features),
+        )
         self.peer = Peer(self.contact, session, "peer", "peer", PEER[0].ip, PEER[1].ip)
         self.engine.add(self.peer)
 
@@ -120,10 +125,12 @@ def _in_namespace(host: Host, action: Callable[[], Device]) -> Device:
         netns.popns()
 
 
-async def _measure(client: Host, server: Host, port: int, seconds: float) -> dict[str, float]:
+async def _measure(
+    client: Host, server: Host, port: int, seconds: float, features: Feature
+) -> dict[str, float]:
     poller = Poller()
     to_server, to_client = MemoryContact(), MemoryContact()
-    using, serving = Core(client, to_server, poller), Core(server, to_client, poller)
+    using, serving = Core(client, to_server, poller, features), Core(server, to_client, poller, features)
     with trio.fail_after(TIME_LIMIT):
         async with trio.open_nursery() as nursery:
             await nursery.start(poller.run)
@@ -135,25 +142,28 @@ async def _measure(client: Host, server: Host, port: int, seconds: float) -> dic
             serving.portfolio.offer(serving.peer, Protocol.TCP, port, "bench", None, "auto")
             serving.switch.touch(serving.peer)
             await trio.sleep(0.2)
-            command = client.command(
-                [sys.executable, APP, "client", PEER[0].ip.compressed, str(port), str(seconds)]
-            )
-            result = await trio.run_process(command, capture_stdout=True)
+            measured: dict[str, float] = {}
+            for what in (["delays"], ["rates", str(seconds)]):
+                arguments = [what[0], PEER[0].ip.compressed, str(port), *what[1:]]
+                command = client.command([sys.executable, APP, *arguments])
+                result = await trio.run_process(command, capture_stdout=True)
+                measured |= json.loads(result.stdout)
             nursery.cancel_scope.cancel()
     for core in (using, serving):
         core.device.close()
-    measured: dict[str, float] = json.loads(result.stdout)
     return measured
 
 
-def measure(seconds: float = 5.0, port: int = 9000) -> dict[str, float]:
+def measure(seconds: float = 5.0, port: int = 9000, *, link: bool = True) -> dict[str, float]:
     """Return what `bench_app.measure` does, through two cores and an in-memory carrier."""
     with Topology(["client", "server"]) as net:
         serving = net["server"].start([sys.executable, APP, "server", str(port)], stdout=subprocess.PIPE)
         try:
             assert serving.stdout is not None
             serving.stdout.readline()
-            return trio.run(_measure, net["client"], net["server"], port, seconds)
+            return trio.run(
+                _measure, net["client"], net["server"], port, seconds, FEATURES if link else CARRIER_FEATURES
+            )
         finally:
             serving.kill()
             serving.wait()

@@ -39,6 +39,7 @@ PURE = {
     "types",
     "typing",
     "unicodedata",
+    "zlib",  # crc32
 }
 
 # What only one part of the program may use.

@@ -35,6 +35,7 @@ UDP_IDLE = 4.0  # s
 CONFIG: Mapping[str, Mapping[str, Any]] = {
     "forwarding": {"connect_timeout": CONNECT_TIMEOUT, "udp_idle": UDP_IDLE}
 }
+OVER_BOTH = {"test_streams", "test_services", "test_datagrams"}
 RULES = """
 [[rule]]
 contact = "{friend}"
@@ -95,19 +96,31 @@ def network(net: Topology, folder: Path) -> Iterator[ToxNode]:
         yield node
 
 
-def settings(network: ToxNode) -> dict[str, Mapping[str, Any]]:
+def settings(network: ToxNode, *, link: bool = True) -> dict[str, Mapping[str, Any]]:
     """A daemon's configuration."""
-    return {"tox": {"bootstrap": [network.bootstrap]}, **CONFIG}
+    forwarding = {**CONFIG["forwarding"], "link": link}
+    return {**CONFIG, "tox": {"bootstrap": [network.bootstrap]}, "forwarding": forwarding}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What moves data is tried over the link and over the bare carriers; the rest as it is by default."""
+    if "both" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        carriers = ["link", "carriers"] if module in OVER_BOTH else ["link"]
+        metafunc.parametrize("both", carriers, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def both(net: Topology, folder: Path, network: ToxNode) -> Iterator[tuple[Node, Node]]:
+def both(
+    net: Topology, folder: Path, network: ToxNode, request: pytest.FixtureRequest
+) -> Iterator[tuple[Node, Node]]:
     nodes = []
     with ExitStack() as stack:
         for name, friend in (("alice", "bob"), ("bob", "alice")):
-            (folder / name).mkdir()
-            node = Node(net[name], folder / name)
-            node.configure(settings(network))
+            place = folder / f"{name}-{request.param}"
+            place.mkdir()
+            node = Node(net[name], place)
+            node.configure(settings(network, link=request.param == "link"))
             node.config_file.write_text(node.config_file.read_text() + RULES.format(friend=friend))
             nodes.append(stack.enter_context(node))
         alice, bob = nodes
@@ -150,6 +163,12 @@ def alice(pair: tuple[Node, Node]) -> Node:
 @pytest.fixture
 def bob(pair: tuple[Node, Node]) -> Node:
     return pair[1]
+
+
+@pytest.fixture
+def linked(request: pytest.FixtureRequest) -> bool:
+    """Whether alice and bob have the link."""
+    return bool(request.node.callspec.params["both"] == "link")
 
 
 @dataclass(frozen=True)

@@ -98,11 +98,13 @@ def test_an_idle_flow_ends_and_a_new_one_begins(forward: Forwards) -> None:
 
 
 @pytest.mark.parametrize("fragmentable", [False, True])
-def test_too_large_is_said(forward: Forwards, fragmentable: bool) -> None:
+def test_too_large_is_said(forward: Forwards, fragmentable: bool, linked: bool) -> None:
     """With DF the path MTU is learnt, and the kernel refuses the next one itself.
 
     Without DF nothing larger than a packet can go either, as fragments are put together before they leave.
     """
+    if linked:
+        pytest.skip("the link cuts large datagrams")
     port = forward("udp")
     with UdpEcho(port.serving.host, port.port), client_of(port) as client:
         exchange(client, b"small")
@@ -123,6 +125,15 @@ def test_too_large_is_said(forward: Forwards, fragmentable: bool) -> None:
         client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # what was said of the large one
         for size in (LARGEST, 10):  # the flow lives
             exchange(client, bytes(size))
+
+
+def test_large_datagrams_are_cut_and_put_together(forward: Forwards, linked: bool) -> None:
+    if not linked:
+        pytest.skip("the bare carriers cut nothing")
+    port = forward("udp")
+    with UdpEcho(port.serving.host, port.port), client_of(port) as client:
+        for size in (LARGEST, LARGEST + 1, 5000, 30_000, 65_507):
+            exchange(client, bytes(range(256)) * (size // 256) + bytes(size % 256))
 
 
 def test_a_burst_loses_the_oldest_and_nothing_else_breaks(forward: Forwards) -> None:

@@ -9,7 +9,8 @@ from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.negotiation import Limits
-from tunfwd.forwarding.session import FEATURES, Session, Settings
+from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
+from tunfwd.forwarding.session import Session, Settings
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.wire.carriers import FRIEND, Carrier
 from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
@@ -132,7 +133,7 @@ class Side:
     def leaks(self) -> dict[str, int]:
         """What a session holds for flows; all zero when none is left."""
         negotiation = self.session._negotiation
-        transport = self.session._transport
+        transport = self.session._lossless
         flow_ids = sum(isinstance(owner, Flow) for owner in negotiation._ids.values())
         timers = sum(isinstance(owner, Flow) for owner in negotiation.timers._deadlines)
         return {
@@ -208,7 +209,7 @@ class Pair:
             self.trace.append((name, packet))
             path.lossless.append((self.now + path.delay, packet))
             worked = True
-        while (packet := side.session.next_datagram()) is not None:
+        for packet in side.session.lossy_to_send(self.now):
             path.lossy.append((self.now + path.delay, packet))
             worked = True
         for queue, receive in (
@@ -315,7 +316,7 @@ class Plain:
 
     def heard_datagrams(self) -> list[tuple[int, bytes]]:
         packets = []
-        while (packet := self.session.next_datagram()) is not None:
+        for packet in self.session.lossy_to_send(self.now):
             assert packet[:1] == b"\xc8"
             packets.append((int.from_bytes(packet[1:5], "little"), packet[5:]))
         return packets

@@ -7,7 +7,8 @@ from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.lossless import MAX_UNREAD, SCARCE_BUFFER, SEND_BUFFER, WINDOW
 from tunfwd.forwarding.mapping import Origin
 from tunfwd.forwarding.negotiation import HELD_TIMEOUT, MAX_FLOWS, MAX_HELD, Limits, Misuse
-from tunfwd.forwarding.session import FEATURES, HELLO_INTERVAL
+from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
+from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
@@ -143,7 +144,7 @@ def test_a_slow_reader_stops_its_own_writer_only(pair: Pair) -> None:
         written += slow.write(b"s" * 65536)
         pair.run(0.2)
     assert written == WINDOW + SEND_BUFFER
-    assert pair.a.session._transport.unread == WINDOW
+    assert pair.a.session._lossless.unread == WINDOW
     before = pair.b.events.count(ev.Writable(slow))
     for _ in range(50):
         assert quick.write(b"q" * 65536) == 65536
@@ -154,7 +155,7 @@ def test_a_slow_reader_stops_its_own_writer_only(pair: Pair) -> None:
         pair.run(0.11)
     assert len(pair.a.got[slow_end]) == written
     assert pair.b.events.count(ev.Writable(slow)) == before + 1
-    assert pair.a.session._transport.unread == 0
+    assert pair.a.session._lossless.unread == 0
 
 
 def test_back_pressure_of_the_carrier_loses_and_reorders_nothing() -> None:
@@ -283,7 +284,7 @@ def test_more_datagrams_than_the_carrier_takes_drop_the_oldest() -> None:
     pair.b.session.ping(1, pair.now)  # has no room, and harms nothing
     pair.settle()
     assert pair.a.datagrams[end] == [b"%d" % i for i in range(476, 1500)]
-    assert pair.b.session._transport.dropped_datagrams == 476
+    assert pair.b.session._lossless.dropped_datagrams == 476
 
 
 def test_killing_an_offer_ends_all_its_connections(pair: Pair) -> None:
@@ -450,7 +451,7 @@ def test_everything_comes_back_after_a_disconnect(when: str) -> None:
         pair.run(1)
     pair.disconnect()
     assert pair.b.session.next_packet() is None
-    assert pair.b.session.next_datagram() is None
+    assert not pair.b.session.lossy_to_send(pair.now)
     for mapping in (*pair.a.session.mappings, *pair.b.session.mappings):
         assert mapping.state is MappingState.WAITING
     if when == "flow requested":
@@ -583,7 +584,7 @@ def test_pings_of_a_peer_without_the_feature_are_not_answered() -> None:
     pair.connect()
     pair.serve()
     pair.a.session.receive_lossy(bytes.fromhex("c9000100000000000000"), pair.now)
-    assert pair.a.session.next_datagram() is None
+    assert not pair.a.session.lossy_to_send(pair.now)
     assert pair.a.session.counters["extension_unknown"] == 1
     assert not pair.b.session.ping(1, pair.now)
 
@@ -670,7 +671,7 @@ def test_a_peer_past_its_credit_is_reset(pair: Pair) -> None:
         pair.run(0.2)
     assert pair.a.ended == {serving: Reason.OVERFLOW}
     assert pair.b.ended == {using: Reason.OVERFLOW}
-    assert pair.a.session._transport.unread == 0
+    assert pair.a.session._lossless.unread == 0
 
 
 def test_data_after_fin_is_a_violation(pair: Pair) -> None:
@@ -696,7 +697,7 @@ def test_all_flows_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> Non
         using.write(bytes(100_000))
         pair.settle()
     assert list(pair.a.ended.values()) == [Reason.OVERFLOW]
-    assert pair.a.session._transport.unread == 300_000
+    assert pair.a.session._lossless.unread == 300_000
 
 
 def test_many_flows_that_nobody_reads_hold_little_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -713,7 +714,7 @@ def test_many_flows_that_nobody_reads_hold_little_each(monkeypatch: pytest.Monke
     pair.run(1)
     assert {event.flow for event in pair.b.events if isinstance(event, ev.Writable)} == set(flows)
     assert flows[0].space == SEND_BUFFER
-    assert pair.b.session._transport.unsent == 0
+    assert pair.b.session._lossless.unsent == 0
 
 
 def test_a_finish_before_the_flow_is_open_is_kept() -> None:

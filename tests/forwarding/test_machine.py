@@ -16,7 +16,8 @@ from tests.forwarding.pair import Answer, Pair, Side
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.mapping import Origin
 from tunfwd.forwarding.negotiation import Misuse
-from tunfwd.forwarding.session import FEATURES, HELLO_INTERVAL
+from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
+from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState
 from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
 

@@ -12,7 +12,7 @@ from tests.forwarding.pair import Pair, Side
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.negotiation import Misuse
-from tunfwd.forwarding.session import FEATURES
+from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.states import FLOW, MAPPING, FlowEvent, FlowState, MappingEvent, MappingState
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.packets import (
@@ -60,7 +60,7 @@ class Scene:
 
     def drain(self) -> None:
         self.side.drain(self.now)
-        while self.session.next_packet() is not None or self.session.next_datagram() is not None:
+        while self.session.next_packet() is not None or self.session.lossy_to_send(0.0):
             pass
         self.side.drain(self.now)
 

@@ -121,7 +121,7 @@ class DatagramCaller:
         else:
             self._table[event.source, event.destination] = self
         if not self._flow.send_datagram(bytes(event.payload), trio.current_time()):
-            limit = self._peer.contact.carrier.datagram_payload
+            limit = self._peer.session.datagram_payload
             self._switch.stack.too_big(event, limit + UDP_OVERHEAD[len(event.source.address)])
         self._switch.touch(self._peer)
 

@@ -219,8 +219,8 @@ class Engine:
 
     def _send(self, peer: Peer) -> None:
         session, contact = peer.session, peer.contact
-        while (packet := session.next_datagram()) is not None:
-            contact.send_lossy(packet)
+        for lossy in session.lossy_to_send(trio.current_time()):
+            contact.send_lossy(lossy)
         if peer.blocked:
             return
         while (packet := session.next_packet()) is not None:

@@ -21,7 +21,7 @@ from tunfwd.daemon import config as configuration
 from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.callers import Callers
 from tunfwd.daemon.commands import Commands
-from tunfwd.daemon.config import DEFAULT_RANGE, Config
+from tunfwd.daemon.config import DEFAULT_RANGE, Config, Forwarding
 from tunfwd.daemon.contacts import Contacts
 from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.peers import Peers
@@ -34,9 +34,11 @@ from tunfwd.daemon.serving import Serving
 from tunfwd.daemon.state import State
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.negotiation import Limits
+from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller, raise_descriptor_limit
+from tunfwd.tox import memory
 from tunfwd.tox.client import Client
 from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError
@@ -71,6 +73,7 @@ def run(path: str | None = None) -> int:
     ):
         raise_descriptor_limit()
         privileges.drop()
+        memory.never_lock()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         try:
@@ -138,9 +141,7 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
         book,
         state.content,
         saver.save,
-        settings=SessionSettings(
-            limits=Limits(2 * config.forwarding.connect_timeout, config.forwarding.udp_idle)
-        ),
+        settings=_session_settings(config.forwarding),
         random=random,
         auto_accept_friends=config.auto_accept_friends,
         auto_accept_groups=config.auto_accept_groups,
@@ -166,6 +167,12 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
                     break
             engine.end()
             nursery.cancel_scope.cancel()
+
+
+def _session_settings(forwarding: Forwarding) -> SessionSettings:
+    features = FEATURES if forwarding.link else CARRIER_FEATURES
+    limits = Limits(2 * forwarding.connect_timeout, forwarding.udp_idle)
+    return SessionSettings(features, limits, forwarding.outage)
 
 
 def _nickname() -> str:

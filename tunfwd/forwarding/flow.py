@@ -137,6 +137,10 @@ class Flow:
         """Both directions ended in order."""
         self._owner.flow_done(self)
 
+    def channel_reset(self, reason: Reason) -> None:
+        """The contact has reset the stream."""
+        self._owner.flow_reset(self, reason)
+
     def channel_broken(self, reason: Reason) -> None:
         """The contact went past its credit."""
         self._owner.reset_flow(self, reason, tell_owner=True)

@@ -75,6 +75,15 @@ class LosslessTransport:
         if len(self._datagrams) < MAX_DATAGRAMS:
             self._datagrams.append(packet)
 
+    @property
+    def datagram_payload(self) -> int:
+        """Bytes of the largest datagram."""
+        return self.carrier.datagram_payload
+
+    def was_used(self, msg_id: int) -> bool:
+        """Never: the carrier keeps order, so that nothing of an older stream comes late."""
+        return False
+
     def open_channel(self, msg_id: int, sink: Sink) -> "LosslessChannel":
         """Open the stream of a flow."""
         return LosslessChannel(self, msg_id, sink)
@@ -302,11 +311,11 @@ class LosslessChannel:
     def reset(self, reason: Reason) -> None:
         """Drop everything and say so: a Reset with the reason, or v0.1's Kill."""
         if not self._over:
-            self.drop()
+            self.drop(reason)
             packet = Reset(self._msg_id, reason) if self.flow_control else Kill(self._msg_id)
             self._transport.send(packet)
 
-    def drop(self) -> None:
+    def drop(self, reason: Reason) -> None:
         """Drop everything and say nothing."""
         self._over = True
         self._transport.unschedule(self)

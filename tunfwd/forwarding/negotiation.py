@@ -27,11 +27,11 @@ from tunfwd.forwarding.events import (
     Writable,
 )
 from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.lossless import LosslessChannel, LosslessTransport
+from tunfwd.forwarding.lossless import LosslessChannel
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.states import FlowEvent, FlowState, MappingEvent, MappingState, Role
 from tunfwd.forwarding.timers import Timers
-from tunfwd.forwarding.transport import Random
+from tunfwd.forwarding.transport import Random, Transport
 from tunfwd.wire.packets import (
     MAX_NAME,
     MAX_PORT,
@@ -80,7 +80,7 @@ class Negotiation:
 
     def __init__(
         self,
-        transport: LosslessTransport,
+        transport: Transport,
         events: deque[Event],
         counters: Counter[str],
         *,
@@ -92,7 +92,7 @@ class Negotiation:
         self.features = Feature(0)
         self.is_online = False
         self.timers: Timers[Mapping | Flow] = Timers()
-        self._transport = transport
+        self.transport = transport
         self._events = events
         self._counters = counters
         self._say = say
@@ -197,7 +197,6 @@ class Negotiation:
 
     def lose(self, *, restarted: bool) -> list[int]:
         """Everything under way is gone. Returns the flows' msg_ids: the contact may still believe in them."""
-        self._transport.clear()
         lost = []
         for flow in list(self._flows):
             if flow.state is not FlowState.HELD:
@@ -244,7 +243,7 @@ class Negotiation:
         """Take an Offer."""
         self._now = now
         known = self._ids.get(offer.msg_id)
-        if known is not None:
+        if known is not None or self.transport.was_used(offer.msg_id):
             self._counters["offer_id_in_use"] += 1
             self._say(Kill(offer.msg_id))
             if isinstance(known, Mapping) and known.state is MappingState.OFFERED:
@@ -369,7 +368,7 @@ class Negotiation:
                     self.timers.cancel(flow)
                     channel.killed()
             case Flow(state=FlowState.OPEN) as flow:
-                self._drop(flow, None)
+                self._drop(flow, None if flow.protocol is Protocol.UDP else Reason.ABORTED)
             case Flow() as flow:
                 self._drop(flow, Reason.REFUSED)
             case None:
@@ -515,7 +514,7 @@ class Negotiation:
 
     def send_datagram(self, flow: Flow, payload: bytes, now: float) -> bool:
         """Send a datagram of an open flow; False where it is too large to be carried."""
-        if not self._transport.send_datagram(flow.msg_id, payload):
+        if not self.transport.send_datagram(flow.msg_id, payload):
             flow.mapping.drops += 1
             return False
         self._keep_alive(flow, now)
@@ -567,7 +566,7 @@ class Negotiation:
         flow.msg_id = msg_id
         self._ids[msg_id] = flow
         if flow.protocol is Protocol.TCP:
-            flow.channel = self._transport.open_channel(msg_id, flow)
+            flow.channel = self.transport.open_channel(msg_id, flow)
 
     def _open(self, flow: Flow) -> None:
         flow.handle(FlowEvent.AGREED)
@@ -591,6 +590,10 @@ class Negotiation:
         if isinstance(flow.channel, LosslessChannel) and not flow.channel.flow_control:
             self._lingering.add(flow)
             self.timers.set(flow, now + LINGER)
+
+    def flow_reset(self, flow: Flow, reason: Reason) -> None:
+        """The contact has reset the flow's stream."""
+        self._drop(flow, reason)
 
     def flow_done(self, flow: Flow) -> None:
         """Both directions have ended in order."""
@@ -622,7 +625,7 @@ class Negotiation:
         if flow in mapping.held:
             mapping.held.remove(flow)
         if flow.channel is not None:
-            flow.channel.drop()
+            flow.channel.drop(Reason.ABORTED if reason is None else reason)
         parked = mapping.parked is flow
         if parked:
             mapping.parked = None
@@ -672,5 +675,5 @@ class Negotiation:
     def _new_id(self) -> int:
         while True:
             msg_id = self._random.getrandbits(32)
-            if msg_id and msg_id not in self._ids:
+            if msg_id and msg_id not in self._ids and not self.transport.was_used(msg_id):
                 return msg_id

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 
 from tunfwd.forwarding.events import Event, HelloArrived, PongArrived
 from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.linked import LinkTransport
 from tunfwd.forwarding.lossless import LosslessTransport
 from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.negotiation import MAX_FLOWS, Limits, Negotiation
 from tunfwd.forwarding.transport import Random
+from tunfwd.link import LinkClosed
 from tunfwd.wire.carriers import Carrier
 from tunfwd.wire.packets import (
     Accept,
@@ -21,6 +23,7 @@ from tunfwd.wire.packets import (
     Credit,
     Data,
     Direction,
+    ExtensionType,
     Feature,
     Fin,
     Hello,
@@ -40,7 +43,8 @@ from tunfwd.wire.packets import (
     encode_extension,
 )
 
-FEATURES = Feature.MANY | Feature.FLOW | Feature.PING
+CARRIER_FEATURES = Feature.MANY | Feature.FLOW | Feature.PING  # what takes no link
+FEATURES = CARRIER_FEATURES | Feature.LINK | Feature.FRAGMENT
 HELLO_INTERVAL = (
     2.0  # s; a Hello within it of ours is an answer, or crossed it: two programs never ring forever
 )
@@ -52,6 +56,8 @@ class Settings:
 
     features: Feature = FEATURES
     limits: Limits = field(default_factory=Limits)
+    outage: float = 60.0
+    """s that a link's flows outlive a contact that is offline."""
 
 
 class Session:
@@ -62,12 +68,16 @@ class Session:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._carrier = carrier
+        self._link_prefix = carrier.extension + bytes((ExtensionType.LINK,))
         self._epoch = epoch
+        self._random = random
         self._settings = settings or Settings()
         self._events: deque[Event] = deque()
-        self._transport = LosslessTransport(carrier)
+        self._lossless = LosslessTransport(carrier)
+        self._linked: LinkTransport | None = None
+        self._outage_ends: float | None = None  # the link's patience with a contact that is offline
         self._negotiation = Negotiation(
-            self._transport,
+            self._lossless,
             self._events,
             self.counters,
             say=self._say,
@@ -108,12 +118,16 @@ class Session:
     # The contact comes and goes.
 
     def online(self, now: float) -> None:
-        """The contact has come online: plain until it says otherwise."""
+        """The contact has come online: plain until it says otherwise, unless its link is still there."""
         self._now = now
         self._negotiation.is_online = True
-        self._set_features(Feature(0))
+        self._outage_ends = None
         self._hello_sent_at = None
         self._hello_awaited = False
+        if self._linked is not None:
+            self._linked.link.path_restored(now)
+        else:
+            self._set_features(Feature(0))
         for msg_id in self._orphans:
             self._say(Kill(msg_id))
         self._orphans.clear()
@@ -122,10 +136,31 @@ class Session:
             self._negotiation.offer_all()
 
     def offline(self, now: float) -> None:
-        """The contact has gone: what toxcore had queued is lost, so no stream can go on."""
+        """The contact has gone. A link waits for it; nothing else can, as what toxcore had queued is lost."""
         self._now = now
         self._negotiation.is_online = False
-        self._orphans = (self._orphans + self._negotiation.lose(restarted=False))[-MAX_FLOWS:]
+        self._lossless.clear()
+        if self._linked is not None:
+            self._linked.link.path_lost(now)
+            self._outage_ends = now + self._settings.outage
+        else:
+            self._orphans = (self._orphans + self._negotiation.lose(restarted=False))[-MAX_FLOWS:]
+
+    def _end_link(self) -> None:
+        """The link is over and all that ran on it lost: to the contact we are as good as restarted."""
+        self._unlink()
+        self._epoch = self._random.getrandbits(64)
+        self._set_features(Feature(0))
+        self._negotiation.lose(restarted=False)
+        if self.is_online:
+            self._say_hello()
+            self._hello_awaited = True
+            self._negotiation.offer_all()
+
+    def _unlink(self) -> None:
+        self._linked = None
+        self._outage_ends = None
+        self._negotiation.transport = self._lossless
 
     def _greet(self) -> None:
         """Say Hello, once in an online period: it goes before all else that we say."""
@@ -135,7 +170,7 @@ class Session:
 
     def _say_hello(self) -> None:
         self._hello_sent_at = self._now
-        self._transport.send(Hello(self._settings.features, self._epoch))
+        self._lossless.send(Hello(self._settings.features, self._epoch))
 
     def introduced(self, now: float) -> None:
         """The owner has said Hello, to the contact and others at once."""
@@ -148,8 +183,14 @@ class Session:
         restarted = self._peer_epoch not in (None, hello.epoch)
         self._peer_epoch = hello.epoch
         if restarted:
+            self._unlink()
+            self._lossless.clear()
             self._negotiation.lose(restarted=True)
-        self._set_features(hello.features & self._settings.features)
+        linked = self._linked is not None
+        if not linked:
+            self._set_features(hello.features & self._settings.features)
+            if Feature.LINK in self.features:
+                self._start_link(hello.epoch)
         sent_at = self._hello_sent_at
         fresh = sent_at is not None and self._now - sent_at < HELLO_INTERVAL
         unasked = not self._hello_awaited and not fresh
@@ -159,13 +200,23 @@ class Session:
         self._events.append(HelloArrived())
         if restarted:
             self._negotiation.offer_all()
-        elif unasked:
+        elif unasked and not linked:
             # It came back without our noticing it gone, and has forgotten: offer again, keep what runs.
             self._negotiation.offer_all(renew=True)
 
+    def _start_link(self, peer_epoch: int) -> None:
+        """Leave the lossless carrier behind: from now on all but Hello goes over the link."""
+        self._linked = self._negotiation.transport = LinkTransport(
+            self._carrier,
+            (self._epoch, peer_epoch),
+            self._random,
+            self._now,
+            fragment=Feature.FRAGMENT in self.features,
+        )
+
     def _set_features(self, features: Feature) -> None:
         self._negotiation.features = features
-        self._transport.flow_control = Feature.FLOW in features
+        self._lossless.flow_control = Feature.FLOW in features
 
     # Packets in.
 
@@ -175,6 +226,11 @@ class Session:
         if not self.is_online:
             self.counters["offline"] += 1
             return
+        self._on_packet(packet)
+
+    def _on_packet(self, packet: bytes) -> None:
+        """Take a packet of the lossless carrier, or of the link's control channel in its place."""
+        now = self._now
         try:
             value = decode(self._carrier, packet)
         except Malformed as error:
@@ -211,18 +267,38 @@ class Session:
             self.counters["offline"] += 1
             return
         try:
-            if packet.startswith(self._carrier.extension):
+            if packet.startswith(self._link_prefix):
+                self._on_link_packet(packet)
+            elif packet.startswith(self._carrier.extension):
                 self._on_extension(decode_extension(self._carrier, packet))
             else:
                 self._negotiation.on_datagram(decode_datagram(self._carrier, packet), now)
         except Malformed as error:
             self.counters[f"malformed_{error.kind}"] += 1
 
+    def _on_link_packet(self, packet: bytes) -> None:
+        if self._linked is not None:
+            self._linked.arrived(packet)
+        else:
+            self.counters["link_unknown"] += 1
+
+    def _dispatch_link(self) -> None:
+        """Hand out what the link has."""
+        if self._linked is not None:
+            self._linked.dispatch(self._now, self._on_packet, self._on_linked_datagram, self._on_link_closed)
+
+    def _on_linked_datagram(self, msg_id: int, payload: bytes) -> None:
+        self._negotiation.on_datagram(Data(msg_id, payload), self._now)
+
+    def _on_link_closed(self, event: LinkClosed) -> None:
+        self.counters["link_closed" if event.violation is None else "link_violation"] += 1
+        self._end_link()
+
     def _on_extension(self, packet: Ping | Pong) -> None:
         if Feature.PING not in self.features:
             self.counters["extension_unknown"] += 1
         elif isinstance(packet, Ping):
-            self._transport.send_extension(encode_extension(self._carrier, Pong(packet.token)))
+            self._lossless.send_extension(encode_extension(self._carrier, Pong(packet.token)))
         else:
             self._events.append(PongArrived(packet.token))
 
@@ -230,22 +306,36 @@ class Session:
 
     def _say(self, packet: Lossless) -> None:
         self._greet()
-        self._transport.send(packet)
+        self._negotiation.transport.send(packet)
 
     def next_packet(self) -> bytes | None:
         """Return the next packet for the lossless carrier, or None. Only while online."""
-        return self._transport.next_packet() if self.is_online else None
+        return self._lossless.next_packet() if self.is_online else None
 
     def put_back(self, packet: bytes) -> None:
         """Give back a packet from `next_packet` that the carrier had no room for."""
-        self._transport.put_back(packet)
+        self._lossless.put_back(packet)
 
-    def next_datagram(self) -> bytes | None:
-        """Return the next packet for the lossy carrier, or None. Only while online."""
-        return self._transport.next_datagram() if self.is_online else None
+    def lossy_to_send(self, now: float) -> list[bytes]:
+        """Return the packets that the lossy carrier is to take now. Only while online."""
+        self._now = now
+        packets: list[bytes] = []
+        if self.is_online:
+            while (packet := self._lossless.next_datagram()) is not None:
+                packets.append(packet)
+            if self._linked is not None:
+                packets += self._linked.link.packets_to_send(now)
+        return packets
+
+    @property
+    def datagram_payload(self) -> int:
+        """Bytes of the largest datagram that can be carried."""
+        return self._negotiation.transport.datagram_payload
 
     def next_event(self) -> Event | None:
         """Return what happened next, or None."""
+        if not self._events:
+            self._dispatch_link()
         return self._events.popleft() if self._events else None
 
     @property
@@ -255,12 +345,18 @@ class Session:
 
     def next_timeout(self) -> float | None:
         """Return when `handle_timeout` is due, or None."""
-        return self._negotiation.timers.next()
+        link = None if self._linked is None else self._linked.link.next_timeout()
+        deadlines = (self._negotiation.timers.next(), link, self._outage_ends)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self._now = now
         self._negotiation.handle_timeout(now)
+        if self._outage_ends is not None and self._outage_ends <= now:
+            self._end_link()
+        if self._linked is not None:
+            self._linked.link.handle_timeout(now)
 
     # What the owner wants.
 
@@ -317,5 +413,5 @@ class Session:
         self._greet()
         if Feature.PING not in self.features:
             return False
-        self._transport.send_extension(encode_extension(self._carrier, Ping(token)))
+        self._lossless.send_extension(encode_extension(self._carrier, Ping(token)))
         return True

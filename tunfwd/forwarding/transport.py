@@ -28,6 +28,9 @@ class Sink(Protocol):
     def channel_done(self) -> None:
         """Both directions have ended in order, and all was sent."""
 
+    def channel_reset(self, reason: Reason) -> None:
+        """The far side has reset the stream."""
+
     def channel_broken(self, reason: Reason) -> None:
         """The far side broke the rules of the channel; it can only be reset."""
 
@@ -52,14 +55,11 @@ class Channel(Protocol):
     def finish(self) -> None:
         """End our direction, after all that was written."""
 
-    def close(self) -> None:
-        """End both directions after all that was written, where `finish` alone cannot be told."""
-
     def reset(self, reason: Reason) -> None:
         """Drop everything in both directions and tell the far side."""
 
-    def drop(self) -> None:
-        """Drop everything in both directions; the far side knows, or is gone."""
+    def drop(self, reason: Reason) -> None:
+        """Drop everything in both directions; the far side hears of it, and why, in other ways, or is gone."""
 
 
 class Transport(Protocol):
@@ -71,5 +71,12 @@ class Transport(Protocol):
     def send_datagram(self, msg_id: int, payload: bytes) -> bool:
         """Send one datagram, or return False where it is too large to be carried."""
 
+    @property
+    def datagram_payload(self) -> int:
+        """Bytes of the largest datagram that can be carried."""
+
     def open_channel(self, msg_id: int, sink: Sink) -> Channel:
         """Open the byte stream of a flow."""
+
+    def was_used(self, msg_id: int) -> bool:
+        """Whether a byte stream of that id was opened before, and late packets may still speak of it."""

@@ -33,7 +33,7 @@ IDLE = (
 )
 CREDITS = 4  # packets to wait for before a full queue is tried again
 BURST = 100  # packets; a socket buffer of Linux's default size holds 180 of toxcore's largest
-GROUP_BURST = 20  # lossless packets to a member of a group in each ROUND: 5000/s, 2.5 MB/s of 500 bytes
+GROUP_BURST = 160  # lossless packets to a member of a group in each ROUND: 5000/s, 2.5 MB/s of 500 bytes
 GROUP_STUCK = 0.5  # s until a member's queue is tried again that holds all it can
 SHORTEST = 0.001  # s; the resolution of toxcore's clock
 LONGEST = 2.0  # s; at toxcore's least rate 8 credits, enough to climb from it

@@ -1,0 +1,495 @@
+"""All streams of a link: their table, their credit, and whose turn it is to send.
+
+**Credit.** A sleeping reader must not hold back any other, and a hostile peer must not fill our memory. So
+a stream's credit is what bounds memory, drawn from one pool: a stream may be granted as much as half of
+what is left of it (dynamic thresholds, Choudhury and Hahne 1998). A stream that is not read keeps what it
+was granted and gets no more; half of the rest stays for the next. Link credit (MAX_DATA) stands behind that
+as a hard bound, counts bytes from arrival to reading, and an honest peer meets it only if more than a
+thousand streams sleep with full windows. Stream 0, which carries control messages, is outside of both.
+
+**Turns.** A stream that had nothing to send goes first, once (as in FQ-CoDel, RFC 8290 4.2); all others
+take turns, a packet each.
+
+A long file, because table, credit and turns are decided together, on the same few numbers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from tunfwd.link.errors import Misuse, PeerViolation
+from tunfwd.link.events import (
+    ControlReceived,
+    Event,
+    StreamClosed,
+    StreamEnded,
+    StreamReadable,
+    StreamReset,
+    StreamStopped,
+    StreamWritable,
+)
+from tunfwd.link.receive import ReceiveStream
+from tunfwd.link.send import SendStream
+from tunfwd.wire.frames import MaxStreamData, ResetStream, StopSending, Stream
+
+INITIAL_WINDOW: Final = 65_536  # bytes a stream may send before any credit; part of the protocol
+CONTROL_WINDOW: Final = 262_144  # bytes, of stream 0; part of the protocol
+LINK_WINDOW: Final = 64 << 20  # bytes unread in all streams, at most; part of the protocol as initial credit
+WINDOW_GROWTH: Final = 4  # at a time, so that a window never holds up a congestion window that doubles
+MAX_WINDOW: Final = 8 << 20  # bytes; 3 times what 100 Mbit/s and 200 ms need
+SEND_BUDGET: Final = 64 << 20  # bytes written and not acknowledged, in all streams
+MIN_SEND_BUFFER: Final = 65_536  # bytes a stream may always have waiting …
+MAX_SEND_BUFFER: Final = 8 << 20  # … and at most; between them, four congestion windows: a loss holds two up
+# bytes of room that are worth waking a writer for, and that a stream has in any case
+WRITABLE: Final = 16_384
+MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
+MAX_PIECES: Final = 65_536  # pieces beyond gaps, in all streams
+MAX_FORGOTTEN: Final = 16_384  # closed streams whose late packets are still recognised
+MAX_MESSAGE: Final = 1373  # bytes of a control message
+CONTROL: Final = 0  # the stream that carries control messages
+_LENGTH_SIZE: Final = 2
+TUNING_SLACK: Final = 0.02  # s an event loop may take to read what arrived
+
+
+class Pair:
+    """Both halves of a stream."""
+
+    __slots__ = ("charge", "claimed", "granted_at", "receive", "send")
+
+    def __init__(self, receive: ReceiveStream, send: SendStream) -> None:
+        self.receive = receive
+        self.send = send
+        self.claimed = False  # the owner knows it
+        self.charge = 0  # of the pool: granted and not read
+        self.granted_at = 0.0  # when it got credit last
+
+
+class _Resets:
+    """Carries ResetStream frames."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+
+    def acked(self, id_: int, _stop: int, _fin: bool, /) -> None:
+        self._streams.reset_acked(id_)
+
+    def lost(self, id_: int, _stop: int, _fin: bool, /) -> None:
+        self._streams.resets_due[id_] = None
+
+
+class _Due:
+    """Carries frames that are wanted again when lost and need no thanks."""
+
+    def __init__(self, due: dict[int, None]) -> None:
+        self._due = due
+
+    def acked(self, id_: int, _stop: int, _fin: bool, /) -> None:
+        pass
+
+    def lost(self, id_: int, _stop: int, _fin: bool, /) -> None:
+        self._due[id_] = None
+
+
+class Streams:
+    """The streams of one link."""
+
+    def __init__(self, events: deque[Event]) -> None:
+        self.now = 0.0
+        self.round_trip = 0.1  # s; how fast a window must be used up to grow
+        self.cwnd = 0  # bytes; what the send buffers follow
+        self.unacked = 0  # bytes in all send buffers
+        self.fresh: deque[SendStream] = deque()  # with something to send, after a silence
+        self.active: deque[SendStream] = deque()  # with something to send, in turn
+        self.resets_due: dict[int, None] = {}
+        self.stops_due: dict[int, None] = {}
+        self.credits_due: dict[int, None] = {}  # MaxStreamData; the id 0 stands for stream 0
+        self.data_credit_due: dict[int, None] = {}  # MaxData
+        self.resets = _Resets(self)
+        self.stops = _Due(self.stops_due)
+        self.credits = _Due(self.credits_due)
+        self.data_credit = _Due(self.data_credit_due)
+        self.send_credit = LINK_WINDOW  # bytes the peer still lets us send
+        self.granted = LINK_WINDOW  # bytes the peer may send in all
+        self._send_limit = LINK_WINDOW
+        self._received = 0
+        self._consumed = 0
+        self._charged = 0
+        self._pieces = 0
+        self._unclaimed = 0
+        self._events = events
+        self._pairs: dict[int, Pair] = {}
+        self._forgotten: dict[int, None] = {}
+        self.control = Pair(ReceiveStream(CONTROL, CONTROL_WINDOW), SendStream(CONTROL, CONTROL_WINDOW, self))
+        self._message = b""  # the beginning of a control message
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    # -- the owner's calls -------------------------------------------------------------------------------
+
+    def open(self, id_: int) -> None:
+        """Claim a stream, whether or not the peer has begun it."""
+        if self.is_known(id_):
+            raise Misuse(f"stream {id_} is or was in use")
+        pair = self._pairs.get(id_)
+        if pair is None:
+            self._create(id_).claimed = True
+        else:
+            pair.claimed = True
+            self._unclaimed -= 1
+
+    def is_known(self, id_: int) -> bool:
+        """Whether `open` would refuse the id."""
+        pair = self._pairs.get(id_)
+        return id_ == CONTROL or id_ in self._forgotten or (pair is not None and pair.claimed)
+
+    def write(self, id_: int, data: bytes | bytearray | memoryview) -> int:
+        """How many bytes of `data` were taken; all, and for nothing, if the stream is gone or reset."""
+        pair = self._claim(id_)
+        if pair is None or pair.send.reset_reason is not None:
+            return len(data)
+        send = pair.send
+        space = self._space(send)
+        if len(data) > space:
+            send.starved = True
+            data = memoryview(data)[:space]
+        if data:
+            self.unacked += len(data)
+            send.write(data)
+        return len(data)
+
+    def space(self, id_: int) -> int:
+        """How many bytes `write` would take."""
+        pair = self._pairs.get(id_)
+        return self._space(pair.send) if pair is not None else MIN_SEND_BUFFER
+
+    def _space(self, send: SendStream) -> int:
+        buffer = min(max(4 * self.cwnd, MIN_SEND_BUFFER), MAX_SEND_BUFFER)
+        left = max((SEND_BUDGET - self.unacked) // 2, 0)
+        return max(min(buffer, max(left, WRITABLE)) - send.unacked, 0)
+
+    def finish(self, id_: int) -> None:
+        """Send FIN after what was written."""
+        pair = self._claim(id_)
+        if pair is not None:
+            pair.send.finish()
+
+    def reset(self, id_: int, reason: int) -> None:
+        """Give our half up at once."""
+        pair = self._claim(id_)
+        if pair is not None:
+            self._reset(pair.send, reason)
+            self._close_if_done(id_, pair)
+
+    def _reset(self, send: SendStream, reason: int) -> None:
+        held = send.unacked
+        if send.reset(reason):
+            self.unacked -= held
+            self.resets_due[send.id] = None
+
+    def stop(self, id_: int, reason: int) -> None:
+        """Read no further; ask the peer to reset its half."""
+        pair = self._claim(id_)
+        if pair is None or pair.receive.stopped or pair.receive.reset_reason is not None:
+            return
+        receive = pair.receive
+        unread = receive.highest - receive.read_offset
+        self._pieces -= receive.pieces_waiting
+        receive.stop(reason)
+        self._consume(unread)
+        self._charge(pair, 0)
+        if receive.final_size is None:
+            self.stops_due[id_] = None
+        self._close_if_done(id_, pair)
+
+    def read(self, id_: int, limit: int) -> bytes:
+        """Up to `limit` bytes in order; b"" if there are none now."""
+        pair = self._claim(id_)
+        if pair is None:
+            return b""
+        receive = pair.receive
+        data = receive.read(limit) if receive.received > receive.read_offset else b""
+        if data:
+            self._consume(len(data))
+            self._grant(id_, pair)
+        if receive.received == receive.read_offset:
+            receive.readable = False
+            self._end_if_read(pair)
+            self._close_if_done(id_, pair)
+        return data
+
+    def send_control(self, message: bytes) -> bool:
+        """Queue a control message; False if too many wait for the peer."""
+        if not 0 < len(message) <= MAX_MESSAGE:
+            raise Misuse("control message empty or too long")
+        send = self.control.send
+        if send.unacked + len(message) + _LENGTH_SIZE > 4 * CONTROL_WINDOW:
+            return False
+        send.write(len(message).to_bytes(_LENGTH_SIZE, "little") + message)
+        return True
+
+    # -- the peer's frames -------------------------------------------------------------------------------
+
+    def on_stream(self, frame: Stream) -> None:
+        """Data of a stream."""
+        id_, offset, data, fin = frame
+        pair = self._pairs.get(id_)
+        if pair is None:
+            if id_ == CONTROL:
+                self._on_control(offset, data, fin)
+                return
+            if id_ in self._forgotten:
+                return
+            pair = self._create_unclaimed(id_)
+        receive = pair.receive
+        if receive.ended and offset + len(data) <= receive.highest:
+            return
+        before, pieces = receive.received, receive.pieces_waiting
+        used = receive.on_data(offset, data, fin)
+        if used:
+            self._received += used
+            if self._received > self.granted:
+                raise PeerViolation("data beyond the link's credit")
+        if receive.pieces_waiting != pieces:
+            self._pieces += receive.pieces_waiting - pieces
+            if self._pieces > MAX_PIECES:
+                raise PeerViolation("too many pieces out of order")
+        if receive.stopped or receive.reset_reason is not None:
+            self._consume(used)
+            self._close_if_done(id_, pair)
+        elif receive.received != before:
+            if not receive.readable:
+                receive.readable = True
+                self._events.append(StreamReadable(id_))
+        elif fin:
+            self._end_if_read(pair)
+            self._close_if_done(id_, pair)
+
+    def on_reset(self, frame: ResetStream) -> None:
+        """The peer gives its half up."""
+        pair = self._pairs.get(frame.id)
+        if frame.id == CONTROL:
+            raise PeerViolation("reset of the control stream")
+        if pair is None:
+            if frame.id in self._forgotten:
+                return
+            pair = self._create_unclaimed(frame.id)
+        receive = pair.receive
+        if receive.reset_reason is not None or receive.ended:
+            return  # a repetition, or too late: all of it has been read
+        unread = receive.highest - receive.read_offset
+        self._pieces -= receive.pieces_waiting
+        used = receive.on_reset(frame.final_size, frame.reason)
+        self._received += used
+        if self._received > self.granted:
+            raise PeerViolation("final size beyond the link's credit")
+        self._consume(used + unread)
+        self._charge(pair, 0)
+        if not receive.stopped:
+            self._events.append(StreamReset(frame.id, frame.reason))
+        self._close_if_done(frame.id, pair)
+
+    def on_stop(self, frame: StopSending) -> None:
+        """The peer reads no further."""
+        if frame.id == CONTROL:
+            raise PeerViolation("stop of the control stream")
+        pair = self._pairs.get(frame.id)
+        if pair is None:
+            if frame.id in self._forgotten:
+                return
+            pair = self._create_unclaimed(frame.id)
+        if pair.send.done or pair.send.reset_reason is not None:
+            return
+        self._reset(pair.send, frame.reason)
+        self._events.append(StreamStopped(frame.id, frame.reason))
+
+    def on_stream_credit(self, frame: MaxStreamData) -> None:
+        """The peer takes more of one stream."""
+        pair = self.control if frame.id == CONTROL else self._pairs.get(frame.id)
+        if pair is not None and frame.limit > pair.send.limit:
+            pair.send.limit = frame.limit
+            self.sendable(pair.send)
+
+    def on_credit(self, limit: int) -> None:
+        """The peer takes more in all."""
+        if limit > self._send_limit:
+            waiting = self.send_credit == 0
+            self.send_credit += limit - self._send_limit
+            self._send_limit = limit
+            if waiting:
+                for pair in self._pairs.values():
+                    self.sendable(pair.send)
+
+    def _on_control(self, offset: int, data: bytes, fin: bool) -> None:
+        receive = self.control.receive
+        if fin:
+            raise PeerViolation("end of the control stream")
+        receive.on_data(offset, data, False)
+        if receive.pieces_waiting > CONTROL_WINDOW // 64:
+            raise PeerViolation("too many pieces out of order")
+        if receive.received == receive.read_offset:
+            return
+        buffer = self._message + receive.read(CONTROL_WINDOW)
+        position = 0
+        while len(buffer) - position >= _LENGTH_SIZE:
+            length = int.from_bytes(buffer[position : position + _LENGTH_SIZE], "little")
+            if not 0 < length <= MAX_MESSAGE:
+                raise PeerViolation("control message empty or too long")
+            if len(buffer) - position - _LENGTH_SIZE < length:
+                break
+            position += _LENGTH_SIZE
+            self._events.append(ControlReceived(buffer[position : position + length]))
+            position += length
+        self._message = buffer[position:]
+        if receive.granted - receive.read_offset < CONTROL_WINDOW // 2:
+            receive.granted = receive.read_offset + CONTROL_WINDOW
+            self.credits_due[CONTROL] = None
+
+    # -- what became of what we sent ---------------------------------------------------------------------
+
+    def sendable(self, stream: SendStream) -> None:
+        """Give a stream its turn, if it has something to send."""
+        if not stream.active and stream.id != CONTROL and stream.has_pending(self.send_credit):
+            stream.active = True
+            self.fresh.append(stream)
+
+    def progressed(self, stream: SendStream, freed: int) -> None:
+        """The peer has more of a stream."""
+        if stream.id == CONTROL:
+            return
+        self.unacked -= freed
+        if stream.starved and not stream.finished and self._space(stream) >= WRITABLE:
+            stream.starved = False
+            self._events.append(StreamWritable(stream.id))
+        pair = self._pairs.get(stream.id)
+        if pair is not None:
+            self._close_if_done(stream.id, pair)
+
+    def reset_acked(self, id_: int) -> None:
+        """The peer knows that we gave our half up."""
+        pair = self._pairs.get(id_)
+        if pair is not None:
+            pair.send.reset_acked = True
+            self._close_if_done(id_, pair)
+
+    def next_sender(self) -> SendStream | None:
+        """The stream whose turn it is; None if none has anything that it may send.
+
+        Give it back with `served`.
+        """
+        while True:
+            if self.fresh:
+                stream = self.fresh.popleft()
+            elif self.active:
+                stream = self.active.popleft()
+            else:
+                return None
+            if stream.has_pending(self.send_credit):
+                return stream
+            stream.active = False
+
+    def served(self, stream: SendStream) -> None:
+        """It has had its turn.
+
+        It keeps its place even if it has nothing left, so that it is not `fresh` again at once.
+        """
+        self.active.append(stream)
+
+    # -- frames that are due -----------------------------------------------------------------------------
+
+    def stop_frame(self, id_: int) -> StopSending | None:
+        """The StopSending for `stops_due`, if it still makes sense."""
+        pair = self._pairs.get(id_)
+        if pair is None or pair.receive.stop_reason is None or pair.receive.final_size is not None:
+            return None
+        return StopSending(id_, pair.receive.stop_reason)
+
+    def reset_frame(self, id_: int) -> ResetStream | None:
+        """The ResetStream for `resets_due`."""
+        pair = self._pairs.get(id_)
+        if pair is None or pair.send.reset_reason is None:
+            return None
+        return ResetStream(id_, pair.send.reset_reason, pair.send.sent)
+
+    def credit_frame(self, id_: int) -> MaxStreamData | None:
+        """The MaxStreamData for `credits_due`."""
+        pair = self.control if id_ == CONTROL else self._pairs.get(id_)
+        if pair is None or pair.receive.final_size is not None or pair.receive.stopped:
+            return None
+        return MaxStreamData(id_, pair.receive.granted)
+
+    # -- the table ---------------------------------------------------------------------------------------
+
+    def _claim(self, id_: int) -> Pair | None:
+        pair = self._pairs.get(id_)
+        if pair is None:
+            return None
+        if not pair.claimed:
+            pair.claimed = True
+            self._unclaimed -= 1
+        return pair
+
+    def _create(self, id_: int) -> Pair:
+        pair = Pair(ReceiveStream(id_, INITIAL_WINDOW), SendStream(id_, INITIAL_WINDOW, self))
+        self._pairs[id_] = pair
+        pair.granted_at = self.now
+        self._charge(pair, INITIAL_WINDOW)
+        return pair
+
+    def _create_unclaimed(self, id_: int) -> Pair:
+        self._unclaimed += 1
+        if self._unclaimed > MAX_UNCLAIMED:
+            raise PeerViolation("too many streams nobody asked for")
+        return self._create(id_)
+
+    def _end_if_read(self, pair: Pair) -> None:
+        receive = pair.receive
+        if not receive.ended and receive.reset_reason is None and not receive.stopped and receive.done:
+            receive.ended = True
+            self._charge(pair, 0)
+            self._events.append(StreamEnded(receive.id))
+
+    def _close_if_done(self, id_: int, pair: Pair) -> None:
+        if not pair.send.done or not pair.receive.done or id_ not in self._pairs:
+            return
+        self._charge(pair, 0)
+        del self._pairs[id_]
+        if not pair.claimed:
+            self._unclaimed -= 1
+        self._forgotten[id_] = None
+        if len(self._forgotten) > MAX_FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
+        self._events.append(StreamClosed(id_))
+
+    # -- the pool ----------------------------------------------------------------------------------------
+
+    def _charge(self, pair: Pair, charge: int) -> None:
+        self._charged += charge - pair.charge
+        pair.charge = charge
+
+    def _consume(self, size: int) -> None:
+        self._consumed += size
+        limit = self._consumed + LINK_WINDOW
+        if limit - self.granted >= (limit - self._received) >> 2:  # a quarter of what the peer may then send
+            self.granted = limit
+            self.data_credit_due[0] = None
+
+    def _grant(self, id_: int, pair: Pair) -> None:
+        receive = pair.receive
+        if receive.final_size is not None:
+            self._charge(pair, receive.final_size - receive.read_offset)
+            return
+        left = receive.granted - receive.read_offset
+        self._charge(pair, left)
+        if left > receive.window - (receive.window >> 2):
+            return
+        if self.now - pair.granted_at < 2 * self.round_trip + TUNING_SLACK:
+            receive.window = min(WINDOW_GROWTH * receive.window, MAX_WINDOW)
+        pair.granted_at = self.now
+        pool = LINK_WINDOW - self._charged + left
+        target = receive.read_offset + min(receive.window, max(pool // 2, INITIAL_WINDOW))
+        if target > receive.granted:
+            receive.granted = target
+            self._charge(pair, receive.granted - receive.read_offset)
+            self.credits_due[id_] = None
