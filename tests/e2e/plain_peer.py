@@ -56,10 +56,18 @@ class ToxNode(Handler):
     takes one that outlives the daemons under test.
     """
 
-    def __init__(self, host: Host, savedata: Path, bootstrap: str | None = None) -> None:
+    def __init__(
+        self, host: Host, savedata: Path, bootstrap: str | None = None, *, tcp_relay_port: int = 0
+    ) -> None:
         self._host = host
         known = nodes([bootstrap]) if bootstrap else ()
-        self._settings = Settings(savedata=savedata, bootstrap=known, name="eve", local_discovery=False)
+        self._settings = Settings(
+            savedata=savedata,
+            bootstrap=known,
+            name="eve",
+            local_discovery=False,
+            tcp_relay_port=tcp_relay_port,
+        )
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
