@@ -59,7 +59,7 @@ class Channel(Protocol):
         """Drop everything in both directions and tell the far side."""
 
     def drop(self, reason: Reason) -> None:
-        """Drop everything in both directions; the far side hears of it, and why, in other ways, or is gone."""
+        """Drop everything in both directions; the far side is told in another way, or is gone."""
 
 
 class Transport(Protocol):
