@@ -26,7 +26,7 @@ from tunfwd.daemon.serving import Serving
 from tunfwd.daemon.state import Content
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.policy import Rule
-from tunfwd.forwarding.session import FEATURES, Settings
+from tunfwd.forwarding.session import CARRIER_FEATURES, Settings
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller
 from tunfwd.tox.conferences import Conferences
@@ -232,7 +232,7 @@ class Daemon:
 
     def greet(self, group: Group, number: int) -> None:
         """A member says Hello, and that it knows what we know."""
-        self.hear(group, number, Hello(FEATURES, number + 1))
+        self.hear(group, number, Hello(CARRIER_FEATURES, number + 1))
 
     def befriend(self, name: str) -> Peer:
         friend = Friend(self.tox, self.pacing, len(self.friends), key_of(name), name)

@@ -14,7 +14,7 @@ import trio.testing
 from tunfwd.control.errors import ControlError
 from tunfwd.daemon.rooms import RoomOffer
 from tunfwd.forwarding.policy import Action, Rule
-from tunfwd.forwarding.session import FEATURES, Session
+from tunfwd.forwarding.session import CARRIER_FEATURES, Session
 from tunfwd.forwarding.states import MappingState
 from tunfwd.tox.conferences import Conference
 from tunfwd.tox.groups import Group, State
@@ -75,7 +75,7 @@ async def test_a_first_offer_is_greeted_with_once_for_all() -> None:
     assert isinstance(sent, Offer)
     assert sent.msg_id == made.msg_id
     assert not daemon.tox.private
-    daemon.hear(group, 0, Hello(FEATURES, 1))  # an answer: we have said ours
+    daemon.hear(group, 0, Hello(CARRIER_FEATURES, 1))  # an answer: we have said ours
     assert not daemon.tox.private
     offer(daemon, group, 27016)
     assert len(daemon.tox.public) == 3
@@ -159,7 +159,7 @@ async def test_who_comes_later_gets_it_privately() -> None:
     assert isinstance(hello, Hello)
     assert isinstance(sent, Offer)
     assert sent.msg_id != made.msg_id
-    daemon.hear(group, 1, Hello(FEATURES, 2), Accept(sent.msg_id))
+    daemon.hear(group, 1, Hello(CARRIER_FEATURES, 2), Accept(sent.msg_id))
     assert states(daemon) == {MappingState.OFFERED: 1, MappingState.RUNNING: 1}
     daemon.rooms.kill(made)
     daemon.settle()
@@ -180,7 +180,7 @@ async def test_who_returns_under_another_number_gets_it_again() -> None:
     peer = daemon.join(group, 5, "player 0")
     assert peer is daemon.peers.find("player 0")
     assert peer.address == address
-    daemon.hear(group, 5, Hello(FEATURES, 1))
+    daemon.hear(group, 5, Hello(CARRIER_FEATURES, 1))
     [sent] = [
         packet for packet in said([data for _, data in daemon.tox.private]) if isinstance(packet, Offer)
     ]
@@ -340,7 +340,7 @@ async def test_what_stands_after_a_restart() -> None:
     assert peer.address == before["group:lan/player 0"]
     hello, sent = said([data for _, data in again.tox.private])
     assert (type(hello), type(sent)) == (Hello, Offer)
-    again.hear(group, 9, Hello(FEATURES, 1), Offer(2, Protocol.TCP, Direction.SERVER, 80, "web"))
+    again.hear(group, 9, Hello(CARRIER_FEATURES, 1), Offer(2, Protocol.TCP, Direction.SERVER, 80, "web"))
     assert Accept(2) in said([data for _, data in again.tox.private])  # no rule says so: it was taken before
     assert peer.ports[Protocol.TCP, 80].name == taken.name
 
