@@ -102,3 +102,15 @@ def test_each_queue_has_its_own_time() -> None:
     assert (quick.full, slow.full) == (False, True)
     pacing.release(100.5)
     assert not slow.full
+
+
+def test_spent_queue_opens_after_its_time_and_keeps_nobody_still() -> None:
+    pacing, queue = Pacing(), Queue(accepted=40)
+    pacing.spent(queue, ROUND)
+    earliest, latest = pacing.next_round(100.0, 0.05)
+    assert earliest <= 100.0
+    assert latest == pytest.approx(100.0 + ROUND)
+    assert queue.full
+    pacing.release(100.0 + ROUND)
+    assert not queue.full
+    assert queue.accepted == 0

@@ -20,8 +20,8 @@ from tunfwd.tox.text import clean
         ("zero\u200bwidth".encode(), "zerowidth"),
         (b"\xff\xfe", "\ufffd\ufffd"),
         ("Zoë 🎮".encode(), "Zoë 🎮"),
-        (b"x" * 50, "x" * 20),
-        (b"x" * 19 + b" y", "x" * 19),
+        (b"x" * 50, "x" * 19 + "…"),
+        (b"x" * 19 + b" y", "x" * 19 + "…"),
     ],
 )
 def test_clean(data: bytes, text: str) -> None:

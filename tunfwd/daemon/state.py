@@ -10,7 +10,6 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -20,6 +19,7 @@ from tunfwd.control.api import Direction, Source
 from tunfwd.control.decode import Mismatch, Parse, decode
 from tunfwd.control.errors import ConfigurationError, ControlError
 from tunfwd.control.notation import Port, Protocol
+from tunfwd.tox.files import write_whole
 
 SCHEMA: Final = 1
 FILE: Final = "state.json"
@@ -140,30 +140,6 @@ class State:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replaces a file: a reader, or the next start, finds the old content or the new. Mode 0600.
-
-    Raises OSError. One writer at a time, so that what a crash leaves behind is written over by the next.
-    """
-    fresh = path.with_name(f".{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(fresh, flags, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except OSError:
-        with suppress(OSError):
-            fresh.unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)  # the name, too
-    finally:
-        os.close(directory)
 
 
 def _make_private(directory: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from tunfwd.tox import encryptsave
 from tunfwd.tox.errors import DecryptionFailed, ToxError
+from tunfwd.tox.files import write_whole
 
 _COOKIE = b"\0\0\0\0\x1f\x1b\xed\x15"  # savedata begins with a zero u32 and 0x15ED1B1F, both little-endian
 _SECTION = struct.Struct("<IHH")  # then come sections: length, type, mark
@@ -119,22 +120,7 @@ class Identity:
                 self._key = self._encryption.Tox_Pass_Key_Ptr(self._passphrase)
             savedata = self._key.encrypt(savedata)
         try:
-            self._replace(savedata)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(self.path, savedata)
         except OSError as error:
             raise IdentityError(f"identity {self.path} cannot be saved: {error.strerror}") from None
-
-    def _replace(self, data: bytes) -> None:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = self.path.with_name(f".{self.path.name}.new")
-        new.unlink(missing_ok=True)  # of a run that died here; its mode or owner may be another's
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(new, self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

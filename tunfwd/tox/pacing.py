@@ -14,26 +14,25 @@ once the credits are spent. What goes on inside (net_crypto.c, send_crypto_packe
   one is due stops the growth. Rounds whenever a packet comes in, or every 5 ms at a rate below 200 packets/s,
   do that each time: the rate falls to 4 packets/s and stays there.
 
-Groups have none of this: toxcore sends lossless packets to a member as they come, keeps up to 8191 of them,
-and sends those that got lost again when asked to, or all of them after two seconds. What is offered too fast
-overruns a socket buffer, and the member may never catch up: until it is dropped, after a minute. So the rate
-to a member is bounded here, at what was measured to go well.
+Hence, for friends, once a packet is refused, no round before toxcore's own interval is over (it is just long
+enough for one credit); rounds as often as wanted from then on; and the next packet only when several credits
+are due, which keeps those silences few, but not so many that one burst overruns the peer's socket buffer.
 
-Hence, for friends, once a packet is refused, no round before toxcore's own interval is over (it is just long enough for
-one credit); rounds as often as wanted from then on; and the next packet only when several credits are due,
-which keeps those silences few, but not so many that one burst overruns the peer's socket buffer.
+Groups have none of this: toxcore sends lossless packets to a member as they come, keeps up to 8191 of them,
+and sends what got lost again when asked to, or all of it after two seconds. What is offered too fast overruns
+a socket buffer, and the member may never catch up, until it is dropped after a minute. So the rate to a member
+is bounded here. The receiving side gets only one packet a round of those that had to wait for a lost one:
+after each lossless packet of a group comes another round at once.
 """
 
 from typing import Protocol
 
 ROUND = 0.004  # s between rounds while something goes on that no socket announces
 CALM = 0.05  # s; the longest interval toxcore asks for, when it has nothing to do
-IDLE = (
-    0.1  # s between rounds then, if UDP announces everything; toxcore's own timers run for a second or more
-)
+IDLE = 0.1  # s between rounds then, if UDP announces everything: toxcore's own timers run a second or more
 CREDITS = 4  # packets to wait for before a full queue is tried again
 BURST = 100  # packets; a socket buffer of Linux's default size holds 180 of toxcore's largest
-GROUP_BURST = 160  # lossless packets to a member of a group in each ROUND: 5000/s, 2.5 MB/s of 500 bytes
+GROUP_BURST = 40  # lossless packets to a member of a group in each ROUND: 4 MB/s of 500 bytes
 GROUP_STUCK = 0.5  # s until a member's queue is tried again that holds all it can
 SHORTEST = 0.001  # s; the resolution of toxcore's clock
 LONGEST = 2.0  # s; at toxcore's least rate 8 credits, enough to climb from it
