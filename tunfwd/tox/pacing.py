@@ -20,9 +20,9 @@ are due, which keeps those silences few, but not so many that one burst overruns
 
 Groups have none of this: toxcore sends lossless packets to a member as they come, keeps up to 8191 of them,
 and sends what got lost again when asked to, or all of it after two seconds. What is offered too fast overruns
-a socket buffer, and the member may never catch up, until it is dropped after a minute. So the rate to a member
-is bounded here. The receiving side gets only one packet a round of those that had to wait for a lost one:
-after each lossless packet of a group comes another round at once.
+a socket buffer, and the member may never catch up, until it is dropped after a minute. So the rate to a
+member is bounded here. The receiving side is given only one packet a round of those that had to wait for a
+lost one: after each lossless packet of a group comes another round at once.
 """
 
 from typing import Protocol
