@@ -113,12 +113,13 @@ class LinkTransport:
 class LinkChannel:
     """The stream of one flow."""
 
-    __slots__ = ("_id", "_link", "_transport", "at_end", "sink")
+    __slots__ = ("_finished", "_id", "_link", "_transport", "at_end", "sink")
 
     def __init__(self, transport: LinkTransport, msg_id: int, sink: Sink) -> None:
         self._transport = transport
         self._link = transport.link
         self._id = msg_id
+        self._finished = False
         self.sink = sink
         self.at_end = False
         """Whether the far side has ended its direction and all of it was read."""
@@ -126,11 +127,11 @@ class LinkChannel:
     @property
     def space(self) -> int:
         """Bytes that `write` takes now."""
-        return self._link.stream_space(self._id)
+        return 0 if self._finished else self._link.stream_space(self._id)
 
     def write(self, data: bytes | memoryview) -> int:
         """Take what there is room for."""
-        return self._link.stream_write(self._id, data)
+        return 0 if self._finished else self._link.stream_write(self._id, data)
 
     def read(self, limit: int) -> bytes:
         """Return what has come in, and give the far side credit for as much again."""
@@ -138,6 +139,7 @@ class LinkChannel:
 
     def finish(self) -> None:
         """End our direction, after all that was written."""
+        self._finished = True
         self._link.stream_finish(self._id)
 
     def reset(self, reason: Reason) -> None:

@@ -123,6 +123,11 @@ class LosslessTransport:
             return packet
         return None
 
+    @property
+    def control_waits(self) -> bool:
+        """Whether a control packet has not gone out yet."""
+        return bool(self._put_back or self._control)
+
     def put_back(self, packet: bytes) -> None:
         """Take back a packet from `next_packet` that the carrier refused."""
         self._put_back.appendleft(packet)

@@ -139,14 +139,15 @@ class Negotiation:
             self._offer(mapping)
         return mapping
 
-    def offer_all(self, *, renew: bool = False) -> None:
-        """Offer what is ours and waits; to `renew`, also what is offered or carries flows."""
+    def offer_all(self, *, again: bool = False, renew: bool = False) -> None:
+        """Offer what is ours and waits; `again` what is offered already; to `renew`, what carries flows."""
         for mapping in self.mappings:
-            waits = mapping.state is MappingState.WAITING
-            stands = mapping.state is MappingState.OFFERED or (
-                mapping.state is MappingState.RUNNING and mapping.many
+            due = (
+                mapping.state is MappingState.WAITING
+                or (again and mapping.state is MappingState.OFFERED)
+                or (renew and mapping.state is MappingState.RUNNING and mapping.many)
             )
-            if mapping.origin is Origin.LOCAL and (waits or (renew and stands)):
+            if due and mapping.origin is Origin.LOCAL:
                 self._offer(mapping)
 
     def _offer(self, mapping: Mapping) -> None:

@@ -15,7 +15,7 @@ from tunfwd.forwarding.lossless import LosslessTransport
 from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.negotiation import MAX_FLOWS, Limits, Negotiation
 from tunfwd.forwarding.transport import Random
-from tunfwd.link import LinkClosed
+from tunfwd.link import Link, LinkClosed
 from tunfwd.wire.carriers import Carrier
 from tunfwd.wire.packets import (
     Accept,
@@ -69,6 +69,7 @@ class Session:
         self.counters: Counter[str] = Counter()
         self._carrier = carrier
         self._link_prefix = carrier.extension + bytes((ExtensionType.LINK,))
+        self._hello_prefix = carrier.lossless + bytes((Type.HELLO,))
         self._epoch = epoch
         self._random = random
         self._settings = settings or Settings()
@@ -133,7 +134,8 @@ class Session:
         self._orphans.clear()
         if self.mappings or self._peer_epoch is not None:  # it may not have noticed, and must offer again
             self._greet()
-            self._negotiation.offer_all()
+            # What we offered before there was a link may be lost with what the carrier had queued.
+            self._negotiation.offer_all(again=self._linked is not None)
 
     def offline(self, now: float) -> None:
         """The contact has gone. A link waits for it; nothing else can, as what toxcore had queued is lost."""
@@ -145,6 +147,13 @@ class Session:
             self._outage_ends = now + self._settings.outage
         else:
             self._orphans = (self._orphans + self._negotiation.lose(restarted=False))[-MAX_FLOWS:]
+
+    def part(self, now: float) -> None:
+        """The contact, or we, have left for good: not even a link waits any longer."""
+        self.offline(now)
+        if self._linked is not None:
+            self._unlink()
+            self._negotiation.lose(restarted=False)
 
     def _end_link(self) -> None:
         """The link is over and all that ran on it lost: to the contact we are as good as restarted."""
@@ -202,7 +211,7 @@ class Session:
             self._negotiation.offer_all()
         elif unasked and not linked:
             # It came back without our noticing it gone, and has forgotten: offer again, keep what runs.
-            self._negotiation.offer_all(renew=True)
+            self._negotiation.offer_all(again=True, renew=True)
 
     def _start_link(self, peer_epoch: int) -> None:
         """Leave the lossless carrier behind: from now on all but Hello goes over the link."""
@@ -285,7 +294,16 @@ class Session:
     def _dispatch_link(self) -> None:
         """Hand out what the link has."""
         if self._linked is not None:
-            self._linked.dispatch(self._now, self._on_packet, self._on_linked_datagram, self._on_link_closed)
+            self._linked.dispatch(
+                self._now, self._on_linked_packet, self._on_linked_datagram, self._on_link_closed
+            )
+
+    def _on_linked_packet(self, packet: bytes) -> None:
+        """A control packet. Hello stays outside of the link: it is what begins and ends one."""
+        if packet.startswith(self._hello_prefix):
+            self.counters["link_hello"] += 1
+        else:
+            self._on_packet(packet)
 
     def _on_linked_datagram(self, msg_id: int, payload: bytes) -> None:
         self._negotiation.on_datagram(Data(msg_id, payload), self._now)
@@ -323,9 +341,14 @@ class Session:
         if self.is_online:
             while (packet := self._lossless.next_datagram()) is not None:
                 packets.append(packet)
-            if self._linked is not None:
-                packets += self._linked.link.packets_to_send(now)
+            if (link := self._active_link) is not None:
+                packets += link.packets_to_send(now)
         return packets
+
+    @property
+    def _active_link(self) -> Link | None:
+        """The link, once our Hello has left: the contact drops what comes before it."""
+        return None if self._linked is None or self._lossless.control_waits else self._linked.link
 
     @property
     def datagram_payload(self) -> int:
@@ -345,8 +368,9 @@ class Session:
 
     def next_timeout(self) -> float | None:
         """Return when `handle_timeout` is due, or None."""
-        link = None if self._linked is None else self._linked.link.next_timeout()
-        deadlines = (self._negotiation.timers.next(), link, self._outage_ends)
+        link = self._active_link
+        link_timeout = None if link is None else link.next_timeout()
+        deadlines = (self._negotiation.timers.next(), link_timeout, self._outage_ends)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
