@@ -1,8 +1,10 @@
 """Two sessions, or one session and raw v0.1 bytes, joined in memory under a virtual clock."""
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 
 from tunfwd.forwarding import events as ev
@@ -38,10 +40,11 @@ class Side:
         carrier: Carrier = FRIEND,
         features: Feature = FEATURES,
         limits: Limits | None = None,
+        outage: float = 60.0,
     ) -> None:
         self.random = Random(seed)
         self.carrier = carrier
-        self.settings = Settings(features, limits or Limits())
+        self.settings = Settings(features, limits or Limits(), outage)
         self.service: Callable[[Flow], Answer] = lambda flow: True
         self.auto_take = True
         self.auto_read = True
@@ -136,6 +139,7 @@ class Side:
         transport = self.session._lossless
         flow_ids = sum(isinstance(owner, Flow) for owner in negotiation._ids.values())
         timers = sum(isinstance(owner, Flow) for owner in negotiation.timers._deadlines)
+        linked = self.session._linked
         return {
             "flows": len(negotiation._flows),
             "ids": flow_ids,
@@ -145,17 +149,53 @@ class Side:
             "turns": len(transport._ready),
             "unread": transport.unread,
             "unsent": transport.unsent,
+            "channels": 0 if linked is None else len(linked._channels),
+            "streams": 0 if linked is None else len(linked.link._streams),
+            "unacknowledged": 0 if linked is None else linked.link._streams.unacked,
         }
 
 
 @dataclass
 class Path:
-    """One direction of a carrier: ordered, delayed, and full at `capacity` lossless packets."""
+    """One direction of a carrier: delayed, full at `capacity` lossless packets, which stay in order.
+
+    Lossy ones may be lost, come twice, or come late and out of order: three probabilities.
+    """
 
     delay: float = 0.0
+    lossless_lag: float = 0.0  # s that lossless packets take longer
     capacity: int = 1 << 30
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    seed: int = 0
     lossless: deque[tuple[float, bytes]] = field(default_factory=deque)
-    lossy: deque[tuple[float, bytes]] = field(default_factory=deque)
+    lossy: list[tuple[float, int, bytes]] = field(default_factory=list)  # a heap
+
+    def __post_init__(self) -> None:
+        self._random = Random(self.seed)
+        self._order = count()
+
+    def put_lossy(self, packet: bytes, now: float) -> None:
+        """Send it on its way, or not."""
+        chance = self._random.random
+        if self.loss and chance() < self.loss:
+            return
+        for _ in range(1 + (self.duplicate > 0 and chance() < self.duplicate)):
+            late = self.delay * 2 * chance() if self.reorder and chance() < self.reorder else 0.0
+            heapq.heappush(self.lossy, (now + self.delay + late, next(self._order), packet))
+
+    def take_lossy(self, now: float) -> list[bytes]:
+        """What has arrived."""
+        arrived = []
+        while self.lossy and self.lossy[0][0] <= now:
+            arrived.append(heapq.heappop(self.lossy)[2])
+        return arrived
+
+    @property
+    def due(self) -> list[float]:
+        """When something will arrive."""
+        return [queue[0][0] for queue in (self.lossless, self.lossy) if queue]  # type: ignore[index]
 
 
 class Pair:
@@ -165,7 +205,7 @@ class Pair:
         self.now = 100.0
         self.a, self.b = a or Side(1), b or Side(2)
         self.sides = (self.a, self.b)
-        self.paths = {self.a: Path(**path), self.b: Path(**path)}  # type: ignore[arg-type]
+        self.paths = {side: Path(**path, seed=n) for n, side in enumerate(self.sides)}  # type: ignore[arg-type]
         self.trace: list[tuple[str, bytes]] = []
         self.refused = 0  # times that the carrier was full
 
@@ -207,19 +247,20 @@ class Pair:
                 break
             assert len(packet) <= side.carrier.lossless_limit
             self.trace.append((name, packet))
-            path.lossless.append((self.now + path.delay, packet))
+            path.lossless.append((self.now + path.delay + path.lossless_lag, packet))
             worked = True
         for packet in side.session.lossy_to_send(self.now):
-            path.lossy.append((self.now + path.delay, packet))
+            path.put_lossy(packet, self.now)
             worked = True
-        for queue, receive in (
-            (path.lossy, other.session.receive_lossy),
-            (path.lossless, other.session.receive_lossless),
-        ):
-            while queue and queue[0][0] <= self.now:
-                receive(queue.popleft()[1], self.now)
-                other.drain(self.now)
-                worked = True
+        while path.lossless and path.lossless[0][0] <= self.now:
+            other.session.receive_lossless(path.lossless.popleft()[1], self.now)
+            other.drain(self.now)
+            worked = True
+        if arrived := path.take_lossy(self.now):
+            for packet in arrived:
+                other.session.receive_lossy(packet, self.now)
+            other.drain(self.now)
+            worked = True
         return worked
 
     def run(self, seconds: float) -> None:
@@ -227,9 +268,7 @@ class Pair:
         end = self.now + seconds
         while True:
             self.settle()
-            due = [
-                queue[0][0] for path in self.paths.values() for queue in (path.lossless, path.lossy) if queue
-            ]
+            due = [time for path in self.paths.values() for time in path.due]
             due += [t for side in self.sides if (t := side.session.next_timeout()) is not None]
             if not due or min(due) > end:
                 self.now = end

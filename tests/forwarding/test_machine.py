@@ -5,6 +5,7 @@ all is quiet again, both sides agree about every mapping; when all was ended, no
 """
 
 import contextlib
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -44,9 +45,14 @@ class Sessions(RuleBasedStateMachine):
         begun=st.sampled_from([True, True, True, False]),
     )
     def begin(self, delay: float, capacity: int, features: Feature, begun: bool) -> None:
+        self.start(Pair(Side(1, features=features), Side(2), delay=delay, capacity=capacity), features)
+        if begun:
+            self.set_up()
+
+    def start(self, pair: Pair, features: Feature) -> None:
         self.many = Feature.MANY in features
         self.in_order = Feature.FLOW in features
-        self.pair = Pair(Side(1, features=features), Side(2), delay=delay, capacity=capacity)
+        self.pair = pair
         self.answer: Answer = True
         for side in self.pair.sides:
             side.service = lambda flow: self.answer
@@ -55,12 +61,14 @@ class Sessions(RuleBasedStateMachine):
         self.finished: set[Flow] = set()
         self.connected = True
         self.pair.connect()
-        if begun:  # with what most sessions have: an offer accepted, and two connections over it
-            mapping = self.pair.serve()
-            self.pair.run(1)
-            for _ in range(2):
-                self.pair.b.session.connect(mapping, self.pair.now)
-            self.pair.run(1)
+
+    def set_up(self) -> None:
+        """What most sessions have: an offer accepted, and two connections over it."""
+        mapping = self.pair.serve()
+        self.pair.run(1)
+        for _ in range(2):
+            self.pair.b.session.connect(mapping, self.pair.now)
+        self.pair.run(1)
 
     def side(self, name: str) -> Side:
         return self.pair.a if name == "a" else self.pair.b
@@ -238,6 +246,12 @@ def test_a_long_walk(seed: int) -> None:
     walk = Sessions()
     features = random.choice([FEATURES, FEATURES, FEATURES, Feature.MANY, Feature.FLOW, Feature(0)])
     walk.begin(random.choice([0.0, 0.03]), random.choice([3, 1 << 30]), features, begun=True)
+    take_a_walk(walk, random, outages=(0.0,))
+    assert walk.written or features is not FEATURES
+    walk.teardown()
+
+
+def take_a_walk(walk: Sessions, random: Random, outages: Sequence[float]) -> None:
     for _ in range(100):
         name, index = random.choice("ab"), random.randrange(6)
         match random.choices(range(13), [30, 10, 10, 4, 2, 2, 2, 2, 1, 1, 1, 1, 1])[0]:
@@ -265,11 +279,10 @@ def test_a_long_walk(seed: int) -> None:
                 walk.bounce(name)
             case 11:
                 walk.disconnect()
+                walk.wait(random.choice(outages))
                 walk.reconnect()
             case 12:
                 walk.disconnect()
                 walk.restart(name)
                 walk.reconnect()
         walk.streams_are_prefixes()
-    assert walk.written or features is not FEATURES
-    walk.teardown()
