@@ -154,6 +154,11 @@ class Contacts(Handler):
             log.info("%s is offline", peer.label)
             self._engine.offline(peer)
 
+    def contact_left(self, contact: Contact) -> None:
+        """See Handler."""
+        if peer := self._peers.of(contact):
+            self._engine.part(peer)
+
     def contact_connection(self, contact: Contact) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):

@@ -26,7 +26,7 @@ from tunfwd.forwarding.timers import Timers
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.types import Frame
 from tunfwd.tox.contacts import ContactOffline
-from tunfwd.tun.device import Device
+from tunfwd.tun.device import Device, DeviceLost
 
 TURNS = 256  # of peers in one round, before other tasks get theirs
 
@@ -61,12 +61,22 @@ class Engine:
     # What wakes it.
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled. Raises DeviceLost when the TUN device is deleted."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read_device)
-            nursery.start_soon(self._keep_time)
-            nursery.start_soon(self._work_off)
-            task_status.started()
+        """Work until cancelled, then reset what is open. Raises DeviceLost when the TUN device is deleted."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_device)
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._work_off)
+                task_status.started()
+        finally:
+            self._reset_connections()
+
+    def _reset_connections(self) -> None:
+        """Leave no application of this machine waiting for a daemon that is gone."""
+        for connection in self._switch.streams:
+            connection.abort()
+        with suppress(DeviceLost):
+            self._write_frames()
 
     async def _read_device(self) -> None:
         while True:
@@ -103,6 +113,11 @@ class Engine:
         peer.blocked = False
         self._blocked.discard(peer)
         peer.session.offline(now)
+        self._switch.touch(peer)
+
+    def part(self, peer: Peer) -> None:
+        """The contact has gone, and what is under way will not go on."""
+        peer.session.part(trio.current_time())
         self._switch.touch(peer)
 
     def online(self, peer: Peer) -> None:
@@ -265,7 +280,7 @@ class Engine:
         The kernel would close the sockets to services in order, as if what was cut off had been all.
         """
         for peer in self._peers:
-            self.offline(peer)
+            self.part(peer)
         self.round()
 
     def add(self, peer: Peer) -> None:
@@ -275,6 +290,7 @@ class Engine:
 
     def remove(self, peer: Peer) -> None:
         """A contact is no more; it is offline already."""
+        peer.session.part(trio.current_time())
         self._look_after(peer)
         self._switch.dirty.discard(peer)
         self._blocked.discard(peer)

@@ -58,6 +58,7 @@ _EXITS = {
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_KICK: "kicked",
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_SYNC_ERROR: "out of step with the group",
 }
+_FOR_GOOD = (Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT, Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_KICK)
 
 
 class State(StrEnum):
@@ -251,7 +252,7 @@ class Groups:
         if member.peer_id is None:
             raise ContactOffline
         self._tox.group_kick_peer(member.group.number, member.peer_id)
-        self._away(member)  # toxcore tells everybody but us
+        self._gone(member)  # toxcore tells everybody but us
 
     def leave(self, group: Group) -> None:
         """Leave a group for good; our key in it is deleted."""
@@ -339,7 +340,7 @@ class Groups:
         self._look(group)
         if state is State.LOST:
             for member in list(group.by_peer.values()):
-                self._away(member)
+                self._gone(member)
         self._handler.group_changed(group)
 
     # toxcore's events about members
@@ -365,7 +366,10 @@ class Groups:
         if group is None or member is None:
             return
         log.info("%s of %r: %s", member.nickname or member.key.hex()[:8], group.name, _EXITS.get(why, "gone"))
-        self._away(member)
+        if why in _FOR_GOOD:
+            self._gone(member)
+        else:
+            self._away(member)
 
     def on_peer_name(self, number: int, peer_id: int, name: bytes) -> None:
         """Note a member's new name."""
@@ -402,6 +406,10 @@ class Groups:
         member.connection = NONE
         member.reset_queue()
         self._handler.contact_offline(member)
+
+    def _gone(self, member: Member) -> None:
+        self._away(member)
+        self._handler.contact_left(member)
 
     def _forget_some(self, group: Group) -> None:
         away = [member for member in group.members.values() if member.peer_id is None]

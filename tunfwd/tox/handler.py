@@ -27,6 +27,9 @@ class Handler:
     def contact_offline(self, contact: Contact) -> None:
         """A contact is gone, and with it whatever was queued for it. It may come back at once."""
 
+    def contact_left(self, contact: Contact) -> None:
+        """A contact that has gone offline said goodbye, or was put out: it does not come back soon."""
+
     def contact_connection(self, contact: Contact) -> None:
         """A contact that stays online is reached in another way."""
 
