@@ -32,8 +32,9 @@ R = TypeVar("R")
 
 CONNECT_TIMEOUT = 3.0  # s; a dead target is given up after it
 UDP_IDLE = 4.0  # s
+OUTAGE = 3.0  # s that the link's streams outlive a contact that is gone
 CONFIG: Mapping[str, Mapping[str, Any]] = {
-    "forwarding": {"connect_timeout": CONNECT_TIMEOUT, "udp_idle": UDP_IDLE}
+    "forwarding": {"connect_timeout": CONNECT_TIMEOUT, "udp_idle": UDP_IDLE, "outage": OUTAGE}
 }
 OVER_BOTH = {"test_streams", "test_services", "test_datagrams"}
 RULES = """
