@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 CHUNK = 256 * 1024
 ROUND_TRIPS = 500
@@ -50,7 +51,7 @@ def _count(port: int) -> None:
 
 
 def _answer(connection: socket.socket) -> None:
-    with connection:
+    with connection, suppress(ConnectionResetError):  # a client that was ended
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         match connection.recv(1):
             case b"e":
@@ -104,12 +105,14 @@ def download(address: tuple[str, int], seconds: float) -> float:
         return total / (time.perf_counter() - started) / 1e6
 
 
-def round_trips(address: tuple[str, int], pause: float = 0.002) -> list[float]:
-    """Return round trips of one byte on an open connection, in s."""
+def round_trips(
+    address: tuple[str, int], pause: float = 0.002, goes_on: Callable[[], bool] = lambda: True
+) -> list[float]:
+    """Return round trips of one byte on an open connection, in s; only those while `goes_on`."""
     times = []
     with _connect(address) as connection:
         connection.sendall(b"e")
-        for _ in range(ROUND_TRIPS):
+        while len(times) < ROUND_TRIPS and goes_on():
             started = time.perf_counter()
             connection.sendall(b".")
             assert connection.recv(1) == b"."
@@ -158,12 +161,12 @@ def at_once(address: tuple[str, int], count: int) -> float:
     return time.perf_counter() - started
 
 
-def loaded_round_trips(address: tuple[str, int]) -> list[float]:
+def loaded_round_trips(address: tuple[str, int], congestion: str = "") -> list[float]:
     """Return round trips of one byte while another connection is kept full, in s."""
-    load = threading.Thread(target=upload, args=(address, LOAD_TIME), daemon=True)
+    load = threading.Thread(target=upload, args=(address, LOAD_TIME, congestion), daemon=True)
     load.start()
     time.sleep(2)
-    times = round_trips(address, 0.005)
+    times = round_trips(address, 0.005, load.is_alive)
     load.join()
     return times
 
@@ -243,8 +246,10 @@ def main(arguments: list[str]) -> None:
             result = delays((host, int(port)))
         case ["rates", host, port, seconds]:
             result = rates((host, int(port)), float(seconds))
-        case ["loaded", host, port]:
-            result = _quantiles("loaded", loaded_round_trips((host, int(port))))
+        case ["idle", host, port]:
+            result = _quantiles("idle", round_trips((host, int(port))))
+        case ["loaded", host, port, *congestion]:
+            result = _quantiles("loaded", loaded_round_trips((host, int(port)), *congestion))
         case ["datagrams", host, port, seconds]:
             result = datagrams((host, int(port)), float(seconds))
         case ["upload", host, port, seconds, congestion]:
