@@ -356,7 +356,7 @@ def test_lost_datagrams_stay_lost_and_whole_ones_are_right() -> None:
 @NETWORKS
 @pytest.mark.parametrize("who", ["both", "a", "b"])
 def test_a_pause_is_nothing_but_a_pause(network: dict[str, float], who: str) -> None:
-    """Whether both notice or one alone: three cuts of 10 s in mid-transfer, byte for byte, without an event."""
+    """Whether both notice or one alone: three cuts of 10 s, byte for byte, no event."""
     pair, mapping = make(**network)
     idle = open_flow(pair, mapping)
     using, serving = open_flow(pair, mapping)
@@ -487,7 +487,7 @@ def test_a_restart_in_mid_stream(restarted: str, noticed: bool, network: dict[st
 
 
 def test_an_offer_that_the_carrier_lost_before_there_was_a_link() -> None:
-    """It went out before the contact's Hello was in; the link outlives the cut, the carrier's queue does not."""
+    """It went out before the contact's Hello was in. The link outlives the cut, and that queue does not."""
     sides = [Side(n, features=FEATURES) for n in (1, 2)]
     sides[1].session.expect(Direction.SERVER, Protocol.TCP, 80, "web")  # so that both greet, and Hellos cross
     pair = Pair(*sides, delay=DELAY, capacity=1)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunfwd.wire import frames
+from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.frames import (
     HEADER,
     Ack,
@@ -25,6 +26,7 @@ from tunfwd.wire.frames import (
     expand_number,
     link_tag,
 )
+from tunfwd.wire.packets import Accept, encode
 
 LINK_MD = (Path(frames.__file__).parent / "LINK.md").read_text()
 
@@ -33,6 +35,9 @@ VALUES = {
     "Ack 100–150 after 500 µs": Ack(150, 0.0005, ((50, 0),)),
     "Ack 10–14, 20–25, 30–40 after 1.5 ms": Ack(40, 0.0015, ((10, 0), (20, 15), (30, 26))),
     'Stream 5, offset 1000, "hi"': Stream(5, 1000, b"hi", False),
+    "Stream 0, offset 0, the control message Accept 0x11223344 to a friend": Stream(
+        0, 0, b"\x06\0" + encode(FRIEND, Accept(0x11223344)), False
+    ),
     "Stream 5, offset 1002, empty, FIN": Stream(5, 1002, b"", True),
     "ResetStream 5, reason 3, final size 1002": ResetStream(5, 3, 1002),
     "StopSending 5, reason 3": StopSending(5, 3),
