@@ -26,7 +26,7 @@ from tunfwd.forwarding.timers import Timers
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.types import Frame
 from tunfwd.tox.contacts import ContactOffline
-from tunfwd.tun.device import Device, DeviceLost
+from tunfwd.tun.device import Device
 
 TURNS = 256  # of peers in one round, before other tasks get theirs
 
@@ -61,22 +61,12 @@ class Engine:
     # What wakes it.
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled, then reset what is open. Raises DeviceLost when the TUN device is deleted."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_device)
-                nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._work_off)
-                task_status.started()
-        finally:
-            self._reset_connections()
-
-    def _reset_connections(self) -> None:
-        """Leave no application of this machine waiting for a daemon that is gone."""
-        for connection in self._switch.streams:
-            connection.abort()
-        with suppress(DeviceLost):
-            self._write_frames()
+        """Work until cancelled. Raises DeviceLost when the TUN device is deleted."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_device)
+            nursery.start_soon(self._keep_time)
+            nursery.start_soon(self._work_off)
+            task_status.started()
 
     async def _read_device(self) -> None:
         while True:
