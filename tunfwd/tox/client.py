@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -164,7 +165,7 @@ class Client:
             try:
                 while True:
                     self._tox.iterate()
-                    self._pacing.release(trio.current_time())
+                    self._pacing.release(time.monotonic())
                     self._handler.iterated()
                     await self._sleep()
             finally:
@@ -179,11 +180,13 @@ class Client:
 
     async def _sleep(self) -> None:
         """Return when there is something to do, after at least one checkpoint."""
-        now = trio.current_time()
+        now = time.monotonic()  # not trio's clock, which begins anew with each run of trio
         earliest, latest = self._pacing.next_round(now, self._tox.iteration_interval / 1000)
+        trio_now = trio.current_time()
         if earliest > now:
-            await trio.sleep_until(earliest)
-        with trio.CancelScope(deadline=-math.inf if self._woken else latest) as self._nap:
+            await trio.sleep_until(trio_now + earliest - now)
+        deadline = -math.inf if self._woken else trio_now + latest - now
+        with trio.CancelScope(deadline=deadline) as self._nap:
             await trio.lowlevel.wait_readable(self._activity)
             self._activity.seen()
         self._nap = None
