@@ -443,6 +443,43 @@ def test_an_outage_ends_flows_and_mappings_come_back(noticing: str) -> None:
     finish(pair)
 
 
+def test_a_declined_offer_stays_declined_through_an_outage() -> None:
+    """It is the same run of the contact's program, whose user has said no."""
+    pair, _ = make()
+    pair.b.auto_take = False
+    pair.a.session.offer(Protocol.TCP, 81, "unwanted", pair.now)
+    pair.run(1)
+    pair.b.session.end(pair.b.mapping(port=81), pair.now)
+    pair.run(1)
+    pair.b.auto_take = True
+    pair.disconnect()
+    pair.run(OUTAGE + 10)
+    pair.connect()
+    pair.run(5)
+    running(pair)
+    assert pair.a.mapping(port=81).state is MappingState.DECLINED
+    pair.disconnect()
+    pair.b.restart()
+    pair.connect()
+    pair.run(5)
+    assert running(pair, 81).taken
+
+
+def test_links_are_counted_round_in_the_epoch() -> None:
+    pair = Pair(Side(1, features=FEATURES), Side(2, features=FEATURES), delay=DELAY)
+    session = pair.a.session
+    session._epoch |= 0xFFFFFFFF
+    before = session.epoch
+    pair.connect()
+    mapping = serve(pair)
+    pair.lose(pair.a)
+    pair.run(OUTAGE + 1)
+    assert session.epoch == before - 0xFFFFFFFF
+    session.online(pair.now)
+    pair.run(5)
+    assert running(pair) is mapping
+
+
 def test_an_outage_that_only_one_side_has_counted_to_its_end() -> None:
     """One noticed 2 s before the other, and the network is back between their patience's ends."""
     pair, mapping = make()

@@ -50,6 +50,9 @@ HELLO_INTERVAL = (
 )
 
 
+RUN = 0xFFFFFFFF_00000000  # of an epoch: the same as long as the program runs; below it, links are counted
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the configuration decides."""
@@ -156,9 +159,9 @@ class Session:
             self._negotiation.lose(restarted=False)
 
     def _end_link(self) -> None:
-        """The link is over and all that ran on it lost: to the contact we are as good as restarted."""
+        """The link is over and all that ran on it lost: the contact has to begin anew, too."""
         self._unlink()
-        self._epoch = self._random.getrandbits(64)
+        self._epoch = self._epoch & RUN | (self._epoch + 1) & ~RUN
         self._set_features(Feature(0))
         self._negotiation.lose(restarted=False)
         if self.is_online:
@@ -189,12 +192,12 @@ class Session:
             self._hello_sent_at = now
 
     def _on_hello(self, hello: Hello) -> None:
-        restarted = self._peer_epoch not in (None, hello.epoch)
-        self._peer_epoch = hello.epoch
-        if restarted:
+        known, self._peer_epoch = self._peer_epoch, hello.epoch
+        anew = known is not None and known != hello.epoch
+        if known is not None and anew:
             self._unlink()
             self._lossless.clear()
-            self._negotiation.lose(restarted=True)
+            self._negotiation.lose(restarted=known & RUN != hello.epoch & RUN)
         linked = self._linked is not None
         if not linked:
             self._set_features(hello.features & self._settings.features)
@@ -204,10 +207,10 @@ class Session:
         fresh = sent_at is not None and self._now - sent_at < HELLO_INTERVAL
         unasked = not self._hello_awaited and not fresh
         self._hello_awaited = False
-        if restarted or unasked:
+        if anew or unasked:
             self._say_hello()
         self._events.append(HelloArrived())
-        if restarted:
+        if anew:
             self._negotiation.offer_all()
         elif unasked and not linked:
             # It came back without our noticing it gone, and has forgotten: offer again, keep what runs.
