@@ -14,7 +14,7 @@ import trio.testing
 from tunfwd.control.errors import ControlError
 from tunfwd.daemon.rooms import RoomOffer
 from tunfwd.forwarding.policy import Action, Rule
-from tunfwd.forwarding.session import CARRIER_FEATURES, Session
+from tunfwd.forwarding.session import CARRIER_FEATURES, Session, next_epoch
 from tunfwd.forwarding.states import MappingState
 from tunfwd.tox.conferences import Conference
 from tunfwd.tox.groups import Group, State
@@ -444,3 +444,16 @@ async def test_leaving_a_conference_ends_what_was_offered_to_it() -> None:
     assert not daemon.content.offers
     assert bob.address in daemon.content.addresses.values()
     assert isinstance(bob.address, IPv4Address)
+
+
+async def test_a_contact_that_was_removed_and_comes_back_gets_another_epoch() -> None:
+    """It may still have the link of before, which we know nothing of."""
+    daemon, _ = with_members(1, greeted=True)
+    peer = daemon.befriend("player 7")
+    before = peer.session.epoch
+    assert before == daemon.contacts.hello.epoch
+    daemon.contacts.contact_removed(peer.contact)
+    again = daemon.befriend("player 7")
+    assert again is not peer
+    assert again.session.epoch == next_epoch(before)
+    assert daemon.befriend("player 8").session.epoch == before

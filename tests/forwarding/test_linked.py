@@ -480,6 +480,28 @@ def test_links_are_counted_round_in_the_epoch() -> None:
     assert running(pair) is mapping
 
 
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "unnoticed"])
+def test_who_parts_and_comes_back_has_a_new_link(noticed: bool) -> None:
+    """As a member who left the group and joins it again, before the other has given the old link up."""
+    pair, mapping = make()
+    using, serving = open_flow(pair, mapping)
+    send(pair, pair.b, using, serving, text(1, 100_000))
+    pair.a.session.part(pair.now)
+    if noticed:
+        pair.b.session.offline(pair.now)
+    pair.settle()
+    assert pair.a.ended == {serving: Reason.LOST}
+    assert not pair.b.ended
+    pair.run(10)
+    for side in pair.sides if noticed else (pair.a,):
+        side.session.online(pair.now)
+    pair.run(5)
+    assert pair.b.ended == {using: Reason.LOST}
+    assert running(pair) is mapping
+    send(pair, pair.b, *open_flow(pair, mapping), text(2, 100_000))
+    finish(pair)
+
+
 def test_an_outage_that_only_one_side_has_counted_to_its_end() -> None:
     """One noticed 2 s before the other, and the network is back between their patience's ends."""
     pair, mapping = make()

@@ -14,7 +14,7 @@ from tunfwd.daemon.peers import Peer, Peers, id_of
 from tunfwd.daemon.portfolio import Portfolio
 from tunfwd.daemon.rooms import Rooms
 from tunfwd.daemon.state import ContactId, Content, group_id
-from tunfwd.forwarding.session import Session
+from tunfwd.forwarding.session import Session, next_epoch
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.forwarding.transport import Random
 from tunfwd.tox.client import Client
@@ -27,6 +27,8 @@ from tunfwd.tox.groups import Group, GroupInvitation
 from tunfwd.tox.groups import State as GroupState
 from tunfwd.tox.handler import Handler
 from tunfwd.wire.packets import Hello
+
+MAX_PARTED = 1024  # contacts that were removed, of which we know what they may still believe in
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ class Contacts(Handler):
         """What we say of ourselves in this run of the daemon."""
         self._auto_accept_friends = auto_accept_friends
         self._auto_accept_groups = auto_accept_groups
+        self._parted: dict[ContactId, int] = {}
+        """What epoch to go on with, should a contact come back that was removed: it may still have our link."""
         self._soon: list[Callable[[], None]] = []  # what may not be done from within toxcore's iteration
         self._client: Client
         self._rooms: Rooms
@@ -94,9 +98,8 @@ class Contacts(Handler):
             address = self._book.assign(peer_id)
         except NoAddressLeft as full:
             raise ControlError("failed", str(full)) from None
-        session = Session(
-            contact.carrier, epoch=self.hello.epoch, random=self._random, settings=self._settings
-        )
+        epoch = self._parted.pop(peer_id, self.hello.epoch)
+        session = Session(contact.carrier, epoch=epoch, random=self._random, settings=self._settings)
         peer = Peer(contact, session, peer_id, "", address, self._book.address6(peer_id))
         if name is not None:
             self._content.names[peer_id] = name
@@ -125,6 +128,9 @@ class Contacts(Handler):
             return
         self._rooms.forget_peer(peer)
         self._engine.remove(peer)
+        self._parted[peer.id] = next_epoch(peer.session.epoch)
+        if len(self._parted) > MAX_PARTED:
+            del self._parted[next(iter(self._parted))]
         if isinstance(contact, Member) and contact.group in self._client.groups and peer.session.mappings:
             return  # away for long, but what we agreed on stands
         self._forget(peer.id)

@@ -63,6 +63,11 @@ class Settings:
     """s that a link's flows outlive a contact that is offline."""
 
 
+def next_epoch(epoch: int) -> int:
+    """Return the epoch that, in the same run, says that nothing of before goes on."""
+    return epoch & RUN | (epoch + 1) & ~RUN
+
+
 class Session:
     """The whole of what is negotiated and under way with one contact."""
 
@@ -155,13 +160,12 @@ class Session:
         """The contact, or we, have left for good: not even a link waits any longer."""
         self.offline(now)
         if self._linked is not None:
-            self._unlink()
-            self._negotiation.lose(restarted=False)
+            self._end_link()
 
     def _end_link(self) -> None:
         """The link is over and all that ran on it lost: the contact has to begin anew, too."""
         self._unlink()
-        self._epoch = self._epoch & RUN | (self._epoch + 1) & ~RUN
+        self._epoch = next_epoch(self._epoch)
         self._set_features(Feature(0))
         self._negotiation.lose(restarted=False)
         if self.is_online:
