@@ -63,7 +63,7 @@ class Contacts(Handler):
         self._auto_accept_friends = auto_accept_friends
         self._auto_accept_groups = auto_accept_groups
         self._parted: dict[ContactId, int] = {}
-        """What epoch to go on with, should a contact come back that was removed: it may still have our link."""
+        """Epochs for those who were removed, should they come back: they may still have our link."""
         self._soon: list[Callable[[], None]] = []  # what may not be done from within toxcore's iteration
         self._client: Client
         self._rooms: Rooms
