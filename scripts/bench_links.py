@@ -142,11 +142,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench-links", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0, help="for each transfer; default 8")
     parser.add_argument("--quick", action="store_true", help="three links instead of twelve")
+    parser.add_argument("--rtt", type=float, metavar="MS", action="append", help="only this round trip")
+    parser.add_argument("--loss", type=float, metavar="PERCENT", action="append", help="only this loss")
     parser.add_argument("--only", metavar="WAY", action="append", help="measure this one; may be repeated")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench-links: network namespaces need root")
-    cells = QUICK if arguments.quick else [(rtt, loss) for rtt in ROUND_TRIPS for loss in LOSSES]
+    round_trips = [rtt / 1e3 for rtt in arguments.rtt or []] or ROUND_TRIPS
+    losses = [loss / 1e2 for loss in arguments.loss or []] or LOSSES
+    cells = QUICK if arguments.quick else [(rtt, loss) for rtt in round_trips for loss in losses]
     with Topology(["alice", "bob", "carol", "dave"], conditions=Conditions()) as net, ways(net) as found:
         if not any(way.name == "kernel bbr" for way in found):
             print("# this kernel has no BBR")
