@@ -47,7 +47,7 @@ from .plain_member import LOSSLESS, PlainMember, offer_packet, packet
 from .plain_peer import ACCEPT, ACK_ACC, DATA, KILL, OFFER, SERVER, TCP, UDP
 from .processes import resident
 
-pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+pytestmark = [pytest.mark.netns, pytest.mark.toxnet, pytest.mark.timeout(600)]
 
 _ports = count(7100)
 _ids = count(0x6E0E0001)
@@ -243,7 +243,7 @@ def joined(shared: Lan) -> Iterator[PlainMember]:
 @pytest.fixture
 def eve(lan: Lan, joined: PlainMember) -> PlainMember:
     for node in lan.nodes.values():
-        eventually(lambda node=node: member(node, "eve")["link"] != "offline", f"{node.name} sees eve", 60)
+        eventually(lambda node=node: member(node, "eve")["link"] != "offline", f"{node.name} sees eve", 180)
     return joined
 
 
@@ -451,11 +451,11 @@ def test_wrong_password_and_kick(lan: Lan) -> None:
         ask(ben, api.GROUP_KICK, group=GROUP, member="cat")
     assert denied.value.code == "denied"
 
-    eventually(lambda: group(dan, vault)["state"] == "lost", "dan is refused", 60)
+    eventually(lambda: group(dan, vault)["state"] == "lost", "dan is refused", 180)
     assert group(dan, vault)["reason"] == "wrong password"
     assert "lost (wrong password)" in dan.cli("group", "list").stdout
     ask(dan, api.GROUP_JOIN, group=vault[:8], password="right")
-    eventually(lambda: group(dan, vault)["members"] == 1, "dan is in", 60)
+    eventually(lambda: group(dan, vault)["members"] == 1, "dan is in", 180)
     assert group(dan, vault)["name"] == "vault"
     ask(dan, api.GROUP_LEAVE, group="vault")
     ask(ann, api.GROUP_LEAVE, group="vault")
@@ -512,6 +512,6 @@ def test_member_that_leaves_and_comes_anew(lan: Lan) -> None:
 
     ask(dan, api.GROUP_JOIN, group=lan.chat_id)
     for node in (ann, ben, cat):
-        wait_running(dan, f"group:{GROUP}/{node.name}", "echo", "game", timeout=60)
+        wait_running(dan, f"group:{GROUP}/{node.name}", "echo", "game", timeout=180)
         lan.reach(dan, node)
     assert lan.tcp["ann"].peers[-1] != address

@@ -24,6 +24,7 @@ CONNECT_TIMEOUT = 10.0  # s; a service is near, but its name may need a resolver
 
 OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # the application has decided what belongs together
+    (socket.SOL_SOCKET, socket.SO_RCVBUF, 2 << 20),  # bytes; by itself the kernel goes up to 32 MB
     (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 18),  # bytes; more only adds to what is in flight
     (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),  # or the kernel takes urgent data out of the stream
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),  # a machine that is gone is noticed in 2 minutes
