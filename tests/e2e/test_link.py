@@ -250,14 +250,13 @@ def test_a_long_outage_and_a_sudden_end(ports: Forwards, cables: Topology, nodes
     """
     dave = nodes["dave"]
     down, up, other = ports(), ports(reverse=True), ports(serving=dave, using=nodes["carol"])
-    with transfer(down) as one, transfer(up) as two, transfer(other) as three:
-        with cut(cables):
-            dave.kill()
-            dave.start()
-            ends = [lambda: three.client_end]
-            for moved in (one, two):
-                ends += [lambda moved=moved: moved.client_end, lambda moved=moved: moved.service_end]  # type: ignore[misc]
-            for end in ends:
-                eventually(end, "the end is heard of", NOTICE + OUTAGE)
-                assert was_reset(end()), end()
+    with transfer(down) as one, transfer(up) as two, transfer(other) as three, cut(cables):
+        dave.kill()
+        dave.start()
+        ends = [lambda: three.client_end]
+        for moved in (one, two):
+            ends += [lambda moved=moved: moved.client_end, lambda moved=moved: moved.service_end]  # type: ignore[misc]
+        for end in ends:
+            eventually(end, "the end is heard of", NOTICE + OUTAGE)
+            assert was_reset(end()), end()
     come_back(other, down, up)
