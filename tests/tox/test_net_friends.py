@@ -148,13 +148,14 @@ async def test_what_a_handler_raises_ends_run(pair: tuple[Person, Person]) -> No
             await alice.seen.until(lambda: alice.seen.of("lossy"))
 
 
-async def test_friend_goes_and_comes_back(pair: tuple[Person, Person]) -> None:
+async def test_friend_goes_and_comes_back(people: tuple[Person, ...], pair: tuple[Person, Person]) -> None:
+    """With a third node about: two alone can take minutes, as each keeps what the other is found by."""
     alice, bob = pair
     to_bob = alice.friend(bob)
     async with running(alice, bob):
         assert to_bob.online
     bob.restart()
-    async with running(alice, bob):
+    async with running(*people):
         await alice.seen.until(lambda: ("offline", to_bob) in alice.seen.events)
         assert not to_bob.online
         with pytest.raises(ContactOffline):
@@ -178,7 +179,7 @@ async def test_request_is_held_accepted_and_removed(people: tuple[Person, ...], 
     alice = people[0]
     alice.seen.events.clear()
     with Person(tmp_path, "dave", alice) as dave:
-        async with running(alice, dave):
+        async with running(*people, dave):
             friend = dave.friends.add(bytes.fromhex(alice.address), "let me in\n\x1b[2J please")
             await alice.seen.until(lambda: alice.seen.of("request"))
             (request,) = alice.friends.requests

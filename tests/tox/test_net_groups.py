@@ -34,11 +34,19 @@ async def meet(one: Person, group: Group, other: Person, others: Group) -> tuple
     return here, there
 
 
+async def all_online(alice: Person, *others: Person) -> None:
+    """Wait until the friends are back, whom earlier tests may have left alone for long."""
+    for other in others:
+        await alice.seen.until(lambda other=other: alice.friend(other).online, 60)  # type: ignore[misc]
+        await other.seen.until(lambda other=other: other.friend(alice).online, 60)  # type: ignore[misc]
+
+
 async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
     alice, bob, carol = people
     for person in people:
         person.seen.events.clear()
     async with running(alice, bob, carol):
+        await all_online(alice, bob, carol)
         group = alice.groups.create("LAN\x1b party")
         assert group.state is State.JOINED
         assert group.name == "LAN party"
@@ -145,11 +153,11 @@ async def test_public_group_by_its_chat_id(people: tuple[Person, Person, Person]
 async def test_conference(people: tuple[Person, Person, Person]) -> None:
     alice, bob, carol = people
     async with running(alice, bob, carol):
+        await all_online(alice, bob, carol)
         conference = alice.conferences.create("Round\x07 table")
         assert conference.title == "Round table"
         assert not conference.members
         for guest in (bob, carol):
-            await alice.seen.until(lambda guest=guest: alice.friend(guest).online)
             alice.conferences.invite(conference, alice.friend(guest))
             await guest.seen.until(lambda guest=guest: guest.conferences.invitations)
             assert guest.conferences.invitations[0].id == conference.id
