@@ -68,6 +68,7 @@ contact = "{friend}"
 """
 
 _ports = count(20000)
+_pairs = count()
 
 
 def ask(node: Node, method: api.Method[P, R], **params: object) -> R:
@@ -118,7 +119,7 @@ def both(
     nodes = []
     with ExitStack() as stack:
         for name, friend in (("alice", "bob"), ("bob", "alice")):
-            place = folder / f"{name}-{request.param}"
+            place = folder / f"{name}{next(_pairs)}"
             place.mkdir()
             node = Node(net[name], place)
             node.configure(settings(network, link=request.param == "link"))
