@@ -165,7 +165,9 @@ class Client:
             try:
                 while True:
                     self._tox.iterate()
-                    self._pacing.release(time.monotonic())
+                    now = time.monotonic()
+                    self._pacing.release(now)
+                    self.groups.tell_invitations(now)
                     self._handler.iterated()
                     await self._sleep()
             finally:

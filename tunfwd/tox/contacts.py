@@ -89,7 +89,7 @@ class Contact(ABC):
 class Friend(Contact):
     """A Tox friend."""
 
-    __slots__ = ("number",)
+    __slots__ = ("number", "online_since")
 
     kind = "friend"
     carrier = carriers.FRIEND
@@ -97,6 +97,8 @@ class Friend(Contact):
     def __init__(self, tox: Tox_Ptr, pacing: Pacing, number: int, key: bytes, nickname: str) -> None:
         super().__init__(tox, pacing, key, nickname)
         self.number = number
+        self.online_since = 0.0
+        """time.monotonic() of when the friend came online last."""
 
     def send_lossless(self, packet: bytes) -> bool:
         """See Contact."""

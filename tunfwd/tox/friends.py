@@ -7,6 +7,7 @@ is on disk when the method returns.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -166,6 +167,7 @@ class Friends:
             friend.reset_queue()
             self._handler.contact_offline(friend)
         elif before is NONE:
+            friend.online_since = time.monotonic()
             self._handler.contact_online(friend)
         else:
             self._handler.contact_connection(friend)

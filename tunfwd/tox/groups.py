@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_INVITATIONS = 32
+INVITATION_DELAY = 2.0  # s that a friend is online before its invitations are told; see tell_invitations
 MAX_AWAY = 256  # members remembered in a group while they are away; a hostile one can come under many keys
 NAME_LIMIT = 128  # characters; toxcore allows 48 bytes for a group's name and 128 for a member's
 MAX_NUMBER = 4096  # the highest of toxcore's group numbers looked for at start
@@ -154,6 +155,7 @@ class Groups:
         self._by_number: dict[int, Group] = {}
         self._refused: dict[bytes, Group] = {}
         self._invitations: dict[bytes, GroupInvitation] = {}
+        self._early: dict[bytes, GroupInvitation] = {}
         self.dropped_invitations = 0
         """Invitations not held because 32 were."""
         self.strays = 0
@@ -294,13 +296,23 @@ class Groups:
     def on_invite(self, friend: Friend, data: bytes, name: bytes) -> None:
         """Hold an invitation; a newer one to the same group replaces it."""
         chat_id = data[:32]  # then the inviter's key in the group
-        if chat_id not in self._invitations and len(self._invitations) >= MAX_INVITATIONS:
+        held = self._invitations | self._early
+        if chat_id not in held and len(held) >= MAX_INVITATIONS:
             self.dropped_invitations += 1
             return
-        invitation = self._invitations[chat_id] = GroupInvitation(
-            chat_id, clean(name, NAME_LIMIT), friend, data
-        )
-        self._handler.group_invitation(invitation)
+        self._early[chat_id] = GroupInvitation(chat_id, clean(name, NAME_LIMIT), friend, data)
+
+    def tell_invitations(self, now: float) -> None:
+        """Tell of invitations that can be accepted; `now` is of time.monotonic().
+
+        Until both friends know each other's address, about a second after they are connected, toxcore drops
+        what accepting sends, and whoever accepted is never let in.
+        """
+        for chat_id, invitation in list(self._early.items()):
+            if now - invitation.friend.online_since >= INVITATION_DELAY:
+                del self._early[chat_id]
+                self._invitations[chat_id] = invitation
+                self._handler.group_invitation(invitation)
 
     def on_self_join(self, number: int) -> None:
         """Note that we are in."""
