@@ -183,7 +183,7 @@ async def _bulk(here: Endpoint, name: str, send: Callable[[], None], seconds: fl
     here.start(send, seconds)
     while here.send is not None:
         await trio.sleep(1)
-        result.by_second.append((here.sent - last) * SIZE / 1e6)
+        result.by_second.append((here.sent - last) * size / 1e6)
         last = here.sent
     cpu = time.process_time() - cpu
     received = await _count(here)
