@@ -32,7 +32,7 @@ from tunfwd.services.poller import Poller
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import UDP, Friend
 from tunfwd.tox.enums import Tox_Connection, Tox_Group_Exit_Type, Tox_Group_Privacy_State
-from tunfwd.tox.errors import ConferenceTitleInvalidLength
+from tunfwd.tox.errors import ConferenceTitleInvalidLength, raise_code
 from tunfwd.tox.groups import Group, Groups
 from tunfwd.tox.pacing import Pacing
 from tunfwd.wire.carriers import GROUP
@@ -89,6 +89,8 @@ class SimulatedTox:
         del self.groups[number]
 
     def group_peer_get_public_key(self, number: int, peer: int) -> bytes:
+        if peer not in self.groups[number].peers:
+            raise_code("TOX_ERR_GROUP_PEER_QUERY", 2)
         return self.groups[number].peers[peer][0]
 
     def group_peer_get_name(self, number: int, peer: int) -> bytes:

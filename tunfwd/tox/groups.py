@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 MAX_INVITATIONS = 32
 INVITATION_DELAY = 2.0  # s that a friend is online before its invitations are told; see tell_invitations
+MAX_EARLY_PEERS = 32  # of all groups, whose packets are kept until toxcore announces them
+MAX_EARLY_PACKETS = 64  # of one such peer
 MAX_AWAY = 256  # members remembered in a group while they are away; a hostile one can come under many keys
 NAME_LIMIT = 128  # characters; toxcore allows 48 bytes for a group's name and 128 for a member's
 MAX_NUMBER = 4096  # the highest of toxcore's group numbers looked for at start
@@ -159,7 +161,8 @@ class Groups:
         self.dropped_invitations = 0
         """Invitations not held because 32 were."""
         self.strays = 0
-        """Packets of peers that toxcore had not announced."""
+        """Packets of peers that toxcore had not announced, and that were too many to keep."""
+        self._unannounced: dict[tuple[int, bytes], list[tuple[bool, bytes]]] = {}  # by group and public key
         self._load()
 
     def _load(self) -> None:
@@ -369,6 +372,8 @@ class Groups:
         group.by_peer[peer_id] = member
         self._save_soon()  # toxcore saves whom it can reach the group by
         self._handler.contact_online(member)
+        for public, data in self._unannounced.pop((number, key), ()):
+            (self.on_public if public else self.on_private)(number, peer_id, data)
         self._forget_some(group)
 
     def on_peer_exit(self, number: int, peer_id: int, why: Tox_Group_Exit_Type) -> None:
@@ -431,12 +436,32 @@ class Groups:
 
     # Packets
 
+    def _keep(self, number: int, peer_id: int, public: bool, data: bytes) -> None:
+        """Keep what a member says before toxcore announces it here.
+
+        The two sides confirm each other one after the other, and who is first may speak at once: a Hello
+        that was lost here would never be said again.
+        """
+        try:
+            key = self._tox.group_peer_get_public_key(number, peer_id)  # numbers are given anew, keys are not
+        except GroupPeerQueryPeerNotFound:
+            self.strays += 1
+            return
+        peers = self._unannounced
+        kept = peers.setdefault((number, key), [])
+        if len(peers) > MAX_EARLY_PEERS:
+            del peers[next(iter(peers))]
+        if len(kept) < MAX_EARLY_PACKETS:
+            kept.append((public, data))
+        else:
+            self.strays += 1
+
     def on_private(self, number: int, peer_id: int, data: bytes) -> None:
         """Pass a packet on; that it was lossy shows only in its prefix."""
         group = self._by_number.get(number)
         member = group.by_peer.get(peer_id) if group else None
         if member is None:
-            self.strays += 1
+            self._keep(number, peer_id, False, data)
             return
         if member.connection is not UDP:
             self._pacing.relayed = True
@@ -451,7 +476,7 @@ class Groups:
         group = self._by_number.get(number)
         member = group.by_peer.get(peer_id) if group else None
         if member is None:
-            self.strays += 1
+            self._keep(number, peer_id, True, data)
             return
         self._pacing.backlog = True
         self._handler.public(member, data)
