@@ -457,3 +457,20 @@ async def test_a_contact_that_was_removed_and_comes_back_gets_another_epoch() ->
     assert again is not peer
     assert again.session.epoch == next_epoch(before)
     assert daemon.befriend("player 8").session.epoch == before
+
+
+async def test_what_is_said_before_the_announcement_is_kept() -> None:
+    """toxcore hands over the packets of a member that it announces only then; they are that member's alone."""
+    daemon, group = with_members(1, greeted=False)
+    members = daemon.tox.groups[group.number].peers
+    members[7] = (key_of("early"), "early")
+    daemon.hear(group, 7, Hello(CARRIER_FEATURES, 5), Offer(9, Protocol.UDP, Direction.SERVER, 8303, "game"))
+    assert daemon.groups.strays == 0
+    peer = daemon.join(group, 7, "early")
+    assert peer.session.features == CARRIER_FEATURES
+    assert [mapping.name for mapping in peer.session.mappings] == ["game"]
+
+    members[8] = (key_of("gone"), "gone")
+    daemon.hear(group, 8, Hello(CARRIER_FEATURES, 6))
+    other = daemon.join(group, 8, "another")  # the number was given anew
+    assert not other.session.features
