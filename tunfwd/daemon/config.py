@@ -166,6 +166,7 @@ class Forwarding:
     udp_idle: Seconds = 120.0  # s until a UDP flow without packets ends (RFC 4787 REQ-5 asks for 120)
     connect_timeout: Seconds = 30.0  # s for the far service to answer
     link: bool = True  # our own fast link, where the peer has it
+    congestion: Literal["bbr", "cubic", "newreno"] = "bbr"  # who paces the link
     outage: Seconds = 60.0  # s a link's flows outlive a contact that went offline
 
 

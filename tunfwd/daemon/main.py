@@ -36,6 +36,8 @@ from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.negotiation import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
+from tunfwd.link import Bbr, Cubic, NewReno
+from tunfwd.link.congestion import ControllerFactory
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.tox import memory
@@ -46,6 +48,8 @@ from tunfwd.tun import network, privileges
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
 
 GC_THRESHOLD = 50_000  # allocations; at the default of 700 collecting takes a part of every packet's time
+
+CONTROLLERS: dict[str, ControllerFactory] = {"bbr": Bbr, "cubic": Cubic, "newreno": NewReno}
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +176,7 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
 def _session_settings(forwarding: Forwarding) -> SessionSettings:
     features = FEATURES if forwarding.link else CARRIER_FEATURES
     limits = Limits(2 * forwarding.connect_timeout, forwarding.udp_idle)
-    return SessionSettings(features, limits, forwarding.outage)
+    return SessionSettings(features, limits, forwarding.outage, CONTROLLERS[forwarding.congestion])
 
 
 def _nickname() -> str:

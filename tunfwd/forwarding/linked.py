@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from tunfwd.forwarding.transport import Random, Sink
 from tunfwd.link import (
+    Bbr,
     ControlReceived,
     DatagramReceived,
     Link,
@@ -18,6 +19,7 @@ from tunfwd.link import (
     StreamStopped,
     StreamWritable,
 )
+from tunfwd.link.congestion import ControllerFactory
 from tunfwd.wire.carriers import Carrier
 from tunfwd.wire.packets import ExtensionType, Lossless, Reason, encode
 
@@ -28,13 +30,20 @@ class LinkTransport:
     """One link, with the channels of the flows that run over it."""
 
     def __init__(
-        self, carrier: Carrier, epochs: tuple[int, int], random: Random, now: float, *, fragment: bool
+        self,
+        carrier: Carrier,
+        epochs: tuple[int, int],
+        random: Random,
+        now: float,
+        *,
+        fragment: bool,
+        controller: ControllerFactory = Bbr,
     ) -> None:
         """`epochs` are ours and the contact's; `fragment` is whether large datagrams may be cut."""
         self._carrier = carrier
         self._fragment = fragment
         prefix = carrier.extension + bytes((ExtensionType.LINK,))
-        self.link = Link(*epochs, random, now, prefix=prefix, fragment=fragment)
+        self.link = Link(*epochs, random, now, prefix=prefix, fragment=fragment, controller=controller)
         self.dropped_control = 0
         self._channels: dict[int, LinkChannel] = {}
         self._arrived: list[bytes] = []

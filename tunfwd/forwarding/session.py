@@ -15,7 +15,8 @@ from tunfwd.forwarding.lossless import LosslessTransport
 from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.negotiation import MAX_FLOWS, Limits, Negotiation
 from tunfwd.forwarding.transport import Random
-from tunfwd.link import Link, LinkClosed
+from tunfwd.link import Bbr, Link, LinkClosed
+from tunfwd.link.congestion import ControllerFactory
 from tunfwd.wire.carriers import Carrier
 from tunfwd.wire.packets import (
     Accept,
@@ -61,6 +62,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     outage: float = 60.0
     """s that a link's flows outlive a contact that is offline."""
+    controller: ControllerFactory = Bbr
+    """The link's congestion control."""
 
 
 def next_epoch(epoch: int) -> int:
@@ -228,6 +231,7 @@ class Session:
             self._random,
             self._now,
             fragment=Feature.FRAGMENT in self.features,
+            controller=self._settings.controller,
         )
 
     def _set_features(self, features: Feature) -> None:
