@@ -25,7 +25,7 @@ TUNFWD = Path(sys.executable).with_name("tunfwd")
 START_TIME = 20.0  # s until the daemon answers
 STOP_TIME = 10.0  # s from SIGTERM to its end
 COMMAND_TIME = 20.0  # s for one command
-FRIEND_TIME = 60.0  # s until two friends have found each other; 10 is usual on one machine
+FRIEND_TIME = 100.0  # s until two friends have found each other; 10 is usual on one machine
 LOG_TAIL = 20  # lines
 
 

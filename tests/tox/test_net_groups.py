@@ -11,7 +11,7 @@ from tunfwd.tox.contacts import ContactOffline, Member
 from tunfwd.tox.errors import GroupJoinBadChatId
 from tunfwd.tox.groups import Group, NoSuchInvitation, State
 
-pytestmark = pytest.mark.toxnet
+pytestmark = [pytest.mark.toxnet, pytest.mark.timeout(600)]
 
 
 def member(person: Person, group: Group, other: Group) -> Member | None:
