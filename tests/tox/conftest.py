@@ -69,7 +69,7 @@ class Recorder(Handler):
     def of(self, kind: str) -> list[tuple[object, ...]]:
         return [event for event in self.events if event[0] == kind]
 
-    async def until(self, condition: Callable[[], object], seconds: float = 240) -> None:  # toxcore takes its time
+    async def until(self, condition: Callable[[], object], seconds: float = 240) -> None:
         with trio.fail_after(seconds):
             while not condition():
                 await self.round.wait()
