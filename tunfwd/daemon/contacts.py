@@ -64,7 +64,7 @@ class Contacts(Handler):
         self._auto_accept_groups = auto_accept_groups
         self._parted: dict[ContactId, int] = {}
         """Epochs for those who were removed, should they come back: they may still have our link."""
-        self._soon: list[Callable[[], None]] = []  # what may not be done from within toxcore's iteration
+        self._soon: list[Callable[[], object]] = []  # what may not be done from within toxcore's iteration
         self._client: Client
         self._rooms: Rooms
 
@@ -207,7 +207,7 @@ class Contacts(Handler):
         by = friend.key.hex()[:8] if peer is None else peer.label
         if friend.key in self._auto_accept_groups:
             log.info("%s invites to the %s %r, accepted by rule", by, kind, name)
-            self._soon.append(lambda: void(accept()))
+            self._soon.append(accept)
         else:
             log.info("%s invites to the %s %r; `tunfwd %s join %s`", by, kind, name, kind, name)
 
@@ -257,10 +257,6 @@ class Contacts(Handler):
             except (ControlError, ToxError, LookupError) as error:
                 log.warning("accepted by rule, but: %s", error)
         self._engine.iterated()
-
-
-def void(_: object) -> None:
-    """Drop a result."""
 
 
 def link_of(peer: Peer) -> Link:
