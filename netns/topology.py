@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -91,7 +91,11 @@ class Host:
 
     def start(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
         """Start in the background. It is ended with the topology at the latest."""
-        return subprocess.Popen(self.command(argv), **{"stdin": subprocess.DEVNULL, **options})
+        process = subprocess.Popen(self.command(argv), **{"stdin": subprocess.DEVNULL, **options})
+        inodes = {Path("/run/netns", self.namespace).stat().st_ino}
+        while process.poll() is None and not _is_in(inodes, Path(f"/proc/{process.pid}")):
+            time.sleep(0.001)  # until `ip` has entered the namespace: before, destroy() would not find it
+        return process
 
 
 class Topology:
@@ -314,8 +318,13 @@ def _end_processes(names: Iterable[str]) -> None:
 def _processes_in(inodes: set[int]) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir() if inodes else ():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with suppress(OSError):  # it ended while we looked; a zombie has no namespace
-                if (entry / "ns/net").stat().st_ino in inodes:
-                    found.add(int(entry.name))
+        if entry.name.isdigit() and int(entry.name) != os.getpid() and _is_in(inodes, entry):
+            found.add(int(entry.name))
     return found
+
+
+def _is_in(inodes: Collection[int], process: Path) -> bool:
+    try:
+        return (process / "ns/net").stat().st_ino in inodes
+    except OSError:
+        return False  # it ended while we looked; a zombie has no namespace

@@ -202,13 +202,24 @@ def test_the_udp_port_in_use(node: Node, net: Topology) -> None:
     assert "udp_port" in result.stderr
 
 
-def test_privilege_is_said_and_given_up(node: Node) -> None:
+def test_privilege_that_is_missing_is_said(node: Node) -> None:
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", TUNFWD, "daemon"]
     node.folder.chmod(0o777)
     unprivileged = node.host.run(command, env=os.environ | node.environment, timeout=10, check=False)
     assert unprivileged.returncode in (7, 8)  # 7: it may not even read where its files are
     assert len(unprivileged.stderr.splitlines()) == 1
+    assert not any(node.folder.glob("state/*"))
 
+
+def test_state_of_another_user_is_said(node: Node) -> None:
+    (node.folder / "state").mkdir(mode=0o700)
+    os.chown(node.folder / "state", 65534, 65534)
+    result = fails(node)
+    assert result.returncode == 8
+    assert "belongs to user 65534" in result.stderr
+
+
+def test_privilege_is_given_up(node: Node) -> None:
     node.start()
     assert node.daemon is not None
     status = Path(f"/proc/{node.daemon.pid}/status").read_text().splitlines()

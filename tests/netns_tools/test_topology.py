@@ -80,7 +80,13 @@ def test_topologies_live_side_by_side() -> None:
 def test_process_keeps_its_pid_and_ends_with_the_topology() -> None:
     with Topology(["a"]) as net:
         process = net["a"].start(["sleep", "100"])
-        assert until(lambda: "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text().split("\0"))
+        assert until(lambda: Path(f"/proc/{process.pid}/cmdline").read_text() == "sleep\000100\0")
+    assert process.wait(1) == -signal.SIGTERM
+
+
+def test_process_just_started_ends_with_the_topology() -> None:
+    with Topology(["a"]) as net:
+        process = net["a"].start(["sleep", "100"])
     assert process.wait(1) == -signal.SIGTERM
 
 

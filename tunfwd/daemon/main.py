@@ -70,6 +70,10 @@ def run(path: str | None = None) -> int:
         level=config.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
     os.umask(0o077)
+    try:
+        privileges.check()  # before anything is written, so that a try without them leaves nothing behind
+    except privileges.PrivilegeError as error:
+        raise ControlError("privilege", str(error)) from None
     with (
         State.load(config.state) as state,
         listening(config.socket, config.group) as listener,
@@ -94,9 +98,8 @@ def _tunnel(config: Config) -> Iterator[Tunnel]:
     """Set up all that takes CAP_NET_ADMIN."""
     wanted = config.network.range or DEFAULT_RANGE
     try:
-        privileges.check()
         device = Device.open(config.network.interface, config.network.mtu)
-    except (privileges.PrivilegeError, DeviceError) as error:
+    except DeviceError as error:
         raise ControlError("privilege", str(error)) from None
     try:
         chosen = network.choose_range(wanted, device.name)

@@ -145,7 +145,13 @@ class State:
 def _make_private(directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
-    mode = stat.S_IMODE(directory.stat().st_mode)
+    status = directory.stat()
+    if status.st_uid != os.geteuid():  # root as well: without its capabilities it may not pass over an owner
+        advice = f"belongs to user {status.st_uid}, not to the one who runs this ({os.geteuid()})"
+        raise ControlError(
+            "privilege", f"the state directory {directory} {advice}; change its owner with chown"
+        )
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         directory.chmod(0o700)
         log.warning("%s was open to others (mode %04o); it holds keys, and is now 0700", directory, mode)
