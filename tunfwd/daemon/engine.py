@@ -74,14 +74,19 @@ class Engine:
                 await self._device.wait_writable()
             else:
                 await self._device.wait_readable()
-                self._stack.receive(self._device.read(), trio.current_time())
+                self._read_frames()
             self.round()
             await trio.lowlevel.checkpoint()
+
+    def _read_frames(self) -> None:
+        if not self._frames:
+            self._stack.receive(self._device.read(), trio.current_time())
 
     async def _keep_time(self) -> None:
         while True:
             with trio.CancelScope(deadline=self._next_deadline()) as self._alarm:
                 await trio.sleep_forever()
+            self._read_frames()  # what came before is not to wait for an Ack that it could take along
             now = trio.current_time()
             self._stack.handle_timeout(now)
             for peer in self._deadlines.expire(now):

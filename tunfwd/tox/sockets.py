@@ -42,6 +42,8 @@ class Activity:
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
+        if self.udp is not None and not self._relay_port:
+            return self.udp  # alone it needs no set
         return self._epoll.fileno()
 
     def refresh(self) -> None:
@@ -54,7 +56,8 @@ class Activity:
 
     def seen(self) -> None:
         """Go by what arrives from now on: toxcore leaves half a packet of a relay's client where it is."""
-        self._epoll.poll(0)
+        if self._relay_port:
+            self._epoll.poll(0)
 
     def close(self) -> None:
         """Stop watching."""
