@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Measure what bare Tox packets do between two processes on this machine, with nothing above the client.
+"""Measure what bare Tox packets do between two hosts on this machine, with nothing above the client.
 
     bench_carrier.py [--seconds N] [--cases lossless,both,lossy,...]
 
-This is what everything above the carrier is compared with. `run_cases` is for other benchmarks.
+This is what everything above the carrier is compared with, so it has the same network (two namespaces joined
+by a bridge) and the same settings (tox/memory.py). `run_cases` is for other benchmarks.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import trio
 
+from netns.topology import Topology
 from tunfwd.tox import memory
 from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import Contact
@@ -208,7 +211,7 @@ async def _both(here: Endpoint, seconds: float) -> list[Result]:
     return [sent, received]
 
 
-async def _round_trips(here: Endpoint, name: str, lossless: bool, count: int) -> Result:
+async def _round_trips(here: Endpoint, name: str, lossless: bool, count: int, pause: float = 0.0) -> Result:
     assert here.contact is not None
     result = Result(name)
     for _ in range(count):
@@ -221,10 +224,22 @@ async def _round_trips(here: Endpoint, name: str, lossless: bool, count: int) ->
                 here.contact.send_lossy(here.contact.carrier.extension + PING)
             await here.pong.wait()
             result.round_trips.append(time.perf_counter() - began)
+        if pause:
+            await trio.sleep(pause)
     return result
 
 
-CASES = ("lossy round trip", "lossless round trip", "lossless", "both", "lossy", "lossy unpaced")
+TIME_LIMIT = 300.0  # s for everything
+PAUSE = 0.002  # s, in which everything goes to sleep
+CASES = (
+    "lossy round trip",
+    "lossy round trip with pauses",
+    "lossless round trip",
+    "lossless",
+    "both",
+    "lossy",
+    "lossy unpaced",
+)
 
 
 async def run_cases(here: Endpoint, seconds: float, cases: tuple[str, ...] = CASES) -> list[Result]:
@@ -245,6 +260,8 @@ async def run_cases(here: Endpoint, seconds: float, cases: tuple[str, ...] = CAS
                 results.append(await _bulk(here, "lossy, as fast as possible", here.fill_lossy, seconds))
             case "lossy round trip":
                 results.append(await _round_trips(here, "lossy round trip", False, 2000))
+            case "lossy round trip with pauses":
+                results.append(await _round_trips(here, case, False, 1000, PAUSE))
             case "lossless round trip":
                 results.append(await _round_trips(here, "lossless round trip", True, 500))
             case _:
@@ -255,6 +272,7 @@ async def run_cases(here: Endpoint, seconds: float, cases: tuple[str, ...] = CAS
 
 async def peer_main(kind: str, node: str, key: str) -> None:
     """Be the other side, for as long as stdin is open."""
+    _give_up_privileges()
     here = Endpoint(kind)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
@@ -270,20 +288,31 @@ async def peer_main(kind: str, node: str, key: str) -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def main(seconds: float, cases: tuple[str, ...], kind: str = "friend") -> list[Result]:
-    """Start the other side, wait for it, measure. `kind` is "friend" or "group": two members of one."""
+def _give_up_privileges() -> None:
+    """As the daemon does: without them toxcore cannot lock memory."""
+    privileges.drop()
+    memory.never_lock()
+
+
+async def main(seconds: float, cases: tuple[str, ...], kind: str, here_at: str, there: str) -> list[Result]:
+    """Start the other side, wait for it, measure. `kind` is "friend" or "group": two members of one.
+
+    We are reached at `here_at`; the other side is to live in the network namespace `there`.
+    """
     here = Endpoint(kind)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(savedata=Path(folder) / "identity", local_discovery=False)
         with Client(settings, here) as client:
             here.client = client
-            node = Node("127.0.0.1", client.udp_port or 0, client.dht_key)
-            command = [sys.executable, __file__, "--peer", kind, str(node), client.public_key.hex()]
+            node = Node(here_at, client.udp_port or 0, client.dht_key)
+            command = ["ip", "netns", "exec", there, sys.executable, __file__]
+            command += ["--peer", kind, str(node), client.public_key.hex()]
             with subprocess.Popen(  # noqa: ASYNC220 before the loop runs
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ) as peer:
                 assert peer.stdin is not None
                 assert peer.stdout is not None
+                _give_up_privileges()
                 client.friends.add_key(bytes.fromhex(json.loads(peer.stdout.readline())))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client.run)
@@ -306,13 +335,20 @@ if __name__ == "__main__":
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--json", action="store_true", help="also print one line of JSON, at the end")
     parser.add_argument("--kind", choices=("friend", "group"), default="friend")
+    parser.add_argument("--hosts", nargs=2, metavar=("ADDRESS", "NAMESPACE"), help=argparse.SUPPRESS)
     parser.add_argument("--peer", nargs=3, metavar=("KIND", "NODE", "KEY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    privileges.drop()  # as the daemon does
-    memory.never_lock()
     if arguments.peer:
         trio.run(peer_main, *arguments.peer)
-    else:
-        results = trio.run(main, arguments.seconds, tuple(arguments.cases.split(",")), arguments.kind)
+    elif arguments.hosts:
+        cases = tuple(arguments.cases.split(","))
+        results = trio.run(main, arguments.seconds, cases, arguments.kind, *arguments.hosts)
         if arguments.json:
             print(json.dumps([asdict(result) for result in results]))
+    elif os.geteuid() != 0:
+        sys.exit("bench_carrier: network namespaces need root")
+    else:
+        with Topology(["here", "there"]) as net:
+            here, there = net
+            again = [sys.executable, *sys.argv, "--hosts", here.address, there.namespace]
+            sys.exit(here.run(again, timeout=TIME_LIMIT, check=False, capture_output=False).returncode)

@@ -20,6 +20,7 @@ PURE = {
     "abc",
     "array",
     "bisect",
+    "builtins",
     "collections",
     "contextlib",
     "dataclasses",

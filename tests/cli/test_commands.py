@@ -307,8 +307,10 @@ def test_ping_without_answer(daemon: Any, tunfwd: Run) -> None:
 
 
 def test_version(daemon: Any, tunfwd: Run) -> None:
-    daemon.answers["version"] = {"version": "9.9", "toxcore": "0.2.20"}
+    daemon.answers["version"] = answer = {"version": "9.9", "compiled": False, "toxcore": "0.2.20"}
     assert tunfwd("version").out == f"tunfwd {__version__}\ndaemon 9.9, libtoxcore 0.2.20\n"
+    answer["compiled"] = True
+    assert tunfwd("version").out == f"tunfwd {__version__}\ndaemon 9.9, compiled, libtoxcore 0.2.20\n"
     alone = tunfwd("version", "--json", TUNFWD_SOCKET="/nowhere/x.sock")
     assert (alone.code, json.loads(alone.out)) == (0, {"schema": 1, "version": __version__, "daemon": None})
 

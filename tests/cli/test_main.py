@@ -261,7 +261,7 @@ def test_doctor_without_a_daemon(tunfwd: Run, tmp_path: Path) -> None:
 
 
 def test_doctor_with_a_daemon(daemon: Any, tunfwd: Run) -> None:
-    daemon.answers["version"] = {"version": "9.9", "toxcore": "0.2.20"}
+    daemon.answers["version"] = {"version": "9.9", "compiled": False, "toxcore": "0.2.20"}
     daemon.answers["doctor"] = {
         "checks": [{"name": "tox network", "ok": False, "level": "error", "detail": "not connected"}]
     }

@@ -49,12 +49,12 @@ def _answer(line: bytes) -> Behaviour:
     return behave
 
 
-VERSION = b'{"id":1,"result":{"version":"1","toxcore":"0.2.20","new":true}}\n'
+VERSION = b'{"id":1,"result":{"version":"1","compiled":false,"toxcore":"0.2.20","new":true}}\n'
 
 
 def test_a_result_in_its_shape_without_what_is_new_to_us(daemon: Callable[[Behaviour], Path]) -> None:
     with Client(daemon(_answer(VERSION))) as client:
-        assert client.call(api.VERSION, {}) == {"version": "1", "toxcore": "0.2.20"}
+        assert client.call(api.VERSION, {}) == {"version": "1", "compiled": False, "toxcore": "0.2.20"}
 
 
 def test_an_answer_in_pieces(daemon: Callable[[Behaviour], Path]) -> None:
@@ -87,7 +87,11 @@ def test_what_is_sent_leaves_none_out(daemon: Callable[[Behaviour], Path]) -> No
         (b"", "failed", "closed the connection"),
         (b'{"id":1,', "failed", "closed the connection"),
         (b"nonsense\n", "usage", "one JSON object"),
-        (b'{"id":1,"result":{"version":1,"toxcore":""}}\n', "failed", "version must be a string"),
+        (
+            b'{"id":1,"result":{"version":1,"compiled":false,"toxcore":""}}\n',
+            "failed",
+            "version must be a string",
+        ),
         (b'{"id":1,"result":{}}\n', "failed", "is it another version"),
     ],
 )

@@ -80,7 +80,8 @@ def version(ctx: click.Context, as_json: bool) -> None:
         return
     say(f"tunfwd {__version__}")
     if running:
-        say(f"daemon {running['version']}, libtoxcore {running['toxcore']}")
+        how = ", compiled" if running["compiled"] else ""
+        say(f"daemon {running['version']}{how}, libtoxcore {running['toxcore']}")
 
 
 def _identity(result: api.IdentityResult) -> None:

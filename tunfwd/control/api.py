@@ -339,6 +339,8 @@ class VersionResult(TypedDict):
     """What runs."""
 
     version: str
+    compiled: bool
+    """Whether the packet path is C."""
     toxcore: str
 
 

@@ -21,6 +21,7 @@ from tunfwd.daemon.rooms import Room, RoomOffer, Rooms
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.states import MappingState, Role
+from tunfwd.link import link
 from tunfwd.services.target import Target
 from tunfwd.tox import version
 from tunfwd.tox.client import Client
@@ -105,7 +106,8 @@ class Commands:
         }
 
     async def _version(self, _: api.Nothing) -> api.VersionResult:
-        return {"version": __version__, "toxcore": version.inspect().text}
+        compiled = not link.__file__.endswith(".py")
+        return {"version": __version__, "compiled": compiled, "toxcore": version.inspect().text}
 
     async def _status(self, _: api.Nothing) -> api.StatusResult:
         return {

@@ -33,9 +33,9 @@ class Random(Protocol):
         ...
 
 
-class Misuse(RuntimeError):
+class Misuse(Exception):
     """A call that the state of the connection does not allow: the mistake is the caller's."""
 
 
-class Exhausted(RuntimeError):
+class Exhausted(Exception):
     """No room for another connection, or no free port for it."""

@@ -2,6 +2,7 @@
 
 import enum
 import struct
+from builtins import memoryview  # where mypyc looks for the type of a field
 from typing import NamedTuple
 
 from tunfwd.wire import ip

@@ -1,6 +1,7 @@
 """TCP headers and the options we use (RFC 9293 3.1, RFC 7323 2, RFC 2018)."""
 
 import struct
+from builtins import memoryview  # where mypyc looks for the type of a field
 from typing import NamedTuple
 
 from tunfwd.wire.checksum import Buffer

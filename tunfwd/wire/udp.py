@@ -1,6 +1,7 @@
 """UDP headers (RFC 768)."""
 
 import struct
+from builtins import memoryview  # where mypyc looks for the type of a field
 from typing import NamedTuple
 
 from tunfwd.wire.checksum import Buffer
