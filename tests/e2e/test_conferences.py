@@ -18,7 +18,7 @@ from .hosts import UdpEcho, eventually
 from .lan import group, kill, member, offer, ports_of, use_udp, wait_gone, wait_running, wait_together
 from .plain_peer import ToxNode
 
-pytestmark = [pytest.mark.netns, pytest.mark.toxnet, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(600)]
 
 PORT = 7100
 RULE = {"contact": "ann", "ports": "7000-7999", "action": "accept"}

@@ -31,7 +31,7 @@ from .hosts import (
 )
 from .plain_peer import ToxNode
 
-pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet]
 
 MIB = 1 << 20
 NOTICE = 60.0  # s; toxcore takes 32 to miss a friend

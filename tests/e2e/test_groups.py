@@ -47,7 +47,7 @@ from .plain_member import LOSSLESS, PlainMember, offer_packet, packet
 from .plain_peer import ACCEPT, ACK_ACC, DATA, KILL, OFFER, SERVER, TCP, UDP
 from .processes import resident
 
-pytestmark = [pytest.mark.netns, pytest.mark.toxnet, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(600)]
 
 _ports = count(7100)
 _ids = count(0x6E0E0001)

@@ -31,7 +31,7 @@ from .hosts import TIME, TcpService, bytes_of, connect, echo, eventually, inside
 from .plain_peer import ToxNode
 from .test_faults import come_back, transfer, was_reset
 
-pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet]
 
 MIB = 1 << 20
 SIZE = int(os.environ.get("TUNFWD_TRANSFER_MB", "200")) * 1_000_000 // MIB  # MiB

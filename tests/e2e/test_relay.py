@@ -17,7 +17,7 @@ from .conftest import ask
 from .hosts import TcpService, UdpEcho, bytes_of, connect, datagram_socket, echo, eventually, read_exactly
 from .plain_peer import ToxNode
 
-pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet]
 
 RELAY_PORT = 33400
 MIB = 1 << 20

@@ -10,7 +10,7 @@ import pytest
 
 from netns.topology import PROJECT, labels
 
-pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet]
 
 DEMO = [sys.executable, "-m", "netns.demo"]
 

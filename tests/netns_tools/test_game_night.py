@@ -11,7 +11,7 @@ from netns.topology import PROJECT
 
 from .test_demo import left_behind
 
-pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet]
 
 GAME_NIGHT = [sys.executable, "-m", "netns.game_night", "3", "--delay", "0"]
 

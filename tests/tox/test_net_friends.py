@@ -16,7 +16,7 @@ from tunfwd.tox.errors import FriendAddAlreadySent, FriendAddOwnKey, FriendCusto
 from tunfwd.tox.friends import NoSuchRequest
 from tunfwd.tox.settings import Node
 
-pytestmark = [pytest.mark.toxnet, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.toxnet, pytest.mark.patient, pytest.mark.timeout(600)]
 
 
 async def test_packets_of_both_kinds_in_both_directions(pair: tuple[Person, Person]) -> None:

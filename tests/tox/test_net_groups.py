@@ -8,10 +8,10 @@ import trio
 from tests.tox.conftest import Person, running
 from tunfwd.tox.conferences import Conference
 from tunfwd.tox.contacts import ContactOffline, Member
-from tunfwd.tox.errors import GroupJoinBadChatId
+from tunfwd.tox.errors import GroupInviteAcceptFailSend, GroupJoinBadChatId
 from tunfwd.tox.groups import Group, NoSuchInvitation, State
 
-pytestmark = [pytest.mark.toxnet, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.toxnet, pytest.mark.patient, pytest.mark.timeout(600)]
 
 
 def member(person: Person, group: Group, other: Group) -> Member | None:
@@ -126,6 +126,25 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
         carol.groups.leave(carols)
         assert len(carol.groups) == 0
         await alice.seen.until(lambda: [one.nickname for one in group.by_peer.values()] == ["bob"])
+
+
+async def test_acceptance_that_cannot_be_sent(people: tuple[Person, Person, Person]) -> None:
+    alice, bob, _ = people
+    async with running(alice, bob):
+        await all_online(alice, bob)
+        known = len(alice.groups)
+        group = bob.groups.create("Second try")
+        bob.groups.invite(group, bob.friend(alice))
+        await alice.seen.until(lambda: alice.groups.invitations)
+    bob.restart()
+    async with running(alice, bob):
+        await alice.seen.until(lambda: not alice.friend(bob).online)
+        with pytest.raises(GroupInviteAcceptFailSend):
+            alice.groups.accept(group.chat_id)
+        assert len(alice.groups) == known
+        assert not alice.groups.invitations
+        await alice.seen.until(lambda: alice.groups.invitations)
+        alice.groups.decline(group.chat_id)  # it names a key that bob had before he started anew
 
 
 async def test_public_group_by_its_chat_id(people: tuple[Person, Person, Person]) -> None:

@@ -144,6 +144,14 @@ class GroupPeerQueryPeerNotFound(ToxError):
     """The peer has left."""
 
 
+class GroupInviteAcceptFailSend(ToxError):
+    """The friend who invites could not be told: it is offline."""
+
+
+class GroupLeaveGroupNotFound(ToxError):
+    """There is no group of that number."""
+
+
 class GroupJoinBadChatId(ToxError):
     """We are in the group already, or the chat id is none."""
 

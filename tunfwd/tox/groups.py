@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +23,9 @@ from tunfwd.tox.enums import (
     Tox_Group_Privacy_State,
 )
 from tunfwd.tox.errors import (
+    GroupInviteAcceptFailSend,
     GroupLeaveFailSend,
+    GroupLeaveGroupNotFound,
     GroupPeerQueryPeerNotFound,
     GroupSendCustomPacketDisconnected,
     GroupSendCustomPacketFailSend,
@@ -157,7 +160,7 @@ class Groups:
         self._by_number: dict[int, Group] = {}
         self._refused: dict[bytes, Group] = {}
         self._invitations: dict[bytes, GroupInvitation] = {}
-        self._early: dict[bytes, GroupInvitation] = {}
+        self._early: dict[bytes, tuple[GroupInvitation, float]] = {}  # not to be told before then
         self.dropped_invitations = 0
         """Invitations not held because 32 were."""
         self.strays = 0
@@ -218,7 +221,8 @@ class Groups:
         """Accept an invitation. Raises NoSuchInvitation, or errors.GroupInviteAccept…; then as `join`.
 
         toxcore does not repeat what gets lost between the two (it can, when several join at once): being
-        invited and accepting again does.
+        invited and accepting again does. Where it cannot even be sent, the invitation is told once more when
+        the friend is there.
         """
         invitation = self._invitations.get(chat_id)
         if invitation is None:
@@ -229,13 +233,28 @@ class Groups:
                 return group
             self.leave(group)
         self._refused.pop(chat_id, None)
-        number = self._tox.group_invite_accept(
-            invitation.friend.number, invitation.data, self._nickname().encode(), password.encode()
-        )
+        try:
+            number = self._tox.group_invite_accept(
+                invitation.friend.number, invitation.data, self._nickname().encode(), password.encode()
+            )
+        except GroupInviteAcceptFailSend:
+            self._leave_unknown()
+            del self._invitations[chat_id]
+            self._early[chat_id] = invitation, time.monotonic() + INVITATION_DELAY
+            raise
         del self._invitations[chat_id]
         group = self._added(number, State.JOINING)
         group.name = group.name or invitation.name  # until its state arrives
         return group
+
+    def _leave_unknown(self) -> None:
+        """Leave what toxcore has made for an acceptance that could not be sent, and does not take back."""
+        for number in range(MAX_NUMBER):
+            if self._tox.group_number_groups <= len(self._by_number):
+                return
+            if number not in self._by_number:
+                with contextlib.suppress(GroupLeaveGroupNotFound, GroupLeaveFailSend):
+                    self._tox.group_leave(number, b"")
 
     def remember(self, group: Group, key: bytes, nickname: str) -> Member:
         """Return the member with that key; one that was met in an earlier run only is away."""
@@ -299,11 +318,11 @@ class Groups:
     def on_invite(self, friend: Friend, data: bytes, name: bytes) -> None:
         """Hold an invitation; a newer one to the same group replaces it."""
         chat_id = data[:32]  # then the inviter's key in the group
-        held = self._invitations | self._early
+        held = self._invitations.keys() | self._early.keys()
         if chat_id not in held and len(held) >= MAX_INVITATIONS:
             self.dropped_invitations += 1
             return
-        self._early[chat_id] = GroupInvitation(chat_id, clean(name, NAME_LIMIT), friend, data)
+        self._early[chat_id] = GroupInvitation(chat_id, clean(name, NAME_LIMIT), friend, data), 0.0
 
     def tell_invitations(self, now: float) -> None:
         """Tell of invitations that can be accepted; `now` is of time.monotonic().
@@ -311,8 +330,9 @@ class Groups:
         Until both friends know each other's address, about a second after they are connected, toxcore drops
         what accepting sends, and whoever accepted is never let in.
         """
-        for chat_id, invitation in list(self._early.items()):
-            if now - invitation.friend.online_since >= INVITATION_DELAY:
+        for chat_id, (invitation, earliest) in list(self._early.items()):
+            friend = invitation.friend
+            if friend.online and now >= max(earliest, friend.online_since + INVITATION_DELAY):
                 del self._early[chat_id]
                 self._invitations[chat_id] = invitation
                 self._handler.group_invitation(invitation)
