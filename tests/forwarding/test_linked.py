@@ -395,6 +395,30 @@ def test_a_pause_is_nothing_but_a_pause(network: dict[str, float], who: str) -> 
     finish(pair)
 
 
+def test_another_path_is_measured_anew_and_nothing_is_lost() -> None:
+    pair, mapping = make()
+    using, serving = open_flow(pair, mapping)
+    writer = Writer(pair, using, text(1, 900_000))
+    writer.write()
+    pair.run(0.05)
+    linked = pair.b.session._linked
+    assert linked is not None
+    link = linked.link
+    assert link.round_trip is not None
+    for side in pair.sides:
+        side.session.moved(pair.now)
+    assert link.round_trip is None
+
+    def done() -> bool:
+        writer.write()
+        pair.run(0.01)
+        return writer.arrived(pair.a, serving) == writer.data
+
+    run_until(pair, done, 60)
+    assert link.round_trip is not None
+    finish(pair)
+
+
 def test_what_is_said_during_a_pause_is_said_after_it() -> None:
     pair, mapping = make()
     using, serving = open_flow(pair, mapping)

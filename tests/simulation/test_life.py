@@ -180,6 +180,30 @@ def test_a_path_that_comes_back_ten_times_slower():
     assert sink.total - before > 0.75 * 1e6 * 10
 
 
+@pytest.mark.parametrize("longer", [True, False], ids=["to a relay", "to a direct path"])
+def test_another_path_without_an_outage(longer):
+    """The round trip grows fifty-fold, or shrinks, in mid-flight; both ends are told of the new path."""
+    direct = Conditions(rate=10e6, delay=0.001, queue=200_000)
+    relayed = Conditions(rate=5e6, delay=0.05, queue=1_000_000)
+    first, second = (direct, relayed) if longer else (relayed, direct)
+    clock, a, b = pair(first, 1)
+    Source(a, [1])
+    sink = Sink(b)
+    a.pump()
+
+    def move():
+        for node in (a, b):
+            node.out.conditions = second
+            node.link.path_restored(clock.now)
+            node.pump()
+
+    clock.at(3.0, move)
+    clock.run(5.0)
+    before = sink.total
+    clock.run(8.0)
+    assert sink.total - before > 0.75 * second.rate * 3
+
+
 STATES = ["fresh", "started", "busy", "finishing", "reset", "waiting"]
 
 

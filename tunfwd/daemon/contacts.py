@@ -169,6 +169,7 @@ class Contacts(Handler):
         """See Handler."""
         if peer := self._peers.of(contact):
             log.info("%s is reached by another path: %s", peer.label, link_of(peer))
+            self._engine.moved(peer)
 
     def friend_request(self, request: FriendRequest) -> None:
         """See Handler."""

@@ -121,6 +121,11 @@ class Engine:
         peer.session.online(trio.current_time())
         self._switch.touch(peer)
 
+    def moved(self, peer: Peer) -> None:
+        """The contact is reached by another path."""
+        peer.session.moved(trio.current_time())
+        self._switch.touch(peer)
+
     def lossless(self, peer: Peer, data: bytes) -> None:
         """A packet came."""
         peer.session.receive_lossless(data, trio.current_time())

@@ -148,6 +148,12 @@ class Session:
             # What we offered before there was a link may be lost with what the carrier had queued.
             self._negotiation.offer_all(again=self._linked is not None)
 
+    def moved(self, now: float) -> None:
+        """The contact is reached by another path: what was measured on the last says nothing of it."""
+        self._now = now
+        if self._linked is not None:
+            self._linked.link.path_restored(now)
+
     def offline(self, now: float) -> None:
         """The contact has gone. A link waits for it; nothing else can, as what toxcore had queued is lost."""
         self._now = now

@@ -176,7 +176,7 @@ class Link:
         self._datagrams.clear()
 
     def path_restored(self, now: float) -> None:
-        """The contact is back, perhaps by another path.
+        """The contact is back, perhaps by another path, or was never away but is reached by another.
 
         What was in flight is sent again, and all is measured anew.
         """
