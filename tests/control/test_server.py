@@ -20,6 +20,7 @@ from tunfwd.control import api
 from tunfwd.control.client import Client
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.control.errors import ControlError
+from tunfwd.control.listener import listening
 from tunfwd.control.protocol import MAX_REQUEST
 from tunfwd.control.server import (
     BURST,
@@ -48,10 +49,11 @@ async def echo(method: str, params: dict[str, object]) -> Mapping[str, object]:
 
 @asynccontextmanager
 async def serving(path: Path, handler: Handler = echo, group: str | None = None) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda *, task_status: serve(path, handler, group=group, task_status=task_status))
-        yield
-        nursery.cancel_scope.cancel()
+    with listening(path, group) as listener:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, listener, handler)
+            yield
+            nursery.cancel_scope.cancel()
 
 
 class Peer:
@@ -290,8 +292,8 @@ async def test_no_moment_of_lax_permissions(path: Path) -> None:
 
 async def test_second_daemon_is_told(path: Path) -> None:
     async with serving(path):
-        with pytest.raises(ControlError, match="already running") as caught:
-            await serve(path, echo)
+        with pytest.raises(ControlError, match="already running") as caught, listening(path, None):
+            pass
         assert caught.value.code == "failed"
         with Client(path):  # and the first one still has its socket
             pass
@@ -307,14 +309,17 @@ async def test_socket_of_a_dead_daemon_is_replaced(path: Path) -> None:
 
 
 async def test_killed_daemon_leaves_nothing_in_the_way(path: Path) -> None:
-    code = "import sys, trio\nfrom tunfwd.control.server import serve\ntrio.run(serve, sys.argv[1], None)"
+    code = (
+        "import pathlib, sys, time\nfrom tunfwd.control.listener import listening\n"
+        "with listening(pathlib.Path(sys.argv[1]), None):\n    time.sleep(60)"
+    )
     daemon = subprocess.Popen([sys.executable, "-c", code, path])
     try:
         with trio.fail_after(20):
             while not path.exists():
                 await trio.sleep(0.02)
-        with pytest.raises(ControlError, match="already running"):
-            await serve(path, echo)
+        with pytest.raises(ControlError, match="already running"), listening(path, None):
+            pass
     finally:
         daemon.kill()
         daemon.wait(10)
@@ -325,19 +330,22 @@ async def test_killed_daemon_leaves_nothing_in_the_way(path: Path) -> None:
 async def test_what_is_no_socket_is_not_replaced(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("precious")
-    with pytest.raises(ControlError, match="something else is in the way") as caught:
-        await serve(path, echo)
+    with pytest.raises(ControlError, match="something else is in the way") as caught, listening(path, None):
+        pass
     assert caught.value.code == "configuration"
     assert path.read_text() == "precious"
 
 
 async def test_impossible_paths(tmp_path: Path) -> None:
     for bad in (tmp_path / ("x" * 120), Path("/proc/nowhere/control.sock")):
-        with pytest.raises(ControlError) as caught:
-            await serve(bad, echo)
+        with pytest.raises(ControlError) as caught, listening(bad, None):
+            pass
         assert caught.value.code == "configuration"
-    with pytest.raises(ControlError, match="no group 'no-such-group'"):
-        await serve(tmp_path / "s", echo, group="no-such-group")
+    with (
+        pytest.raises(ControlError, match="no group 'no-such-group'"),
+        listening(tmp_path / "s", "no-such-group"),
+    ):
+        pass
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
@@ -395,11 +403,11 @@ class TestOtherUsers:
     async def test_a_group_needs_no_privilege_once_the_listener_is_made(self, open_path: Path) -> None:
         code = (
             "import sys, trio\nfrom pathlib import Path\n"
-            "from tunfwd.control.listener import listening\nfrom tunfwd.control.server import serve_on\n"
+            "from tunfwd.control.listener import listening\nfrom tunfwd.control.server import serve\n"
             "from tunfwd.tun.privileges import drop\n"
             "async def echo(method, params): return {'method': method}\n"
             f"with listening(Path(sys.argv[1]), '{self.GROUP}') as listener:\n"
-            "    drop()\n    print(flush=True)\n    trio.run(serve_on, listener, echo)\n"
+            "    drop()\n    print(flush=True)\n    trio.run(serve, listener, echo)\n"
         )
         daemon = subprocess.Popen([sys.executable, "-c", code, open_path], stdout=subprocess.PIPE)
         try:

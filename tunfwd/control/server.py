@@ -9,18 +9,16 @@ or client stays with it.
 import contextlib
 import errno
 import logging
-import os
 import select
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from typing import Protocol as Interface
 
 import trio
 
 from tunfwd.control.errors import ControlError
-from tunfwd.control.listener import Access, Listener, listening
+from tunfwd.control.listener import Access, Listener
 from tunfwd.control.protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
 
 MAX_CONNECTIONS: Final = 64
@@ -44,21 +42,6 @@ class Handler(Interface):
 
 
 async def serve(
-    path: str | os.PathLike[str],
-    handler: Handler,
-    *,
-    group: str | None = None,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serves at `path` until cancelled; has started once clients can connect.
-
-    Raises ControlError when it cannot: a daemon runs there already, or path, group or permissions are wrong.
-    """
-    with listening(Path(path), group) as listener:
-        await serve_on(listener, handler, task_status=task_status)
-
-
-async def serve_on(
     listener: Listener, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serves until cancelled, on a listener made before privileges were given up."""

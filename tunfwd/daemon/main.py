@@ -16,7 +16,7 @@ import trio
 
 from tunfwd.control.errors import ConfigurationError, ControlError
 from tunfwd.control.listener import Listener, listening
-from tunfwd.control.server import serve_on
+from tunfwd.control.server import serve
 from tunfwd.daemon import config as configuration
 from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.callers import Callers
@@ -166,7 +166,7 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
             await nursery.start(saver.run)
             await nursery.start(engine.run)
             await nursery.start(client.run)
-            await nursery.start(serve_on, listener, commands.dispatcher)
+            await nursery.start(serve, listener, commands.dispatcher)
             log.info("our Tox address is %s", client.address)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for number in signals:
