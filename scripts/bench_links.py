@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ ROUND_TRIPS = (0.010, 0.050, 0.200)  # s
 LOSSES = (0.0, 0.001, 0.01, 0.03)
 QUICK = ((0.010, 0.0), (0.050, 0.01), (0.200, 0.0))
 SLOW = Conditions(rate=8e6, delay=0.010, queue=0.1)
+SHARED = Conditions(rate=20e6, delay=0.020, queue=0.1)
+SHARING_TIME = 20.0  # s
+ROUNDS = 100  # that a transfer goes on for at least, lest it be all start-up
 REST = 2.0  # s between transfers: whatever the last one left in queues is gone
 TIME_LIMIT = 240.0  # s for one measurement
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
@@ -108,15 +112,33 @@ def throughput(
     rows = []
     for round_trip, loss in cells:
         change(net, Conditions(rate=RATE, delay=round_trip / 2, loss=loss))
-        rates = {way.name: way.upload(seconds) for way in found}
+        rates = {way.name: way.upload(max(seconds, ROUNDS * round_trip)) for way in found}
         ours, bbr = rates["tunfwd"] or 0.0, rates.get("kernel bbr")
         told = [f"{rate:.1f}" if rate is not None else "-" for rate in rates.values()]
         against = f"{ours / bbr:.2f}" if bbr else "-"
         rows.append((f"{round_trip * 1e3:.0f} ms", f"{loss:.1%}", *told, against, f"{ours * 1e6 / RATE:.0%}"))
         print("#", *rows[-1], flush=True)
-    print(f"\nUploads of {seconds:.0f} s over {RATE / 1e6:.0f} Mbit/s, in Mbit/s of payload:\n")
+    length = f"{seconds:.0f} s, or {ROUNDS} round trips, over {RATE / 1e6:.0f} Mbit/s"
+    print(f"\nUploads of {length}, in Mbit/s of payload:\n")
     heads = ("RTT", "loss", *(way.name for way in found), "x bbr", "of the rate")
     print(tabulate(rows, headers=heads, disable_numparse=True), flush=True)
+
+
+def sharing(net: Topology, found: Sequence[Way]) -> None:
+    """Print what two uploads from the same host get of its link."""
+    change(net, SHARED)
+    by_name = {way.name: way for way in found}
+    rows = []
+    for names in (("tunfwd", "kernel cubic"), ("tunfwd", "kernel bbr"), ("kernel bbr", "kernel cubic")):
+        if not set(names) <= by_name.keys():
+            continue
+        with ThreadPoolExecutor() as pool:
+            rates = list(pool.map(lambda name: by_name[name].upload(SHARING_TIME), names))
+        rows.append([f"{name} {rate or 0.0:.1f}" for name, rate in zip(names, rates, strict=True)])
+    rate, delay, queue = SHARED.rate / 1e6, 2e3 * SHARED.delay, SHARED.queue * 1e3
+    link = f"one link of {rate:.0f} Mbit/s, {delay:.0f} ms, {queue:.0f} ms of queue"
+    print(f"\nTwo uploads over {link}, in Mbit/s:\n")
+    print(tabulate(rows, headers=("one", "the other"), disable_numparse=True), flush=True)
 
 
 def queueing(net: Topology, found: Sequence[Way]) -> None:
@@ -156,6 +178,7 @@ def main() -> None:
             print("# this kernel has no BBR")
         wanted = [way for way in found if not arguments.only or way.name in (*arguments.only, "tunfwd")]
         throughput(net, wanted, arguments.seconds, cells)
+        sharing(net, wanted)
         queueing(net, wanted)
 
 
