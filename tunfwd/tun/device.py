@@ -25,8 +25,10 @@ import trio
 from tunfwd.tun.privileges import PrivilegeError
 
 FRAME_LIMIT = 10 + 40 + 65_535  # bytes: virtio_net_hdr and the largest IPv6 packet
-READ_FRAMES = 256  # per read: how long the netstack may be kept from answering
-READ_BYTES = 4 << 20  # per read: 64 full super-segments
+# Per read: how long the netstack is kept from answering. With 4 MB, a byte beside a full transfer took twice
+# as long as with 256 KB, and the transfer was 5 % faster.
+READ_FRAMES = 256
+READ_BYTES = 256 << 10
 
 # ioctl requests, linux/if_tun.h
 TUNSETOFFLOAD = 0x400454D0
