@@ -34,7 +34,8 @@ LOSSES = (0.0, 0.001, 0.01, 0.03)
 QUICK = ((0.010, 0.0), (0.050, 0.01), (0.200, 0.0))
 SLOW = Conditions(rate=8e6, delay=0.010, queue=0.1)
 SHARED = Conditions(rate=20e6, delay=0.020, queue=0.1)
-SHARING_TIME = 20.0  # s
+SHARING_TIME = 30.0  # s
+SETTLING_TIME = 8.0  # s
 ROUNDS = 100  # that a transfer goes on for at least, lest it be all start-up
 REST = 2.0  # s between transfers: whatever the last one left in queues is gone
 TIME_LIMIT = 240.0  # s for one measurement
@@ -105,6 +106,13 @@ def change(net: Topology, conditions: Conditions) -> None:
     time.sleep(0.5)
 
 
+def settle(found: Sequence[Way]) -> None:
+    """Let a link of tunfwd get to know the conditions: it goes by what it measured last, not as a new one."""
+    for way in found:
+        if way.name == "tunfwd":
+            way.upload(SETTLING_TIME)
+
+
 def throughput(
     net: Topology, found: Sequence[Way], seconds: float, cells: Sequence[tuple[float, float]]
 ) -> None:
@@ -126,8 +134,9 @@ def throughput(
 
 def sharing(net: Topology, found: Sequence[Way]) -> None:
     """Print what two uploads from the same host get of its link."""
-    change(net, SHARED)
     by_name = {way.name: way for way in found}
+    change(net, SHARED)
+    settle(found)
     rows = []
     for names in (("tunfwd", "kernel cubic"), ("tunfwd", "kernel bbr"), ("kernel bbr", "kernel cubic")):
         if not set(names) <= by_name.keys():
@@ -144,6 +153,7 @@ def sharing(net: Topology, found: Sequence[Way]) -> None:
 def queueing(net: Topology, found: Sequence[Way]) -> None:
     """Print the table of round trips beside a full connection."""
     change(net, SLOW)
+    settle(found)
     rows = []
     for way in found:
         if way.name == "no link":

@@ -29,7 +29,7 @@ from typing import Protocol
 
 ROUND = 0.004  # s between rounds while something goes on that no socket announces
 CALM = 0.05  # s; the longest interval toxcore asks for, when it has nothing to do
-IDLE = 0.1  # s between rounds then, if UDP announces everything: toxcore's own timers run a second or more
+IDLE = 0.2  # s between rounds then, if UDP announces everything: toxcore's own timers run a second or more
 CREDITS = 4  # packets to wait for before a full queue is tried again
 BURST = 100  # packets; a socket buffer of Linux's default size holds 180 of toxcore's largest
 GROUP_BURST = 40  # lossless packets to a member of a group in each ROUND: 4 MB/s of 500 bytes
