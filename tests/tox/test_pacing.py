@@ -29,7 +29,7 @@ def test_idle_loop_keeps_toxcores_interval() -> None:
 def test_loop_that_hears_of_everything_rests_longer() -> None:
     pacing = Pacing()
     pacing.all_udp = True
-    assert pacing.next_round(100.0, 0.05)[1] == pytest.approx(100.1)
+    assert pacing.next_round(100.0, 0.05)[1] == pytest.approx(100.2)
     assert pacing.next_round(100.0, 0.02)[1] == pytest.approx(100.02)
 
 
