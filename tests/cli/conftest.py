@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tunfwd.control.errors import ControlError
+from tunfwd.control.listener import listening
 from tunfwd.control.server import serve
 
 Answer = Mapping[str, object] | ControlError | Callable[[dict[str, object]], Mapping[str, object]]
@@ -80,11 +81,12 @@ def daemon(environment: dict[str, str]) -> Iterator[Daemon]:
     ready, tokens, scopes = threading.Event(), [], []
 
     async def run() -> None:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lambda *, task_status: serve(daemon.socket, daemon, task_status=task_status))
-            tokens.append(trio.lowlevel.current_trio_token())
-            scopes.append(nursery.cancel_scope)
-            ready.set()
+        with listening(daemon.socket, None) as listener:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve, listener, daemon)
+                tokens.append(trio.lowlevel.current_trio_token())
+                scopes.append(nursery.cancel_scope)
+                ready.set()
 
     thread = threading.Thread(target=trio.run, args=(run,))
     thread.start()
