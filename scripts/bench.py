@@ -2,7 +2,7 @@
 
     bench.py [--seconds N]
 
-Bare Tox packets between two processes; an application's connections through two daemons and real Tox, between
+Bare Tox packets between two hosts; an application's connections through two daemons and real Tox, between
 two network namespaces, as friends and as members of a group; the same without the link; the cores alone, with
 the packets handed over in memory. Machines differ and are shared: compare the ratios of one run.
 """
