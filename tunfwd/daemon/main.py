@@ -99,7 +99,7 @@ def _tunnel(config: Config) -> Iterator[Tunnel]:
     wanted = config.network.range or DEFAULT_RANGE
     try:
         device = Device.open(config.network.interface, config.network.mtu)
-    except DeviceError as error:
+    except (privileges.PrivilegeError, DeviceError) as error:
         raise ControlError("privilege", str(error)) from None
     try:
         chosen = network.choose_range(wanted, device.name)
