@@ -259,9 +259,9 @@ async def test_only_offers_hellos_and_kills_may_be_public() -> None:
     assert daemon.peers.find("player 0").session.counters["malformed_prefix"] == 2
     friend = Session(FRIEND, epoch=1, random=Random(1))
     friend.online(0.0)
-    friend.receive_lossless(b"\x90\x00\x01" + bytes(4), 0.0)
-    friend.receive_lossy(b"\x90\x01" + bytes(4), 0.0)
-    assert friend.counters == {"malformed_prefix": 2}
+    friend.receive_lossless(b"\xa7\xa7\x01" + bytes(4), 0.0)
+    friend.receive_lossy(b"\xa7\xc8" + bytes(4), 0.0)
+    assert friend.counters == {"malformed_type": 1, "malformed_prefix": 1}
 
 
 async def test_a_ping_waits_for_the_members_hello(autojump_clock: trio.testing.MockClock) -> None:
@@ -279,7 +279,7 @@ async def test_a_ping_waits_for_the_members_hello(autojump_clock: trio.testing.M
         daemon.settle()
         token = daemon.tox.private[-1][1][3:]
         await trio.sleep(0.02)
-        daemon.groups.on_private(group.number, 0, b"\x90\x02\x01" + token)
+        daemon.groups.on_private(group.number, 0, b"\xa7\xc9\x01" + token)
         daemon.settle()
     assert answers == [pytest.approx(0.02)]
 

@@ -20,7 +20,7 @@ from tunfwd.tox.groups import Group, State
 from .hosts import TIME, eventually
 from .plain_peer import HELLO, OFFER, Packet, ToxNode
 
-LOSSLESS, LOSSY = b"\x90\x00", b"\x90\x01"
+LOSSLESS, LOSSY = b"\xa7\xa7", b"\xa7\xc8"
 
 
 def packet(kind: int, msg_id: int, body: bytes = b"") -> bytes:

@@ -361,8 +361,8 @@ def test_bytes_that_do_not_belong_here(lan: Lan, eve: PlainMember) -> None:
         b"\xa7\x00" + packet(OFFER, identifier)[3:],
         b"\xa7\x0f\x01" + bytes(12),
         b"\xc8" + bytes(8),
-        b"\x90",
-        b"\x90\x03" + bytes(8),
+        b"\xa7",
+        b"\x90\x00\x00" + bytes(8),
         b"plain text",
     ]
     before = drops(ann, "malformed_prefix")

@@ -754,9 +754,9 @@ def test_the_same_port_twice(pair: Pair) -> None:
 def test_a_public_offer_becomes_a_mapping_for_each_member() -> None:
     pair = Pair(Side(1, carrier=GROUP), Side(2, carrier=GROUP))
     pair.connect()
-    pair.b.session.receive_lossless(bytes.fromhex("90000f011b0000000100000000000000"), pair.now)
+    pair.b.session.receive_lossless(bytes.fromhex("a7a70f011b0000000100000000000000"), pair.now)
     mapping = pair.a.session.offer(TCP, 80, "web", pair.now, public_id=0x11223344)
-    pair.b.session.receive_lossless(bytes.fromhex("9000004433221100005000") + b"\3web", pair.now)
+    pair.b.session.receive_lossless(bytes.fromhex("a7a7004433221100005000") + b"\3web", pair.now)
     pair.settle()
     assert mapping.msg_id == mapping.public_id == 0x11223344
     assert mapping.origin is Origin.LOCAL
@@ -781,20 +781,20 @@ def test_public_packets_of_a_group() -> None:
     pair.connect()
     a, b = pair.a.session, pair.b.session
     assert not a.greeted
-    hello = bytes.fromhex("90000f011b000000") + a.epoch.to_bytes(8, "little")
+    hello = bytes.fromhex("a7a70f011b000000") + a.epoch.to_bytes(8, "little")
     a.introduced(pair.now)
     a.introduced(pair.now)
     assert a.greeted
     mapping = a.offer(TCP, 80, "web", pair.now, public_id=0x11223344)
     b.receive_public(hello, pair.now)
-    b.receive_public(bytes.fromhex("9000004433221100005000") + b"\3web", pair.now)
+    b.receive_public(bytes.fromhex("a7a7004433221100005000") + b"\3web", pair.now)
     pair.settle()
     assert mapping.state is MappingState.RUNNING
     assert mapping.many
     assert mapping.msg_id == 0x11223344  # not offered again in private
-    b.receive_public(bytes.fromhex("90000044332211000050000377656200"), pair.now)
+    b.receive_public(bytes.fromhex("a7a70044332211000050000377656200"), pair.now)
     assert b.counters["malformed_length"] == 1
-    for private_only in ("90000144332211", "9000044433221100", "9000"):
+    for private_only in ("a7a70144332211", "a7a7044433221100", "a7a7"):
         b.receive_public(bytes.fromhex(private_only), pair.now)
     assert b.counters["public_unexpected"] == 3
 

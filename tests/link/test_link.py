@@ -52,7 +52,7 @@ def test_small_streams_share_packets():
 
 
 def test_packets_are_full_but_not_more():
-    for prefix in (b"\xc9\x02", b"\x90\x02\x02"):
+    for prefix in (b"\xc9\x02", b"\xa7\xc9\x02"):
         peer = RawPeer()
         peer.link._prefix = prefix
         peer.link.stream_open(1)

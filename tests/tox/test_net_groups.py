@@ -74,19 +74,19 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
         assert to_bob.kind == "group"
         assert to_bob is not alice.friend(bob)
 
-        for packet in (b"\x90\x00" + b"a" * 498, b"\x90\x00" + b"b" * 1371, b"\x90\x00end"):
+        for packet in (b"\xa7\xa7" + b"a" * 498, b"\xa7\xa7" + b"b" * 1371, b"\xa7\xa7end"):
             assert to_bob.send_lossless(packet)
-        await bob.seen.until(lambda: ("lossless", to_alice, b"\x90\x00end") in bob.seen.events)
+        await bob.seen.until(lambda: ("lossless", to_alice, b"\xa7\xa7end") in bob.seen.events)
         got = [event[2] for event in bob.seen.of("lossless")]
-        assert got == [b"\x90\x00" + b"a" * 498, b"\x90\x00" + b"b" * 1371, b"\x90\x00end"]
+        assert got == [b"\xa7\xa7" + b"a" * 498, b"\xa7\xa7" + b"b" * 1371, b"\xa7\xa7end"]
 
-        assert to_bob.send_lossy(b"\x90\x01" + b"c" * 1371)
-        assert to_bob.send_lossy(b"\x90\x02d")
+        assert to_bob.send_lossy(b"\xa7\xc8" + b"c" * 1371)
+        assert to_bob.send_lossy(b"\xa7\xc9d")
         await bob.seen.until(lambda: len(bob.seen.of("lossy")) == 2)
         assert not carol.seen.of("lossless")
 
-        assert group.send_lossless(b"\x90\x00to all")
-        await bob.seen.until(lambda: ("public", to_alice, b"\x90\x00to all") in bob.seen.events)
+        assert group.send_lossless(b"\xa7\xa7to all")
+        await bob.seen.until(lambda: ("public", to_alice, b"\xa7\xa7to all") in bob.seen.events)
         await carol.seen.until(lambda: carol.seen.of("public"))
         assert not alice.seen.of("public")
 
@@ -96,7 +96,7 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
     async with running(alice, bob, carol):
         await alice.seen.until(lambda: not to_bob.online)
         with pytest.raises(ContactOffline):
-            to_bob.send_lossless(b"\x90\x00gone")
+            to_bob.send_lossless(b"\xa7\xa7gone")
         assert [again.chat_id for again in bob.groups] == [group.chat_id]
         bobs = bob.groups.get(group.chat_id)
         assert bobs is not None
@@ -108,7 +108,7 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
             ("offline", again),
             ("online", again),
         ]
-        assert again.send_lossless(b"\x90\x00welcome back")
+        assert again.send_lossless(b"\xa7\xa7welcome back")
         await bob.seen.until(lambda: bob.seen.of("lossless"))
         await meet(bob, bobs, carol, carols)
         assert carol_of_bob.key in bobs.members
@@ -166,7 +166,7 @@ async def test_public_group_by_its_chat_id(people: tuple[Person, Person, Person]
         carol.groups.leave(right)
         alice.groups.leave(group)
         with pytest.raises(ContactOffline):
-            group.send_lossless(b"\x90\x00nobody")
+            group.send_lossless(b"\xa7\xa7nobody")
 
 
 async def test_conference(people: tuple[Person, Person, Person]) -> None:

@@ -82,7 +82,7 @@ def test_packet_vectors():
     header = HEADER.pack(link_tag(0x0123456789ABCDEF, 0xFEDCBA9876543210), 0x100000002 & 0xFFFFFFFF)
     for prefix, text in (
         (b"\xc9", "c9 02 1f97f474 02000000 01"),
-        (b"\x90\x02", "9002 02 1f97f474 02000000 01"),
+        (b"\xa7\xc9", "a7c9 02 1f97f474 02000000 01"),
     ):
         assert f"`{text}`" in LINK_MD
         assert prefix + b"\x02" + header + encode_frame(Ping()) == bytes.fromhex(text)

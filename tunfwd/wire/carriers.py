@@ -36,4 +36,4 @@ class Carrier:
 
 
 FRIEND = Carrier("friend", b"\xa7", b"\xc8", b"\xc9", MAX_PACKET)
-GROUP = Carrier("group", b"\x90\x00", b"\x90\x01", b"\x90\x02", GROUP_CHUNK)
+GROUP = Carrier("group", b"\xa7\xa7", b"\xa7\xc8", b"\xa7\xc9", GROUP_CHUNK)
