@@ -201,7 +201,7 @@ class SendBuffer:
         if not self._flight:
             return Piece(self.una, b"", False, True) if self._fin_sent and self.in_flight else None
         data = self._flight[0]
-        fin = self._fin_sent and len(self._flight) == 1
+        fin = self._fin_sent and len(self._flight) == 1 and len(data) < room
         if len(data) > min(room, self.max_payload):  # the window shrank, or the path's MTU did
             data = memoryview(data)[: min(room, self.max_payload)]
             fin = False
