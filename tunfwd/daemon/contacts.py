@@ -10,6 +10,7 @@ from tunfwd.control.api import Link
 from tunfwd.control.errors import ControlError
 from tunfwd.daemon.addresses import AddressBook, NoAddressLeft
 from tunfwd.daemon.engine import Engine
+from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Peer, Peers, id_of
 from tunfwd.daemon.portfolio import Portfolio
 from tunfwd.daemon.rooms import Rooms
@@ -151,13 +152,13 @@ class Contacts(Handler):
     def contact_online(self, contact: Contact) -> None:
         """See Handler."""
         peer = self.added(contact)
-        log.info("%s is online (%s)", peer.label, link_of(peer))
+        log.info("%s is online (%s)", peer.label, link_of(peer), extra=caused_by(peer))
         self._engine.online(peer)
 
     def contact_offline(self, contact: Contact) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):
-            log.info("%s is offline", peer.label)
+            log.info("%s is offline", peer.label, extra=caused_by(peer))
             self._engine.offline(peer)
 
     def contact_left(self, contact: Contact) -> None:
@@ -168,7 +169,7 @@ class Contacts(Handler):
     def contact_connection(self, contact: Contact) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):
-            log.info("%s is reached by another path: %s", peer.label, link_of(peer))
+            log.info("%s is reached by another path: %s", peer.label, link_of(peer), extra=caused_by(peer))
             self._engine.moved(peer)
 
     def friend_request(self, request: FriendRequest) -> None:
@@ -177,7 +178,13 @@ class Contacts(Handler):
         if request.key in self._auto_accept_friends:
             self._soon.append(lambda: self._accept_friend(request.key))
         else:
-            log.info("%s asks to be a friend: %r; `tunfwd friend accept %s`", key, request.message, key[:8])
+            log.info(
+                "%s asks to be a friend: %r; `tunfwd friend accept %s`",
+                key,
+                request.message,
+                key[:8],
+                extra={"cause": ("strangers", "strangers")},
+            )
 
     def _accept_friend(self, key: bytes) -> None:
         peer = self.added(self._client.friends.accept(key))
@@ -206,11 +213,12 @@ class Contacts(Handler):
     def _invited(self, kind: str, friend: Contact, name: str, accept: Callable[[], object]) -> None:
         peer = self._peers.of(friend)
         by = friend.key.hex()[:8] if peer is None else peer.label
+        cause = {"cause": (friend.key.hex(), by)}
         if friend.key in self._auto_accept_groups:
-            log.info("%s invites to the %s %r, accepted by rule", by, kind, name)
+            log.info("%s invites to the %s %r, accepted by rule", by, kind, name, extra=cause)
             self._soon.append(accept)
         else:
-            log.info("%s invites to the %s %r; `tunfwd %s join %s`", by, kind, name, kind, name)
+            log.info("%s invites to the %s %r; `tunfwd %s join %s`", by, kind, name, kind, name, extra=cause)
 
     def group_changed(self, group: Group) -> None:
         """See Handler."""
@@ -220,7 +228,8 @@ class Contacts(Handler):
                 self._forget(member_id)
             return
         label = self._rooms.label(group)
-        log.info("%s: %s%s", label, group.state, f" ({group.reason})" if group.reason else "")
+        reason = f" ({group.reason})" if group.reason else ""
+        log.info("%s: %s%s", label, group.state, reason, extra={"cause": (group_id(group.chat_id), label)})
         for peer in self._peers:
             if isinstance(peer.contact, Member) and peer.contact.group is group:
                 peer.via = label
@@ -256,7 +265,7 @@ class Contacts(Handler):
             try:
                 action()
             except (ControlError, ToxError, LookupError) as error:
-                log.warning("accepted by rule, but: %s", error)
+                log.warning("accepted by rule, but: %s", error, extra={"cause": ("rules", "contacts")})
         self._engine.iterated()
 
 

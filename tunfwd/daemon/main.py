@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
@@ -24,6 +23,7 @@ from tunfwd.daemon.commands import Commands
 from tunfwd.daemon.config import DEFAULT_RANGE, Config, Forwarding
 from tunfwd.daemon.contacts import Contacts
 from tunfwd.daemon.engine import Engine
+from tunfwd.daemon.logs import Log
 from tunfwd.daemon.peers import Peers
 from tunfwd.daemon.pings import Pings
 from tunfwd.daemon.portfolio import Policy, Portfolio
@@ -66,9 +66,12 @@ class Tunnel:
 def run(path: str | None = None) -> int:
     """Be the daemon until SIGINT or SIGTERM; returns the exit code. Raises ControlError where it cannot."""
     config = configuration.load(path)
-    logging.basicConfig(
-        level=config.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
+    with Log(config.log_level.upper()) as writer:
+        _run(config, writer)
+    return 0
+
+
+def _run(config: Config, writer: Log) -> None:
     os.umask(0o077)
     try:
         privileges.check()  # before anything is written, so that a try without them leaves nothing behind
@@ -84,13 +87,13 @@ def run(path: str | None = None) -> int:
         memory.never_lock()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+        writer.start()
         try:
             trio.run(_serve, config, state, listener, tunnel)
         except BaseExceptionGroup as group:
             raise _explain(group) from group
         except (ToxError, ToxcoreUnusable, IdentityError) as error:
             raise _explain(error) from error
-    return 0
 
 
 @contextlib.contextmanager

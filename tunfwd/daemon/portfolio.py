@@ -15,6 +15,7 @@ from tunfwd.control.errors import ControlError
 from tunfwd.control.notation import Protocol as ProtocolName
 from tunfwd.control.notation import Target as WrittenTarget
 from tunfwd.control.notation import read_target
+from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Details, Peer
 from tunfwd.daemon.rules import Expose, exposure
 from tunfwd.daemon.state import AcceptedMapping, ContactId, Content, StandingOffer, StandingRequest
@@ -95,29 +96,34 @@ class Portfolio:
         """A contact offers something that was not accepted before."""
         rule = decide(self._policy.rules, peer.known_as, mapping.protocol, mapping.port, mapping.direction)
         what = f"{describe(mapping)} from {peer.label}"
+        by = caused_by(peer)
         match rule.action:
             case Action.ACCEPT:
                 self._accept_by_rule(peer, mapping, rule, what)
             case Action.DENY:
-                log.info("denied by rule: %s", what)
+                log.info("denied by rule: %s", what, extra=by)
                 peer.session.end(mapping, trio.current_time())
             case Action.ASK:
-                log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id)
+                log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id, extra=by)
 
     def _accept_by_rule(self, peer: Peer, mapping: Mapping, rule: Rule, what: str) -> None:
         target = read_service(rule.target)
         if mapping.role is Role.SERVING and target is None:
             exposed = exposure(self._policy.exposed, peer.known_as, mapping.protocol, mapping.port)
             if exposed is None:
-                log.info("%s: a rule accepts it, but no [[expose]] says what it leads to; left to you", what)
+                log.info(
+                    "%s: a rule accepts it, but no [[expose]] says what it leads to; left to you",
+                    what,
+                    extra=caused_by(peer),
+                )
                 return
             target = service(exposed.target)
         try:
             self.accept(peer, mapping, None, target)
         except ControlError as error:
-            log.warning("%s: a rule accepts it, but %s", what, error.message)
+            log.warning("%s: a rule accepts it, but %s", what, error.message, extra=caused_by(peer))
         else:
-            log.info("accepted by rule: %s", what)
+            log.info("accepted by rule: %s", what, extra=caused_by(peer))
 
     def changed(self, peer: Peer, mapping: Mapping) -> None:
         """A mapping has a new state; one that ended is forgotten here and on disk."""

@@ -13,6 +13,7 @@ import trio
 
 from tunfwd.control.api import Source
 from tunfwd.control.errors import ControlError
+from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Details, Peer, Peers
 from tunfwd.daemon.portfolio import protocol_name, protocol_named, read_service, service_text
 from tunfwd.daemon.state import Content, StandingOffer, group_id
@@ -187,7 +188,7 @@ class Rooms:
                 public_id=offer.msg_id if announced and peer.session.is_online else None,
             )
         except Misuse as misuse:  # offered to this contact alone, or by way of another room
-            log.info("%s: %s", peer.label, misuse)
+            log.info("%s: %s", peer.label, misuse, extra=caused_by(peer))
             return
         peer.details[mapping] = offer.details()
         self._mappings[offer][peer] = mapping

@@ -11,6 +11,7 @@ import logging
 
 import trio
 
+from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Details, Peer
 from tunfwd.daemon.splice import Splice
 from tunfwd.daemon.switch import Switch
@@ -60,6 +61,7 @@ class Reach:
         self.details: Details = peer.details_of(flow.mapping)
         self.target = peer.target_of(flow.mapping)
         self._what = f"{self.target} for {peer.label}"
+        self._by = caused_by(peer)
 
     def peer_first(self) -> bool:
         """Whether to try from the contact's virtual address."""
@@ -79,7 +81,11 @@ class Reach:
         """Say, once, that the service does not see who connects."""
         if self.details.source == "auto" and self.target.host is None and not self.details.said:
             self.details.said = True
-            log.info("%s answers this machine's own addresses only: it will not see who connects", self._what)
+            log.info(
+                "%s answers this machine's own addresses only: it will not see who connects",
+                self._what,
+                extra=self._by,
+            )
 
 
 class TcpService(Splice):

@@ -146,7 +146,10 @@ class Conferences:
     def on_invite(self, friend: Friend, kind: Tox_Conference_Type, cookie: bytes) -> None:
         """Hold an invitation; a newer one to the same conference replaces it."""
         if kind != Tox_Conference_Type.TOX_CONFERENCE_TYPE_TEXT:
-            log.info("%s invites to a call, which is ignored", friend.nickname or friend.key.hex()[:8])
+            name = friend.nickname or friend.key.hex()[:8]
+            log.info(
+                "%s invites to a call, which is ignored", name, extra={"cause": (friend.key.hex(), name)}
+            )
             return
         identifier = cookie[3:35]  # after the inviter's number for it, and its type
         if identifier not in self._invitations and len(self._invitations) >= MAX_INVITATIONS:

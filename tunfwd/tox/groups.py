@@ -402,7 +402,9 @@ class Groups:
         member = group.by_peer.get(peer_id) if group else None
         if group is None or member is None:
             return
-        log.info("%s of %r: %s", member.nickname or member.key.hex()[:8], group.name, _EXITS.get(why, "gone"))
+        name = member.nickname or member.key.hex()[:8]
+        cause = {"cause": (f"{group.chat_id.hex()}/{member.key.hex()}", f"{group.name}/{name}")}
+        log.info("%s of %r: %s", name, group.name, _EXITS.get(why, "gone"), extra=cause)
         if why in _FOR_GOOD:
             self._gone(member)
         else:
