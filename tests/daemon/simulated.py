@@ -156,6 +156,7 @@ class Daemon:
         known: list[SimulatedGroup] | None = None,
         rules: tuple[Rule, ...] = (),
         seed: int = 1,
+        network: IPv4Network = RANGE,
     ) -> None:
         self.content = content or Content()
         self.saved = 0
@@ -170,7 +171,7 @@ class Daemon:
         serving = Serving(self.switch, own[0].ip.packed, 5.0, random)
         device: Any = SimpleNamespace(write=lambda frame: True)
         self.engine = Engine(device, self.switch, self.portfolio, Callers(self.switch), serving, pings)
-        self.book = AddressBook(RANGE, RANGE6, self.content.addresses)
+        self.book = AddressBook(network, RANGE6, self.content.addresses)
         self.contacts = Contacts(
             self.engine,
             self.peers,
@@ -190,7 +191,7 @@ class Daemon:
         client: Any = SimpleNamespace(groups=groups, conferences=conferences, friends=self.friends)
         self.groups, self.conferences = groups, conferences
         self.rooms = Rooms(
-            client, self.peers, self.switch, self.content, self._save, self.contacts.hello, random
+            client, self.peers, self.switch, self.content, self._save, lambda: self.contacts.hello, random
         )
         self.contacts.attach(client, self.rooms)
 

@@ -36,10 +36,10 @@ def test_unique_in_range_and_stable(network: IPv4Network, contacts: list[str]) -
     given = {}
     for contact in contacts[: addresses.capacity]:
         address = given[contact] = addresses.assign(contact)
+        addresses.keep(contact)
         assert address in network
         assert address not in (network.network_address, network.broadcast_address, addresses.own)
         assert address.packed[3] not in (0, 255)
-        assert addresses.owner(address) == contact
     assert len(set(given.values())) == len(given)
     assert table == given
     again = book(network, dict(table))  # the next run, asked in another order
@@ -76,6 +76,7 @@ def test_another_range(before: IPv4Network, after: IPv4Network, contacts: list[s
     old = book(before, table)
     for contact in contacts[: old.capacity]:
         old.assign(contact)
+        old.keep(contact)
     new = book(after, table)
     assert len(set(table.values())) == len(table) == min(len(contacts), old.capacity, new.capacity)
     assert all(address in after and address != new.own for address in table.values())
@@ -85,6 +86,8 @@ def test_the_same_size_keeps_the_host_part() -> None:
     table: dict[str, IPv4Address] = {}
     before = book(RANGE, table)
     given = {str(number): before.assign(str(number)) for number in range(500)}
+    for contact in given:
+        before.keep(contact)
     book(IPv4Network("10.78.0.0/16"), table)
     assert all(table[contact].packed[2:] == address.packed[2:] for contact, address in given.items())
     book(RANGE, table)
@@ -104,7 +107,18 @@ def test_release_of_the_unknown_does_nothing() -> None:
     addresses = book()
     addresses.release("nobody")
     assert len(addresses) == 0
-    assert addresses.owner(addresses.own) is None
+
+
+def test_what_is_not_kept_is_free_in_the_next_run() -> None:
+    table: dict[str, IPv4Address] = {}
+    addresses = book(table=table)
+    given = addresses.assign("kept"), addresses.assign("not kept")
+    addresses.keep("kept")
+    addresses.keep("nobody")
+    assert table == {"kept": given[0]}
+    assert addresses.assign("not kept") == given[1]
+    addresses.release("kept")
+    assert not table
 
 
 @given(st.lists(ids, unique=True, max_size=50))

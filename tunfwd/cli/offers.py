@@ -202,7 +202,7 @@ def _accepted(mapping: api.MappingEntry) -> None:
     called = f"{mapping['name']}, " if mapping["name"] else ""
     waiting = " once they are online" if mapping["state"] == "waiting" else ""
     if mapping["direction"] == "server":
-        say(f"{called}{what} of {mapping['contact']} is at {mapping['address']}:{mapping['port']}{waiting}")
+        say(f"{called}{what} of {mapping['contact']} is at {_virtual(mapping)}{waiting}")
     else:
         say(
             f"{mapping['contact']} may reach {mapping['target'] or 'this machine'} as {called}{what}{waiting}"
@@ -240,7 +240,7 @@ def _ports_table(result: api.MappingsResult) -> None:
                 entry["id"],
                 entry["contact"],
                 entry["protocol"],
-                f"{entry['address']}:{entry['port']}",
+                _virtual(entry),
                 entry["target"],
                 entry["name"],
                 entry["state"],
@@ -266,3 +266,7 @@ def _named(entry: api.Killed) -> str:
 
 def _waiting(entry: api.OfferEntry) -> str:
     return "; it goes out once they are online" if entry["state"] == "waiting" else ""
+
+
+def _virtual(entry: api.MappingEntry) -> str:
+    return f"{entry['address'] or '[' + entry['address6'] + ']'}:{entry['port']}"

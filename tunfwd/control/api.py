@@ -203,7 +203,7 @@ class ContactEntry(TypedDict):
     public_key: str
     kind: Kind
     via: str  # "friend", "group:NAME", "conference:NAME"
-    address: str
+    address: str | None  # None: the range is full, and there is the IPv6 address only
     address6: str
     link: Link
     offline_seconds: float | None  # None: online, or not seen since the daemon started
@@ -244,7 +244,7 @@ class FriendEntry(TypedDict):
     public_key: str
     name: str
     state: Literal["online", "offline", "pending"]
-    address: str | None  # virtual; None while pending
+    address: str | None  # virtual; None while pending, and where the range is full
     address6: str | None
     message: str | None  # what someone who asks said
 
@@ -287,7 +287,7 @@ class MappingEntry(TypedDict):
     id: str
     contact: str
     protocol: Protocol
-    address: str  # the virtual address it is reached at, or whose connections come to us
+    address: str | None  # the virtual address it is reached at, or whose connections come to us
     address6: str
     port: int
     name: str
@@ -380,7 +380,7 @@ class MemberEntry(TypedDict):
     address6: str | None
     link: Link
     reachable: bool
-    advice: str | None  # what would make it reachable: a conference's member who is no friend
+    advice: str | None  # what would make it reachable (by IPv4): a conference's member who is no friend
 
 
 class MembersResult(TypedDict):

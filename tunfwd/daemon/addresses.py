@@ -1,8 +1,8 @@
-"""Gives every contact its virtual address, for good.
+"""Gives contacts their virtual addresses, for as long as the owner wants.
 
 The IPv4 address comes from a hash of who the contact is, so that it is the same on a machine set up anew;
-where two want one address, the second takes the next free one, and the table in state.py remembers. IPv6 has
-room for 80 bits of hash: no collision to expect, and no table.
+where two want one address, the second takes the next free one. The table in state.py remembers those that
+are to be kept. IPv6 has room for 80 bits of hash: no collision to expect, and no table.
 """
 
 from collections.abc import MutableMapping
@@ -19,9 +19,9 @@ class NoAddressLeft(Exception):
 class AddressBook:
     """The addresses of the contacts, in one IPv4 range and one IPv6 /48.
 
-    A contact goes by its id (state.ContactId). `table` is kept up to date in place, for state.py to save.
-    What it holds from another range keeps its host part where that is free, so that 10.77.3.9 becomes
-    10.78.3.9, and is derived anew where it is not.
+    A contact goes by its id (state.ContactId). `table` has the addresses that outlive this run, and is kept
+    up to date in place, for state.py to save. What it holds from another range keeps its host part where that
+    is free, so that 10.77.3.9 becomes 10.78.3.9, and is derived anew where it is not.
     """
 
     def __init__(
@@ -30,7 +30,8 @@ class AddressBook:
         self.network = network
         self.network6 = network6
         self._table = table
-        self._owners: dict[IPv4Address, str] = {}
+        self._given: dict[str, IPv4Address] = {}
+        self._owners: set[IPv4Address] = set()
         self._adopt()
 
     @property
@@ -53,39 +54,43 @@ class AddressBook:
         return len(self._owners)
 
     def assign(self, contact: str) -> IPv4Address:
-        """The address of `contact`, from now on. Raises NoAddressLeft."""
-        known = self._table.get(contact)
+        """Return the address of `contact`, for this run at least. Raises NoAddressLeft."""
+        known = self._given.get(contact)
         return known if known is not None else self._give(contact, _hash(contact, 8))
+
+    def keep(self, contact: str) -> None:
+        """Have the address of `contact`, if it has one, outlive this run."""
+        if contact in self._given:
+            self._table[contact] = self._given[contact]
 
     def address6(self, contact: str) -> IPv6Address:
         """The IPv6 address of `contact`."""
         return self.network6[_hash(contact, 10)]
 
-    def owner(self, address: IPv4Address) -> str | None:
-        """Who is at `address`."""
-        return self._owners.get(address)
-
     def release(self, contact: str) -> None:
-        """Forgets a contact, if it has an address; another may get it."""
-        address = self._table.pop(contact, None)
+        """Forget a contact, if it has an address; another may get it."""
+        self._table.pop(contact, None)
+        address = self._given.pop(contact, None)
         if address is not None:
-            del self._owners[address]
+            self._owners.remove(address)
 
     def _adopt(self) -> None:
         """Makes sense of a table that another range, or another hand, may have written."""
         moved = []
         for contact, address in self._table.items():
             if address in self.network and self._is_free(address):
-                self._owners[address] = contact
+                self._given[contact] = address
+                self._owners.add(address)
             else:
                 moved.append((contact, address))
         for contact, _ in moved:
             del self._table[contact]
         for contact, address in moved:
             if len(self) >= self.capacity:
-                break  # the others come back one by one, and are told that the range is full
+                break  # the others are met again without an address
             here = self.network[int(address) % self.network.num_addresses]
             self._give(contact, int(here) if self._is_free(here) else _hash(contact, 8))
+            self.keep(contact)
 
     def _give(self, contact: str, wanted: int) -> IPv4Address:
         if len(self) >= self.capacity:
@@ -95,8 +100,8 @@ class AddressBook:
         size = self.network.num_addresses
         while not self._is_free(address := self.network[wanted % size]):
             wanted += 1
-        self._table[contact] = address
-        self._owners[address] = contact
+        self._given[contact] = address
+        self._owners.add(address)
         return address
 
     def _is_free(self, address: IPv4Address) -> bool:

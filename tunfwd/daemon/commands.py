@@ -13,7 +13,7 @@ from tunfwd.control.dispatch import Dispatcher
 from tunfwd.control.errors import ControlError
 from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.contacts import Contacts, link_of
-from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
 from tunfwd.daemon.pings import Pings
 from tunfwd.daemon.portfolio import Portfolio, describe, read_service, service
 from tunfwd.daemon.room_commands import RoomCommands
@@ -137,8 +137,16 @@ class Commands:
             _check("tox network", online, "connected" if online else "not connected; see [tox] bootstrap"),
             *(_check("libtoxcore", False, warning) for warning in report.warnings),
             _check("device", True, f"{self._device.name} has {self._book.network} and {self._book.network6}"),
+            self._addresses(),
         ]
         return {"checks": checks}
+
+    def _addresses(self) -> api.Check:
+        book, without = self._book, self._contacts.residents.without
+        taken = f"{len(book)} of {book.capacity} addresses of {book.network} are taken"
+        if without:
+            taken += f", and {without} contacts have none: set a larger [network] range"
+        return _check("addresses", not without, taken)
 
     async def _ping(self, params: api.Ping) -> api.PingResult:
         peer = self._peers.find(params.name)
@@ -376,12 +384,12 @@ def _contact_entry(peer: Peer) -> api.ContactEntry:
     mappings = peer.session.mappings
     since = peer.offline_since
     features = peer.session.features
-    return {
+    entry: api.ContactEntry = {
         "name": peer.name,
         "public_key": peer.key,
         "kind": peer.contact.kind,
         "via": peer.via,
-        "address": str(peer.address),
+        "address": peer.shown_address,
         "address6": str(peer.address6),
         "link": link_of(peer),
         "offline_seconds": None if since is None else math.floor(trio.current_time() - since),
@@ -392,6 +400,9 @@ def _contact_entry(peer: Peer) -> api.ContactEntry:
         "extended": bool(features),
         "features": [str(feature.name).lower() for feature in Feature if feature in features],
     }
+    if peer.address is None:
+        entry["reason"] = NO_ADDRESS
+    return entry
 
 
 def _friend_entry(peer: Peer) -> api.FriendEntry:
@@ -399,7 +410,7 @@ def _friend_entry(peer: Peer) -> api.FriendEntry:
         "public_key": peer.key,
         "name": peer.name,
         "state": "online" if peer.session.is_online else "offline",
-        "address": str(peer.address),
+        "address": peer.shown_address,
         "address6": str(peer.address6),
         "message": None,
     }
@@ -436,7 +447,7 @@ def _mapping_entry(peer: Peer, mapping: Mapping) -> api.MappingEntry:
         "id": _id(mapping),
         "contact": peer.label,
         "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
-        "address": str(peer.address),
+        "address": peer.shown_address,
         "address6": str(peer.address6),
         "port": details.local_port or mapping.port,
         "name": clean(mapping.name),

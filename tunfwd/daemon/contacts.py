@@ -6,13 +6,16 @@ The client's `Handler`: what toxcore says about friends and groups arrives here,
 import logging
 from collections.abc import Callable
 
+import trio
+
 from tunfwd.control.api import Link
 from tunfwd.control.errors import ControlError
-from tunfwd.daemon.addresses import AddressBook, NoAddressLeft
+from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Peer, Peers, id_of
 from tunfwd.daemon.portfolio import Portfolio
+from tunfwd.daemon.residents import Residents
 from tunfwd.daemon.rooms import Rooms
 from tunfwd.daemon.state import ContactId, Content, group_id
 from tunfwd.forwarding.session import Session, next_epoch
@@ -55,12 +58,13 @@ class Contacts(Handler):
         self._peers = peers
         self._portfolio = portfolio
         self._book = book
+        self.residents = Residents(book, peers, content, settings.outage, self.forget)
         self._content = content
         self._save = save
         self._settings = settings
         self._random = random
         self.hello = Hello(settings.features, random.getrandbits(64))
-        """What we say of ourselves in this run of the daemon."""
+        """What we say of ourselves to whom we have not met in this run of the daemon."""
         self._auto_accept_friends = auto_accept_friends
         self._auto_accept_groups = auto_accept_groups
         self._parted: dict[ContactId, int] = {}
@@ -73,7 +77,9 @@ class Contacts(Handler):
         """Make peers of the contacts that the client knows from earlier runs."""
         self._client = client
         self._rooms = rooms
+        self._portfolio.agreed = self._agreed
         self._portfolio.ended = rooms.mapping_ended
+        self.residents.forget_strangers()
         for friend in client.friends:
             self.added(friend)
         for group in client.groups:
@@ -82,32 +88,28 @@ class Contacts(Handler):
                 self.added(client.groups.remember(group, key, self._content.names.get(member_id, "")))
 
     def _members_of(self, group: Group) -> list[ContactId]:
-        """The ids of all members that the state directory knows."""
-        return [known for known in self._content.addresses if known.startswith(group_id(group.chat_id))]
+        """Return the ids of all members that something was agreed with, in an earlier run or in this one."""
+        prefix = group_id(group.chat_id)
+        return [known for known in self.residents.agreed() if known.startswith(prefix) and known != prefix]
 
     # Contacts come to be, and cease.
 
     def added(self, contact: Contact, name: str | None = None) -> Peer:
-        """Make a peer of a contact, under the name that a person gave it, then or now.
-
-        Raises ControlError where no virtual address is left.
-        """
+        """Make a peer of a contact, under the name that a person gave it, then or now."""
         if peer := self._peers.of(contact):
             return peer
         peer_id = id_of(contact)
-        try:
-            address = self._book.assign(peer_id)
-        except NoAddressLeft as full:
-            raise ControlError("failed", str(full)) from None
         epoch = self._parted.pop(peer_id, self.hello.epoch)
         session = Session(contact.carrier, epoch=epoch, random=self._random, settings=self._settings)
-        peer = Peer(contact, session, peer_id, "", address, self._book.address6(peer_id))
+        peer = Peer(contact, session, peer_id, "", None, self._book.address6(peer_id))
         if name is not None:
             self._content.names[peer_id] = name
         self._name(peer)
-        self._save()
         self._engine.add(peer)
         self._portfolio.restore(peer)
+        self.residents.added(peer)
+        if not isinstance(contact, Member):
+            self._save()
         self._rooms.joined(peer)
         return peer
 
@@ -115,12 +117,18 @@ class Contacts(Handler):
         names, wanted = self._content.names, peer.contact.nickname
         if isinstance(peer.contact, Member):
             peer.via = self._rooms.label(peer.contact.group)
-            if names.get(peer.id) != wanted:  # kept, so that nobody else gets it while the member is away
+            if names.get(peer.id, wanted) != wanted:
                 names[peer.id] = wanted
                 self._save()
         else:
             wanted = names.get(peer.id) or wanted
         peer.name = self._peers.unique_name(wanted, peer.id, among=peer.via)
+
+    def _agreed(self, peer: Peer) -> None:
+        """Something stands with a contact from now on: it is remembered while it is away."""
+        if isinstance(peer.contact, Member):  # its name, too, so that nobody else gets it meanwhile
+            self._content.names[peer.id] = peer.contact.nickname
+        self.residents.agreed_with(peer)
 
     def contact_removed(self, contact: Contact) -> None:
         """See Handler."""
@@ -129,18 +137,32 @@ class Contacts(Handler):
             return
         self._rooms.forget_peer(peer)
         self._engine.remove(peer)
+        self.residents.removed(peer)
+        self._part_from(peer)
+        in_group = isinstance(contact, Member) and contact.group in self._client.groups
+        if not (in_group and self.residents.stands(peer.id)):  # a group that is lost may be joined again
+            self._forget(peer.id)
+
+    def _part_from(self, peer: Peer) -> None:
         self._parted[peer.id] = next_epoch(peer.session.epoch)
         if len(self._parted) > MAX_PARTED:
-            del self._parted[next(iter(self._parted))]
-        if isinstance(contact, Member) and contact.group in self._client.groups and peer.session.mappings:
-            return  # away for long, but what we agreed on stands
-        self._forget(peer.id)
+            # Who comes back now may have been met before: we are to all as if we had started anew.
+            self._parted.clear()
+            self.hello = Hello(self.hello.features, self._random.getrandbits(64))
+
+    def forget(self, peer: Peer) -> None:
+        """Forget a member that is away, with all that stands with it."""
+        assert isinstance(peer.contact, Member)
+        self._portfolio.forget(peer.id)
+        self._client.groups.forget(peer.contact)
 
     def _forget(self, contact: ContactId) -> None:
+        known = contact in self._content.addresses or contact in self._content.names
         self._portfolio.forget(contact)
-        self._book.release(contact)
+        self.residents.released(contact)
         self._content.names.pop(contact, None)
-        self._save()
+        if known:
+            self._save()
 
     def contact_renamed(self, contact: Contact) -> None:
         """See Handler."""
@@ -152,6 +174,7 @@ class Contacts(Handler):
     def contact_online(self, contact: Contact) -> None:
         """See Handler."""
         peer = self.added(contact)
+        self.residents.came(peer)
         log.info("%s is online (%s)", peer.label, link_of(peer), extra=caused_by(peer))
         self._engine.online(peer)
 
@@ -160,11 +183,13 @@ class Contacts(Handler):
         if peer := self._peers.of(contact):
             log.info("%s is offline", peer.label, extra=caused_by(peer))
             self._engine.offline(peer)
+            self.residents.went(peer, trio.current_time())
 
     def contact_left(self, contact: Contact) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):
             self._engine.part(peer)
+            self.residents.left(peer)
 
     def contact_connection(self, contact: Contact) -> None:
         """See Handler."""
@@ -266,6 +291,7 @@ class Contacts(Handler):
                 action()
             except (ControlError, ToxError, LookupError) as error:
                 log.warning("accepted by rule, but: %s", error, extra={"cause": ("rules", "contacts")})
+        self.residents.sweep(trio.current_time())
         self._engine.iterated()
 
 

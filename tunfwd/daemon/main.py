@@ -158,7 +158,7 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
     )
     settings = config.tox.settings(state.directory / "identity.tox", _nickname())
     with Client(settings, contacts) as client:
-        rooms = Rooms(client, peers, switch, state.content, saver.save, contacts.hello, random)
+        rooms = Rooms(client, peers, switch, state.content, saver.save, lambda: contacts.hello, random)
         contacts.attach(client, rooms)
         room_commands = RoomCommands(client, contacts, peers, rooms)
         commands = Commands(

@@ -19,6 +19,7 @@ from tunfwd.wire.packets import Protocol
 from tunfwd.wire.text import clean
 
 FIRST_FREE_PORT = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
+NO_ADDRESS = "no IPv4 address is left in the range"
 KEY_PREFIX = 4  # hex digits; a shorter beginning of a key is taken for a name
 
 
@@ -45,7 +46,8 @@ class Peer:
     session: Session
     id: ContactId
     name: str
-    address: IPv4Address
+    address: IPv4Address | None
+    """None where the range is full."""
     address6: IPv6Address
     via: str = "friend"
     """How we know it: "friend", or "group:NAME"."""
@@ -65,6 +67,11 @@ class Peer:
     def key(self) -> str:
         """Its public key, in upper-case hex."""
         return self.contact.key.hex().upper()
+
+    @property
+    def shown_address(self) -> str | None:
+        """Its virtual IPv4 address, as results have it."""
+        return None if self.address is None else str(self.address)
 
     @property
     def known_as(self) -> tuple[str, ...]:
@@ -126,12 +133,22 @@ class Peers:
     def add(self, peer: Peer) -> None:
         """Add a contact."""
         self._by_contact[peer.contact] = peer
-        self._by_address[peer.address.packed] = self._by_address[peer.address6.packed] = peer
+        self._by_address[peer.address6.packed] = peer
+        self.move(peer, peer.address)
 
     def remove(self, peer: Peer) -> None:
         """Remove a contact."""
-        del self._by_contact[peer.contact]
-        del self._by_address[peer.address.packed], self._by_address[peer.address6.packed]
+        del self._by_contact[peer.contact], self._by_address[peer.address6.packed]
+        if peer.address is not None:
+            del self._by_address[peer.address.packed]
+
+    def move(self, peer: Peer, address: IPv4Address | None) -> None:
+        """Give a contact another virtual address, or none."""
+        if peer.address is not None:
+            del self._by_address[peer.address.packed]
+        peer.address = address
+        if address is not None:
+            self._by_address[address.packed] = peer
 
     def of(self, contact: Contact) -> Peer | None:
         """Return the peer of a contact that the Tox client knows."""

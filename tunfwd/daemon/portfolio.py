@@ -27,6 +27,8 @@ from tunfwd.services.target import Target
 from tunfwd.wire.packets import Direction, Protocol
 from tunfwd.wire.text import clean
 
+MAX_BY_RULE = 256  # acceptances by rule from members of groups that are kept from one run to the next
+
 log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,8 @@ class Portfolio:
         self._content = content
         self._policy = policy
         self._save = save
+        self.agreed: Callable[[Peer], None] = lambda _peer: None
+        """Told of each contact that something stands with from now on."""
         self.ended: Callable[[Peer, Mapping], None] = lambda _peer, _mapping: None
         """Told of each mapping that ends."""
 
@@ -85,10 +89,12 @@ class Portfolio:
     def forget(self, contact: ContactId) -> None:
         """The contact is no more: nothing stands."""
         content = self._content
+        before = len(content.offers) + len(content.requests) + len(content.mappings)
         content.offers = [offer for offer in content.offers if offer.contact != contact]
         content.requests = [request for request in content.requests if request.contact != contact]
         content.mappings = [mapping for mapping in content.mappings if mapping.contact != contact]
-        self._save()
+        if len(content.offers) + len(content.requests) + len(content.mappings) != before:
+            self._save()
 
     # What a contact does.
 
@@ -119,7 +125,7 @@ class Portfolio:
                 return
             target = service(exposed.target)
         try:
-            self.accept(peer, mapping, None, target)
+            self.accept(peer, mapping, None, target, by_rule=True)
         except ControlError as error:
             log.warning("%s: a rule accepts it, but %s", what, error.message, extra=caused_by(peer))
         else:
@@ -153,7 +159,7 @@ class Portfolio:
         mapping = self._stand(peer, standing, Direction.SERVER)
         peer.details[mapping] = Details(target=target, source=source)
         self._content.offers.append(standing)
-        self._save()
+        self._stands(peer)
         return mapping
 
     def request(
@@ -166,10 +172,18 @@ class Portfolio:
         mapping = self._stand(peer, standing, Direction.CONNECTION)
         peer.give_port(mapping, local_port)
         self._content.requests.append(standing)
-        self._save()
+        self._stands(peer)
         return mapping
 
-    def accept(self, peer: Peer, mapping: Mapping, port: int | None, target: Target | None) -> None:
+    def accept(
+        self,
+        peer: Peer,
+        mapping: Mapping,
+        port: int | None,
+        target: Target | None,
+        *,
+        by_rule: bool = False,
+    ) -> None:
         """Accept what a contact offers, now and whenever it offers the same again."""
         if mapping.role is Role.USING:
             peer.give_port(mapping, port)
@@ -179,6 +193,8 @@ class Portfolio:
             peer.session.take(mapping, trio.current_time())
         except Misuse as misuse:
             raise ControlError("failed", f"{describe(mapping)} from {peer.label}: {misuse}") from None
+        if by_rule and self._is_full_of_rules(peer):
+            return  # it runs all the same, and the rule accepts it again in the next run
         self._content.mappings.append(
             AcceptedMapping(
                 peer.id,
@@ -188,8 +204,18 @@ class Portfolio:
                 mapping.name,
                 port,
                 service_text(target),
+                by_rule,
             )
         )
+        self._stands(peer)
+
+    def _is_full_of_rules(self, peer: Peer) -> bool:
+        """Whether no more is kept of what rules accept from members of groups: strangers, perhaps."""
+        by_rule = (stored for stored in self._content.mappings if stored.by_rule and "/" in stored.contact)
+        return "/" in peer.id and sum(1 for _ in by_rule) >= MAX_BY_RULE
+
+    def _stands(self, peer: Peer) -> None:
+        self.agreed(peer)
         self._save()
 
     def end(self, peer: Peer, mapping: Mapping) -> None:

@@ -6,7 +6,7 @@ from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.control.errors import ControlError
 from tunfwd.daemon.contacts import Contacts, link_of
-from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
 from tunfwd.daemon.rooms import ID_DIGITS, KEY_PREFIX, Room, Rooms, id_text
 from tunfwd.tox.client import Client
 from tunfwd.tox.conferences import Conference, ConferenceInvitation
@@ -278,9 +278,9 @@ def _member_entry(peer: Peer) -> api.MemberEntry:
     return {
         "name": peer.name,
         "public_key": peer.key,
-        "address": str(peer.address),
+        "address": peer.shown_address,
         "address6": str(peer.address6),
         "link": link_of(peer),
         "reachable": True,
-        "advice": None,
+        "advice": NO_ADDRESS if peer.address is None else None,
     }

@@ -76,10 +76,10 @@ class Rooms:
         switch: Switch,
         content: Content,
         save: Callable[[], None],
-        hello: Hello,
+        hello: Callable[[], Hello],
         random: Random,
     ) -> None:
-        """`hello` is what we say of ourselves in this run."""
+        """`hello` returns what we say of ourselves to whom we have not met."""
         self._client = client
         self._peers = peers
         self._switch = switch
@@ -165,7 +165,7 @@ class Rooms:
 
     def _announce(self, group: Group, offer: RoomOffer) -> bool:
         """Send the Offer to all who are there, with one packet; False where some may not have got it."""
-        standing, hello, now = offer.standing, self._hello, trio.current_time()
+        standing, hello, now = offer.standing, self._hello(), trio.current_time()
         sessions = [peer.session for peer in self.members(group) if peer.session.is_online]
         if not all(session.greeted for session in sessions):
             same_run = all(session.epoch == hello.epoch for session in sessions)

@@ -48,6 +48,11 @@ class Serving:
 
     def wanted(self, peer: Peer, flow: Flow) -> None:
         """A contact wants the service behind a mapping."""
+        if peer.address is None and Reach(peer, flow).peer_first():
+            # The range is full. Never as this machine instead: whoever fills it would become 127.0.0.1.
+            peer.session.service_failed(flow, Reason.UNREACHABLE, trio.current_time())
+            self._switch.touch(peer)
+            return
         if flow.protocol is Protocol.TCP:
             TcpService(self._switch, peer, flow, self._own, self._connect_timeout)
         else:
@@ -102,6 +107,7 @@ class TcpService(Splice):
             self._connect_as_host()
 
     def _connect_as_peer(self, own: bytes) -> None:
+        assert self._peer.address is not None
         local = Endpoint(self._peer.address.packed, 0)
         remote = Endpoint(own, self._reach.target.port)
         now = trio.current_time()
@@ -158,6 +164,7 @@ class DatagramRelay:
         switch.ends[flow] = self
         if self._reach.peer_first():
             service = Endpoint(own, self._reach.target.port)
+            assert peer.address is not None
             while self._ends is None or self._ends in switch.datagram_services:
                 port = FIRST_PORT + random.getrandbits(14) % PORTS
                 self._ends = Endpoint(peer.address.packed, port), service

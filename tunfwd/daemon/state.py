@@ -68,6 +68,7 @@ class AcceptedMapping:
     name: str = ""
     local_port: Port | None = None  # at the virtual address, where it is not `port`
     target: str | None = None  # for a connection offer: HOST:PORT it leads to
+    by_rule: bool = False  # a person accepted it, or a [[rule]] did
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,6 @@ MAX_INVITATIONS = 32
 INVITATION_DELAY = 2.0  # s that a friend is online before its invitations are told; see tell_invitations
 MAX_EARLY_PEERS = 32  # of all groups, whose packets are kept until toxcore announces them
 MAX_EARLY_PACKETS = 64  # of one such peer
-MAX_AWAY = 256  # members remembered in a group while they are away; a hostile one can come under many keys
 NAME_LIMIT = 128  # characters; toxcore allows 48 bytes for a group's name and 128 for a member's
 MAX_NUMBER = 4096  # the highest of toxcore's group numbers looked for at start
 
@@ -262,6 +261,13 @@ class Groups:
             member = group.members[key] = Member(self._tox, self._pacing, group, key, nickname)
         return member
 
+    def forget(self, member: Member) -> None:
+        """Forget a member that is away. Whoever joins a public group leaves one behind: it is for the owner
+        to say which of them are remembered.
+        """
+        if member.peer_id is None and member.group.members.pop(member.key, None) is not None:
+            self._handler.contact_removed(member)
+
     def decline(self, chat_id: bytes) -> None:
         """Forget an invitation. Raises NoSuchInvitation."""
         if self._invitations.pop(chat_id, None) is None:
@@ -296,6 +302,8 @@ class Groups:
             self._away(member)
             self._handler.contact_removed(member)
         group.members.clear()
+        for place in [place for place in self._unannounced if place[0] == group.number]:
+            del self._unannounced[place]
 
     def _added(self, number: int, state: State) -> Group:
         group = self._know(number, state)
@@ -394,7 +402,6 @@ class Groups:
         self._handler.contact_online(member)
         for public, data in self._unannounced.pop((number, key), ()):
             (self.on_public if public else self.on_private)(number, peer_id, data)
-        self._forget_some(group)
 
     def on_peer_exit(self, number: int, peer_id: int, why: Tox_Group_Exit_Type) -> None:
         """Note that a member is away."""
@@ -449,12 +456,6 @@ class Groups:
     def _gone(self, member: Member) -> None:
         self._away(member)
         self._handler.contact_left(member)
-
-    def _forget_some(self, group: Group) -> None:
-        away = [member for member in group.members.values() if member.peer_id is None]
-        for member in away[: max(0, len(away) - MAX_AWAY)]:
-            del group.members[member.key]
-            self._handler.contact_removed(member)
 
     # Packets
 

@@ -1,0 +1,219 @@
+"""Who has an address and who is remembered, when strangers come and go and there is not room for all."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+import trio
+import trio.testing
+
+from tunfwd.daemon.contacts import MAX_PARTED
+from tunfwd.daemon.peers import NO_ADDRESS
+from tunfwd.daemon.portfolio import MAX_BY_RULE
+from tunfwd.daemon.residents import MAX_AWAY
+from tunfwd.daemon.room_commands import _member_entry
+from tunfwd.daemon.state import Content, StandingOffer, _encode, contact_id
+from tunfwd.forwarding.policy import Action, Rule
+from tunfwd.forwarding.session import CARRIER_FEATURES
+from tunfwd.tox.enums import Tox_Group_Exit_Type
+from tunfwd.tox.groups import Group
+from tunfwd.wire.packets import Direction, Hello, Offer, Protocol
+
+from .simulated import Daemon, SimulatedGroup, key_of
+
+SMALL = IPv4Network("10.99.0.0/28")  # room for 13
+ROOM = 13
+
+
+def lan(daemon: Daemon) -> Group:
+    return daemon.groups.create("lan", public=True)
+
+
+def pass_by(daemon: Daemon, group: Group, number: int) -> None:
+    """A stranger comes, says Hello, and goes."""
+    daemon.join(group, number, f"stranger {number}")
+    daemon.greet(group, number)
+    daemon.exit(group, number)
+
+
+def offers(daemon: Daemon, group: Group, number: int, port: int = 80) -> None:
+    daemon.hear(
+        group,
+        number,
+        Hello(CARRIER_FEATURES, number + 1),
+        Offer(number + 1, Protocol.TCP, Direction.SERVER, port, "web"),
+    )
+
+
+async def test_a_crowd_in_a_small_range_ends_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    daemon = Daemon(network=SMALL)
+    bob = daemon.befriend("bob")
+    group = lan(daemon)
+    daemon.rooms.offer(group, Protocol.UDP, 27015, "game", None, "auto")
+    for number in range(5 * ROOM):
+        pass_by(daemon, group, number)
+    await trio.sleep(600)
+    daemon.settle()
+    assert [peer.name for peer in daemon.peers] == ["bob"]
+    assert daemon.content.addresses == {bob.id: bob.address}
+    assert not group.members
+
+
+async def test_a_new_key_each_second_leaves_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    daemon = Daemon()
+    group = lan(daemon)
+    daemon.rooms.offer(group, Protocol.UDP, 27015, "game", None, "auto")
+    pass_by(daemon, group, 9999)
+    before = len(_encode(daemon.content))
+    for number in range(2 * MAX_PARTED):
+        pass_by(daemon, group, number)
+        await trio.sleep(1)
+    assert len(_encode(daemon.content)) == before
+    assert len(list(daemon.peers)) <= 2 * MAX_AWAY
+    assert len(group.members) <= 2 * MAX_AWAY
+    assert len(daemon.contacts._parted) <= MAX_PARTED
+    assert len(daemon.book) <= 2 * MAX_AWAY
+
+
+async def test_what_a_rule_gives_to_strangers_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
+    daemon = Daemon(rules=(Rule(Action.ACCEPT, "group:*/*"),))
+    group = lan(daemon)
+    daemon.join(group, 9999, "host")
+    daemon.portfolio.offer(daemon.peers.find("host"), Protocol.TCP, 22, "ssh", None, "auto")
+    daemon.exit(group, 9999)
+    for number in range(4 * MAX_AWAY):
+        daemon.join(group, number, f"stranger {number}")
+        offers(daemon, group, number)
+        daemon.exit(group, number)
+        await trio.sleep(1)
+    await trio.sleep(10)
+    daemon.settle()
+    latest = {f"stranger {number}" for number in range(3 * MAX_AWAY, 4 * MAX_AWAY)}
+    assert {peer.name for peer in daemon.peers} == latest | {"host"}
+    assert len(daemon.content.mappings) == MAX_AWAY
+    assert len(daemon.content.addresses) == MAX_AWAY + 1
+
+
+async def test_one_member_cannot_fill_the_state_by_a_rule() -> None:
+    daemon = Daemon(rules=(Rule(Action.ACCEPT, "group:*/*"),))
+    group = lan(daemon)
+    for number in range(5):
+        daemon.join(group, number, f"stranger {number}")
+        for port in range(1, 100):
+            daemon.hear(
+                group,
+                number,
+                Hello(CARRIER_FEATURES, number + 1),
+                Offer(1000 * number + port, Protocol.TCP, Direction.SERVER, port, f"{port}"),
+            )
+    assert len(daemon.content.mappings) == MAX_BY_RULE
+
+
+async def test_a_full_range_is_said_once_and_shown(caplog: pytest.LogCaptureFixture) -> None:
+    daemon = Daemon(network=SMALL)
+    group = lan(daemon)
+    with caplog.at_level(logging.WARNING):
+        peers = [daemon.join(group, number, f"player {number}") for number in range(ROOM + 3)]
+    assert [peer.address is None for peer in peers] == [False] * ROOM + [True] * 3
+    assert len([record for record in caplog.records if "is full" in record.message]) == 1
+    assert daemon.peers.at(peers[-1].address6.packed) is peers[-1]
+    entry = _member_entry(peers[-1])
+    assert (entry["address"], entry["advice"]) == (None, NO_ADDRESS)
+    assert daemon.contacts.residents.without == 3
+
+
+async def test_who_waits_has_an_address_when_there_is_room() -> None:
+    daemon = Daemon(network=SMALL)
+    group = lan(daemon)
+    peers = [daemon.join(group, number, f"player {number}") for number in range(ROOM + 2)]
+    goodbye = Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT
+    daemon.groups.on_peer_exit(group.number, 4, goodbye)
+    daemon.settle()
+    assert peers[ROOM].address == peers[4].address
+    assert daemon.peers.at(peers[ROOM].address.packed) is peers[ROOM]  # type: ignore[union-attr]
+    assert peers[ROOM + 1].address is None
+    assert peers[4] not in list(daemon.peers)
+
+
+async def test_friends_and_what_a_person_decided_go_before_strangers() -> None:
+    daemon = Daemon(network=SMALL)
+    group = lan(daemon)
+    peers = [daemon.join(group, number, f"player {number}") for number in range(ROOM + 1)]
+    last = peers[-1]
+    assert last.address is None
+    daemon.portfolio.offer(last, Protocol.TCP, 22, "ssh", None, "auto")
+    assert last.address is not None
+    friends = [daemon.befriend(f"friend {number}") for number in range(ROOM - 1)]
+    assert all(friend.address is not None for friend in friends)
+    assert last.address is not None
+    daemon.exit(group, ROOM)
+    assert daemon.befriend("another friend").address is not None  # who is away gives way to a friend
+    assert last.address is None
+    assert daemon.befriend("one too many").address is None  # friends do not give way
+    assert len({peer.address for peer in daemon.peers if peer.address is not None}) == ROOM
+
+
+async def test_the_longest_away_gives_way_first(autojump_clock: trio.testing.MockClock) -> None:
+    daemon = Daemon(network=SMALL)
+    group = lan(daemon)
+    peers = [daemon.join(group, number, f"player {number}") for number in range(ROOM)]
+    for number in (5, 2, 8):
+        daemon.exit(group, number)
+        await trio.sleep(1)
+    for number, expected in ((100, 5), (101, 2)):
+        address = peers[expected].address
+        assert daemon.join(group, number, f"player {number}").address == address
+    assert peers[8].address is not None
+    back = daemon.join(group, 200, "player 5")  # the one that left longest ago returns
+    assert back is peers[5]
+    assert back.address is not None
+    assert peers[8].address is None
+
+
+async def test_a_state_file_full_of_strangers_starts() -> None:
+    """As an earlier version left it: an address for each key that ever came."""
+    group = SimulatedGroup(key_of("group"), "lan")
+    content = Content()
+    bob = contact_id(key_of("bob"))
+    kept = contact_id(key_of("kept"), group.chat_id)
+    for number, host in enumerate(SMALL.hosts()):
+        stranger = contact_id(key_of(number), group.chat_id)
+        content.addresses[stranger] = IPv4Address(host)
+        content.names[stranger] = f"stranger {number}"
+    content.addresses[kept] = IPv4Address("10.99.0.14")
+    content.names[kept] = "kept"
+    content.offers.append(StandingOffer(kept, "tcp", 22))
+    daemon = Daemon(content, [group], network=SMALL)
+    friend = daemon.befriend("bob")
+    assert friend.address is not None
+    assert set(content.addresses) == {bob, kept}
+    assert {peer.name for peer in daemon.peers} == {"bob", "kept"}
+
+
+async def test_an_absence_within_the_outage_keeps_all_of_it(autojump_clock: trio.testing.MockClock) -> None:
+    daemon = Daemon()
+    group = lan(daemon)
+    peer = daemon.join(group, 0, "player 0")
+    daemon.exit(group, 0)
+    await trio.sleep(daemon.contacts._settings.outage)
+    daemon.settle()
+    assert daemon.join(group, 7, "player 0") is peer
+
+
+async def test_after_many_partings_we_are_new_to_all() -> None:
+    """Whom we have forgotten may still have our link; nobody may take us for the one that had it."""
+    daemon = Daemon()
+    group = lan(daemon)
+    epochs = {daemon.join(group, 0, "player 0").session.epoch}
+    goodbye = Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT
+    daemon.groups.on_peer_exit(group.number, 0, goodbye)
+    daemon.settle()
+    for number in range(1, MAX_PARTED + 1):
+        daemon.join(group, number, f"player {number}")
+        daemon.groups.on_peer_exit(group.number, number, goodbye)
+        daemon.settle()
+    back = daemon.join(group, 0, "player 0")
+    assert back.session.epoch not in epochs
+    assert back.session.epoch == daemon.contacts.hello.epoch
