@@ -1,5 +1,7 @@
 """Deadlines, against a model that is a plain dictionary."""
 
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,3 +59,20 @@ def test_a_deadline_moved_again_and_again_stays_one() -> None:
     assert timers.expire(0.0) == ["earlier"]
     assert timers.expire(1e9) == ["later"]
     assert timers.next() is None
+
+
+class Owner:
+    """What a weak reference can be made to."""
+
+
+def test_an_owner_without_a_deadline_is_not_held() -> None:
+    timers: Timers[Owner] = Timers()
+    standing, owner = Owner(), Owner()
+    timers.set(standing, 1e9)
+    timers.set(owner, 30.0)
+    timers.set(owner, 20.0)  # supersedes
+    timers.cancel(owner)
+    gone = weakref.ref(owner)
+    del owner
+    assert gone() is None
+    assert timers.expire(1e9) == [standing]

@@ -2,35 +2,45 @@
 
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-SLACK = 64  # entries of the heap that need not be true
+SLACK: Final = 64  # stale entries that are not worth rebuilding the heap for
 
 
 class Timers(Generic[T]):
-    """One deadline for each owner. A heap that is put right only when its top comes due."""
+    """One deadline for each owner; an owner without one is not referred to.
+
+    A heap of (time, serial) that is put right only when its top comes due. A deadline that moves later leaves
+    its entry alone until that comes up; one that is superseded or cancelled leaves two numbers behind, until
+    most entries are so.
+    """
 
     def __init__(self) -> None:
         self._deadlines: dict[T, float] = {}
-        self._heap: list[tuple[float, int, T]] = []
-        self._queued: dict[T, float] = {}  # the owner's earliest entry in the heap
-        self._order = count()
+        self._heap: list[tuple[float, int]] = []
+        self._owners: dict[int, T] = {}  # by the serial numbers of the entries that count
+        self._entries: dict[T, tuple[float, int]] = {}  # the entry that counts, of each owner
+        self._serial = count()
 
     def set(self, owner: T, deadline: float) -> None:
         """Set or move an owner's deadline."""
         self._deadlines[owner] = deadline
-        queued = self._queued.get(owner)
-        if queued is None or deadline < queued:
+        entry = self._entries.get(owner)
+        if entry is None:
             self._push(owner, deadline)
+        elif deadline < entry[0]:
+            del self._owners[entry[1]]
+            self._push(owner, deadline)
+            self._compact()
 
     def cancel(self, owner: T) -> None:
         """Forget an owner's deadline, if it has one."""
-        self._deadlines.pop(owner, None)
-        if not self._deadlines:
-            self._heap.clear()
-            self._queued.clear()
+        if self._deadlines.pop(owner, None) is not None:
+            _, serial = self._entries.pop(owner)
+            del self._owners[serial]
+            self._compact()
 
     def next(self) -> float | None:
         """Return the earliest deadline, or None."""
@@ -42,8 +52,7 @@ class Timers(Generic[T]):
         expired = []
         self._settle()
         while self._heap and self._heap[0][0] <= now:
-            owner = heappop(self._heap)[2]
-            del self._queued[owner]
+            owner = self._take_first()
             del self._deadlines[owner]
             expired.append(owner)
             self._settle()
@@ -52,21 +61,30 @@ class Timers(Generic[T]):
     def _settle(self) -> None:
         """Make the top of the heap an entry that is true."""
         while self._heap:
-            queued, _, owner = self._heap[0]
-            deadline = self._deadlines.get(owner)
-            current = self._queued.get(owner) == queued
-            if current and deadline == queued:
+            time, serial = self._heap[0]
+            if serial not in self._owners:
+                heappop(self._heap)
+                continue
+            deadline = self._deadlines[self._owners[serial]]
+            if deadline == time:
                 return
-            heappop(self._heap)
-            if current:
-                del self._queued[owner]
-                if deadline is not None:
-                    self._push(owner, deadline)
+            self._push(self._take_first(), deadline)
+
+    def _take_first(self) -> T:
+        """Take out the first entry, which counts, and return its owner."""
+        _, serial = heappop(self._heap)
+        owner = self._owners.pop(serial)
+        del self._entries[owner]
+        return owner
 
     def _push(self, owner: T, deadline: float) -> None:
-        self._queued[owner] = deadline
-        heappush(self._heap, (deadline, next(self._order), owner))
-        if len(self._heap) > 2 * len(self._deadlines) + SLACK:  # owners that come and go leave theirs behind
-            self._queued = dict(self._deadlines)
-            self._heap = [(due, next(self._order), of) for of, due in self._deadlines.items()]
+        entry = deadline, next(self._serial)
+        self._entries[owner] = entry
+        self._owners[entry[1]] = owner
+        heappush(self._heap, entry)
+
+    def _compact(self) -> None:
+        """Rebuild the heap when most of its entries are stale."""
+        if len(self._heap) > 2 * len(self._owners) + SLACK:
+            self._heap = list(self._entries.values())
             heapify(self._heap)

@@ -324,6 +324,8 @@ class Connection:
         return True
 
     def _window_moved(self, now: float) -> None:
+        if self.state is State.TIME_WAIT:
+            return  # a reader that goes on after its FIN; nothing is left to send, and the wait is not put off
         if self.timer.purpose is Purpose.PROBE:
             self.timer.attempts = 0
             if self._send.in_flight:
@@ -379,7 +381,10 @@ class Connection:
                 self.timer.follow(self._send, now)
         elif self._syn_due:
             frames.append(self._writer.syn(answer=self.state is State.SYN_RECEIVED))
-            self.timer.start_syn(now, self._give_up)
+            if (
+                self.timer.purpose is Purpose.IDLE
+            ):  # or else this answers a repeated SYN, which puts off nothing
+                self.timer.start_syn(now, self._give_up)
         elif self._acknowledge and self.state is State.SYN_RECEIVED:
             frames.append(self._writer.acknowledgment())
         self._acknowledge = self._probe = self._syn_due = False

@@ -35,12 +35,13 @@ class Purpose(enum.Enum):
 class ConnectionTimer:
     """Times are in seconds, on the clock of the stack's caller."""
 
-    __slots__ = ("attempts", "deadline", "heard", "purpose", "wake_up")
+    __slots__ = ("attempts", "deadline", "entry", "heard", "purpose", "wake_up")
 
     def __init__(self) -> None:
         self.purpose = Purpose.IDLE
         self.deadline = NEVER
         self.wake_up = NEVER
+        self.entry = 0
         self.attempts = 0
         """Expirations since the peer last made progress."""
         self.heard = 0.0

@@ -421,5 +421,6 @@ class Stack:
         self._table.decided(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Its endpoints are free again."""
+        """Its endpoints are free again, and nothing wakes it."""
         self._table.remove(connection)
+        self._timers.update(connection)
