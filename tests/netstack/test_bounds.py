@@ -30,8 +30,8 @@ BOUNDS = {
     State.TIME_WAIT: TIME_WAIT,
     State.CLOSED: 0.0,
 }
-"""s of silence until a connection is forgotten. Those in which data may still flow last as long as the program
-answers keep-alive probes, and no longer."""
+"""s of silence until a connection is forgotten. Those in which data may still flow last as long as the
+program answers keep-alive probes, and no longer."""
 
 LATE = {
     "SYN": (SYN, 0, None, b""),
@@ -86,7 +86,7 @@ def test_no_state_outlives_its_bound(state: str, late: str | None) -> None:
 @pytest.mark.parametrize("late", LATE)
 @pytest.mark.parametrize("state", ["incoming", "syn_received", "syn_sent", "time_wait"])
 def test_no_late_segment_puts_off_a_bound_again_and_again(state: str, late: str) -> None:
-    """Where no data can flow, that is; TIME_WAIT begins anew for a FIN that is sent again (RFC 9293 3.10.7.8)."""
+    """Where no data can flow, that is; TIME_WAIT begins anew for a repeated FIN (RFC 9293 3.10.7.8)."""
     lab = in_state(state)
     before = lab.connection.state
     until = lab.now + BOUNDS[before] + 0.5
@@ -163,7 +163,7 @@ def test_nothing_refers_to_a_connection_that_is_over(end: object) -> None:
     lab = Lab()
     other = lab.stack.connect(
         lab.host._replace(port=81), lab.program, lab.now, 1e6
-    )  # keeps the timers at work
+    )
     lab.frames()
     with collector_off():
         end(lab)

@@ -22,7 +22,17 @@ EARLY_COST = 64  # bytes that one is taken to need beside its payload
 class Flow:
     """One connection over a mapping. Its channel tells it what happens; it tells the negotiation."""
 
-    __slots__ = ("_early", "_early_bytes", "_finish_early", "_owner", "channel", "mapping", "msg_id", "state")
+    __slots__ = (
+        "_at_end",
+        "_early",
+        "_early_bytes",
+        "_finish_early",
+        "_owner",
+        "channel",
+        "mapping",
+        "msg_id",
+        "state",
+    )
 
     def __init__(self, owner: "Negotiation", mapping: "Mapping", msg_id: int, state: FlowState) -> None:
         self._owner = owner
@@ -30,6 +40,7 @@ class Flow:
         self.msg_id = msg_id
         self.state = state
         self.channel: Channel | None = None
+        self._at_end = False  # of a channel that is gone
         self._finish_early = False
         self._early: deque[bytes] = deque()
         self._early_bytes = 0
@@ -67,7 +78,7 @@ class Flow:
     @property
     def at_end(self) -> bool:
         """Whether the contact has ended its direction and all of it was read."""
-        return self.channel is not None and self.channel.at_end
+        return self.channel.at_end if self.channel is not None else self._at_end
 
     def write(self, data: bytes | memoryview) -> int:
         """Send towards the contact; returns how much was taken."""
@@ -121,6 +132,15 @@ class Flow:
         self._early_bytes = 0
         if self._finish_early:
             self.finish(now)
+
+    def release(self, reason: Reason | None) -> None:
+        """Let go of what belongs to a flow that is over: its channel, which refers to the flow, and its data."""
+        self._early.clear()
+        self._early_bytes = 0
+        if self.channel is not None:
+            self._at_end = self.channel.at_end
+            self.channel.drop(Reason.ABORTED if reason is None else reason)
+            self.channel = None
 
     # What the channel says (transport.Sink).
 

@@ -625,8 +625,7 @@ class Negotiation:
         mapping.flows.discard(flow)
         if flow in mapping.held:
             mapping.held.remove(flow)
-        if flow.channel is not None:
-            flow.channel.drop(Reason.ABORTED if reason is None else reason)
+        flow.release(reason)
         parked = mapping.parked is flow
         if parked:
             mapping.parked = None

@@ -325,7 +325,7 @@ class Connection:
 
     def _window_moved(self, now: float) -> None:
         if self.state is State.TIME_WAIT:
-            return  # a reader that goes on after its FIN; nothing is left to send, and the wait is not put off
+            return  # a reader that goes on after its FIN: the wait is not put off
         if self.timer.purpose is Purpose.PROBE:
             self.timer.attempts = 0
             if self._send.in_flight:
@@ -381,9 +381,7 @@ class Connection:
                 self.timer.follow(self._send, now)
         elif self._syn_due:
             frames.append(self._writer.syn(answer=self.state is State.SYN_RECEIVED))
-            if (
-                self.timer.purpose is Purpose.IDLE
-            ):  # or else this answers a repeated SYN, which puts off nothing
+            if self.timer.purpose is Purpose.IDLE:  # a repeated SYN puts nothing off
                 self.timer.start_syn(now, self._give_up)
         elif self._acknowledge and self.state is State.SYN_RECEIVED:
             frames.append(self._writer.acknowledgment())
