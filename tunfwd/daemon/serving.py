@@ -146,7 +146,7 @@ class TcpService(Splice):
     def flow_ended(self, reason: Reason | None) -> None:
         """The contact has gone, perhaps before the service answered."""
         if self.local is None and self._connecting is not None:
-            self._connecting.abort()
+            self._switch.abort(self._connecting)
         super().flow_ended(reason)
 
 

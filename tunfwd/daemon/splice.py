@@ -59,7 +59,7 @@ class Splice:
         """The flow is over: in order, when everything it brought was read, or else at once."""
         self._switch.ends.pop(self.flow, None)
         if reason is not None and self.local is not None:
-            self.local.abort()
+            self._switch.abort(self.local)
         elif reason is None:
             self._finished = True
             self._from_flow()
@@ -127,7 +127,7 @@ class Splice:
             if not data:
                 break
             if self._finished:  # nobody is there to take it: say so, as a kernel would
-                local.abort()
+                self._switch.abort(local)
                 return
             self._to_flow = memoryview(data)
         self._switch.touch(self._peer)

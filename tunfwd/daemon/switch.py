@@ -9,7 +9,7 @@ import trio
 
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.local import ConnectFailure, StreamHandler
+from tunfwd.forwarding.local import ConnectFailure, Stream, StreamHandler
 from tunfwd.netstack import events
 from tunfwd.netstack.connection import Connection
 from tunfwd.netstack.events import AbortReason, ConnectFailed, Event, Failure
@@ -84,6 +84,12 @@ class Switch:
     def wake(self) -> None:
         """Have a round soon."""
         self.work.set()
+
+    def abort(self, stream: Stream) -> None:
+        """Reset a local stream. Its handler hears nothing more of it, so nobody has to find that."""
+        if isinstance(stream, Connection):
+            self.streams.pop(stream, None)
+        stream.abort()
 
     def stream_event(self, event: Event) -> bool:
         """Pass an event of a connection to whoever holds it; False where nobody does."""

@@ -60,7 +60,7 @@ class ServiceFlow:
         self.dropped = 0
         """Datagrams to the service that were lost on this machine."""
         self._poller = poller
-        self._handler = handler
+        self._handler: DatagramHandler | None = handler  # None once it is closed
         self._addresses: list[SocketAddress] = []
         self._next = 0  # of them, the one to try
         self._socket: socket.socket | None = None
@@ -99,6 +99,10 @@ class ServiceFlow:
         if self._kept:
             self.dropped += len(self._kept)
             self._kept.clear()
+            self._tell_failure(failure)
+
+    def _tell_failure(self, failure: ConnectFailure) -> None:
+        if self._handler is not None:
             self._handler.datagram_failed(self, failure)
 
     def _open(self) -> bool:
@@ -182,23 +186,26 @@ class ServiceFlow:
                 continue
             self._answered = True
             self._kept.clear()
-            self._handler.datagram(self, payload)
+            if self._handler is not None:
+                self._handler.datagram(self, payload)
         failure, self._failure = self._failure, None
         if failure is None:
             return
         self._wait()
         if self._answered:
-            self._handler.datagram_failed(self, failure)
+            self._tell_failure(failure)
         else:
             self._try_next(failure)
 
     # The end
 
     def close(self) -> None:
-        """See DatagramFlow."""
+        """See DatagramFlow. Lets go of the handler, which refers to this flow."""
         self._resolving.cancel()
         self._addresses = []
+        self._kept.clear()
         self._close_socket()
+        self._handler = None
 
     discard = close
 

@@ -108,8 +108,9 @@ class ServiceStream:
             except ConnectFailed as failed:
                 failure = failed.failure
         if self._state is State.CONNECTING:
-            self._state = State.OVER
-            self._handler.connect_failed(self, failure)
+            handler = self._handler
+            self._close()
+            handler.connect_failed(self, failure)
 
     def _open(self, connected: socket.socket) -> None:
         if self._state is State.OVER:  # aborted when it had just succeeded
@@ -245,12 +246,13 @@ class ServiceStream:
             self._lost = self._lost or os.strerror(error or errno.ECONNRESET)
 
     def _conclude(self) -> None:
+        handler = self._handler
         if self._lost is not None:
             self._close()
-            self._handler.aborted(self, self._lost)
+            handler.aborted(self, self._lost)
         elif self._receiving is Receiving.ENDED and self._sending is Sending.ENDED:
             self._close()
-            self._handler.closed(self)
+            handler.closed(self)
         else:
             self._wait()
 
@@ -264,6 +266,10 @@ class ServiceStream:
     discard = abort
 
     def _close(self) -> None:
+        """Be over, and let go of the handler, which refers to this stream."""
+        if self._state is State.OVER:
+            return
+        del self._handler
         if self._state is State.OPEN:
             self._poller.watch(self._socket.fileno(), None, self)
             self._socket.close()
