@@ -134,7 +134,7 @@ class Flow:
             self.finish(now)
 
     def release(self, reason: Reason | None) -> None:
-        """Let go of what belongs to a flow that is over: its channel, which refers to the flow, and its data."""
+        """The flow is over: let go of its data, and of its channel, which refers to the flow."""
         self._early.clear()
         self._early_bytes = 0
         if self.channel is not None:
