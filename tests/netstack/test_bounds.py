@@ -161,9 +161,7 @@ ENDINGS = [end_orderly, end_with_the_answer, end_unread, end_reset, end_refused,
 def test_nothing_refers_to_a_connection_that_is_over(end: object) -> None:
     assert callable(end)
     lab = Lab()
-    other = lab.stack.connect(
-        lab.host._replace(port=81), lab.program, lab.now, 1e6
-    )
+    other = lab.stack.connect(lab.host._replace(port=81), lab.program, lab.now, 1e6)
     lab.frames()
     with collector_off():
         end(lab)
