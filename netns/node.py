@@ -6,7 +6,9 @@ told together with the end of the daemon's log.
 
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from netns.topology import Host
+from tunfwd.tun import privileges
 
 T = TypeVar("T")
 Config = Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]
@@ -53,6 +56,7 @@ class Node:
             "TUNFWD_SOCKET": str(folder / "control.sock"),
         }
         self.daemon: subprocess.Popen[bytes] | None = None
+        _open_to_daemon(folder)
         self.configure(config or {})
 
     def __enter__(self) -> Self:
@@ -193,6 +197,16 @@ class Node:
         """Whether that friend is."""
         friend = self.friend(public_key)
         return friend is not None and friend["state"] == "online"
+
+
+def _open_to_daemon(folder: Path) -> None:
+    """Let the daemon use it as the user that it becomes: the folder is its own, and the way there open."""
+    with suppress(LookupError):  # without that user it says so itself
+        shutil.chown(folder, privileges.USER, privileges.USER)
+    for parent in folder.parents:
+        status = parent.stat()
+        if not status.st_mode & 0o001 and status.st_uid == os.geteuid():
+            parent.chmod(stat.S_IMODE(status.st_mode) | 0o011)
 
 
 def befriend(asking: Node, asked: Node) -> None:

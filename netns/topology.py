@@ -137,7 +137,7 @@ class Topology:
 
     @property
     def folder(self) -> Path:
-        """For the files of what runs in the hosts: only root looks in, and it goes away with them."""
+        """For the files of what runs in the hosts: only root lists it, and it goes away with them."""
         return folder(self.label)
 
     def __getitem__(self, name: str) -> Host:
@@ -162,7 +162,7 @@ class Topology:
             raise TopologyError(f"there is one of that name already: {self.label}")
         _own_labels.add(self.label)
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             for host in self.hosts:
                 netns.create(host.namespace)
             if self.conditions is None:

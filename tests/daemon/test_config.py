@@ -41,6 +41,9 @@ connect_timeout = 2.5
 link = false
 outage = 5
 
+[daemon]
+user = "toxer"
+
 [control]
 socket = "/run/x.sock"
 group = "staff"
@@ -96,7 +99,7 @@ def test_everything(tmp_path: Path) -> None:
     key = bytes.fromhex(KEY)
     assert config.file == file
     assert config.socket == Path("/run/x.sock")
-    assert (config.group, config.log_level) == ("staff", "debug")
+    assert (config.group, config.user, config.log_level) == ("staff", "toxer", "debug")
     assert config.network.range == IPv4Network("10.9.0.0/24")
     assert config.network.range6 == IPv6Network("fd00:1:2::/48")
     assert (config.network.interface, config.network.mtu) == ("tox0", 9000)

@@ -7,8 +7,6 @@ both are online.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from tunfwd.control import api
 from tunfwd.control.client import Client
 from tunfwd.control.errors import ControlError
 
-from .hosts import eventually
+from .hosts import eventually, folder_of_daemons
 from .plain_peer import ToxNode
 
 P = TypeVar("P")
@@ -85,10 +83,16 @@ def net() -> Iterator[Topology]:
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """With a short path, for sockets in it."""
-    path = Path(tempfile.mkdtemp(prefix="tunfwd-e2e-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    """What all tests here share."""
+    with folder_of_daemons() as path:
+        yield path
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In place of pytest's."""
+    with folder_of_daemons() as path:
+        yield path
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Self, TypeVar
 
 from netns.topology import Host
@@ -23,6 +25,13 @@ from ..tun.namespace import CLONE_NEWNET, _check, libc
 T = TypeVar("T")
 
 TIME = 10.0  # s for a connection, and for each of its reads and writes, where a test gives no other
+
+
+@contextmanager
+def folder_of_daemons() -> Iterator[Path]:
+    """A folder with a short path, which the user that a daemon becomes can reach: not so pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="tunfwd-e2e-", dir="/tmp") as path:
+        yield Path(path)
 
 
 def enter(host: Host) -> None:

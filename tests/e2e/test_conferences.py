@@ -14,7 +14,7 @@ from tunfwd.control import api
 from tunfwd.control.errors import ControlError
 
 from .conftest import CONFIG, ask
-from .hosts import UdpEcho, eventually
+from .hosts import UdpEcho, eventually, folder_of_daemons
 from .lan import group, kill, member, offer, ports_of, use_udp, wait_gone, wait_running, wait_together
 from .plain_peer import ToxNode
 
@@ -27,9 +27,12 @@ Three = tuple[Node, Node, Node]
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
-    folder = tmp_path_factory.mktemp("conf")
-    with Topology(["ann", "ben", "cat", "hub"]) as net, ToxNode(net["hub"], folder / "hub.tox") as hub:
+def three() -> Iterator[Three]:
+    with (
+        folder_of_daemons() as folder,
+        Topology(["ann", "ben", "cat", "hub"]) as net,
+        ToxNode(net["hub"], folder / "hub.tox") as hub,
+    ):
         nodes = []
         for name in ("ann", "ben", "cat"):
             (folder / name).mkdir()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import stat
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 from netns.node import TUNFWD, Node
 from netns.topology import Topology
 
-from .hosts import make_socket
+from .hosts import folder_of_daemons, make_socket
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
@@ -217,16 +220,134 @@ def test_state_of_another_user_is_said(node: Node) -> None:
     result = fails(node)
     assert result.returncode == 8
     assert "belongs to user 65534" in result.stderr
+    assert (node.folder / "state").stat().st_uid == 65534
 
 
-def test_privilege_is_given_up(node: Node) -> None:
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_root_is_left_for_a_user_without_privileges(node: Node) -> None:
     node.start()
     assert node.daemon is not None
-    status = Path(f"/proc/{node.daemon.pid}/status").read_text().splitlines()
-    sets = {line.split(":")[0]: int(line.split()[1], 16) for line in status if line.startswith("Cap")}
-    net_admin = 1 << 12
-    for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
-        assert not sets[name] & net_admin, name
+    status = status_of(node.daemon.pid)
+    user = pwd.getpwnam("tunfwd")
+    assert status["Uid"].split() == [str(user.pw_uid)] * 4
+    assert status["Gid"].split() == [str(user.pw_gid)] * 4
+    assert status["Groups"] == ""
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, name
+    assert status["NoNewPrivs"] == "1"
+    for path in (node.folder / "state", *(node.folder / "state").iterdir(), node.folder / "control.sock"):
+        assert path.stat().st_uid == user.pw_uid, path
+
+
+def test_ports_below_1024_are_bound_all_the_same(node: Node) -> None:
+    node.configure({"tox": {"udp_port": 443, "tcp_relay_port": 80}})
+    node.start()
+    assert node.identity()["udp_port"] == 443
+    assert ":80 " in node.host.run(["ss", "-Hltn"]).stdout
+
+
+def test_a_passphrase_and_a_configuration_of_root_alone(node: Node) -> None:
+    passphrase = node.folder / "passphrase"
+    passphrase.write_text("for root alone\n")
+    passphrase.chmod(0o600)
+    node.configure({"tox": {"passphrase_file": str(passphrase)}})
+    node.config_file.chmod(0o600)
+    node.start()
+    assert node.stop() == 0
+    assert (node.folder / "state" / "identity.tox").read_bytes().startswith(b"toxEsave")
+
+
+def test_nothing_is_imported_once_root_is_left(node: Node) -> None:
+    """The interpreter may lie where only root reads, below /root; so may this program."""
+    node.configure({"tox": {"bootstrap": [f"nowhere.invalid:33445:{'0' * 64}"]}})
+    audit = (
+        "import os, sys\n"
+        "from tunfwd.daemon import handover\n"
+        "leave, left = handover.leave_root, []\n"
+        "def hook(event, arguments):\n"
+        "    if left and event == 'import':\n"
+        "        os.write(2, f'imports {arguments[0]}\\n'.encode())\n"
+        "def leave_root(config):\n"
+        "    leave(config)\n"
+        "    left.append(True)\n"
+        "sys.addaudithook(hook)\n"
+        "handover.leave_root = leave_root\n"
+        "sys.argv[0] = 'tunfwd'\n"
+        "from tunfwd.cli.main import main\n"
+        "main()\n"
+    )
+    with node.log_file.open("ab") as log:
+        node.daemon = node.host.start(
+            [sys.executable, "-c", audit, "daemon"], env=os.environ | node.environment, stdout=log, stderr=log
+        )
+    node.wait_for(lambda: node.cli("id", check=False).returncode == 0, 10, "the daemon answers")
+    node.wait_for(lambda: "nowhere.invalid" in node.log, 10, "a name is looked up")
+    for command in (
+        "status",
+        "doctor",
+        "group create lan --public",
+        "group list",
+        "group leave lan",
+        "ping x",
+    ):
+        node.cli(*command.split(), check=False)
+    node.cli("friend", "add", "0" * 76, check=False)
+    node.stop()
+    assert "imports" not in node.log
+
+
+def test_state_of_root_is_handed_over(net: Topology) -> None:
+    """As an earlier version left it. A link in it leads to nothing that changes hands."""
+    user = pwd.getpwnam("tunfwd")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place, folder_of_daemons() as folder:
+        Path(place).chmod(0o755)
+        state, secret = Path(place, "state"), Path(place, "secret")
+        state.mkdir(mode=0o700)
+        secret.write_text("root's")
+        (state / "state.json").write_text('{"schema": 1}\n')
+        (state / "link").symlink_to(secret)
+        os.link(secret, state / "other-name")
+        node = Node(net["eve"], folder)
+        node.environment["TUNFWD_STATE_DIR"] = str(state)
+        with node:
+            for path in (state, state / "state.json", state / "identity.tox"):
+                assert path.stat().st_uid == user.pw_uid, path
+            assert secret.stat().st_uid == 0
+        with node:  # and again
+            pass
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ("no-such-user", ["there is no user 'no-such-user'", "useradd --system", "[daemon] user"]),
+        ("nobody", ["nobody is not a user of the daemon's own", "useradd --system"]),
+        ("root", ["root is not a user of the daemon's own"]),
+    ],
+)
+def test_a_user_that_it_cannot_become(node: Node, user: str, words: list[str]) -> None:
+    node.configure({"daemon": {"user": user}})
+    result = fails(node)
+    assert result.returncode == 8
+    assert len(result.stderr.splitlines()) == 1
+    for word in words:
+        assert word in result.stderr
+    assert not (node.folder / "state").exists()
+    assert "tunfwd0" not in links(node)
+
+
+def test_a_state_directory_out_of_reach_is_said(node: Node) -> None:
+    closed = node.folder / "closed"
+    closed.mkdir(mode=0o700)
+    node.environment["TUNFWD_STATE_DIR"] = str(closed / "state")
+    result = fails(node)
+    assert result.returncode == 8
+    assert f"cannot reach {closed}/state" in result.stderr
+    assert f"chmod o+x {closed}" in result.stderr
 
 
 def test_a_deleted_device_ends_it(node: Node) -> None:

@@ -25,6 +25,7 @@ from .hosts import (
     datagram_socket,
     echo,
     eventually,
+    folder_of_daemons,
     read_all,
     read_exactly,
 )
@@ -54,8 +55,8 @@ _ids = count(0x6E0E0001)
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
-    with Lan(tmp_path_factory.mktemp("lan")) as lan:
+def shared() -> Iterator[Lan]:
+    with folder_of_daemons() as folder, Lan(folder) as lan:
         yield lan
 
 

@@ -60,7 +60,7 @@ def listening(path: Path, group: str | None = None) -> Iterator[Listener]:
     """
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise ConfigurationError(f"the socket's path is longer than {SOCKET_PATH_BYTES} bytes: {path}")
-    gid = _gid(group)
+    gid = group_id(group)
     with contextlib.ExitStack() as undo:
         try:
             _make_directory(path.parent, traversable=gid is not None)
@@ -120,7 +120,8 @@ def _bind(path: Path, gid: int | None) -> socket.socket:
     return listener
 
 
-def _gid(group: str | None) -> int | None:
+def group_id(group: str | None) -> int | None:
+    """Return the number of a group by its name. Raises ConfigurationError."""
     if group is None:
         return None
     try:

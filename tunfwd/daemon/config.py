@@ -171,6 +171,13 @@ class Forwarding:
 
 
 @dataclass(frozen=True, slots=True)
+class Daemon:
+    """[daemon]: the process."""
+
+    user: str | None = None  # whom it becomes when root starts it; None: tunfwd
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """[control]: the socket of the commands."""
 
@@ -199,6 +206,7 @@ class Document:
     tox: Tox = field(default_factory=Tox)
     network: Network = field(default_factory=Network)
     forwarding: Forwarding = field(default_factory=Forwarding)
+    daemon: Daemon = field(default_factory=Daemon)
     control: Control = field(default_factory=Control)
     log: Log = field(default_factory=Log)
     friends: Invitations = field(default_factory=Invitations)
@@ -215,6 +223,7 @@ class Config:
     state: Path  # directory
     socket: Path
     group: str | None
+    user: str | None
     log_level: LogLevel
     tox: Tox
     network: Network
@@ -248,6 +257,7 @@ def load(
             environ, paths.SOCKET_VARIABLE, _absolute, document.control.socket or places.socket
         ),
         group=document.control.group,
+        user=document.daemon.user,
         log_level=_from_environment(environ, paths.LOG_VARIABLE, _read_level, document.log.level),
         tox=document.tox,
         network=document.network,

@@ -1,6 +1,7 @@
 """The daemon: sets up what needs privilege, gives privilege up, then runs everything in one nursery."""
 
 import contextlib
+import encodings.idna  # noqa: F401  host names take it; from later on this user may not read it
 import gc
 import logging
 import os
@@ -23,6 +24,7 @@ from tunfwd.daemon.commands import Commands
 from tunfwd.daemon.config import DEFAULT_RANGE, Config, Forwarding
 from tunfwd.daemon.contacts import Contacts
 from tunfwd.daemon.engine import Engine
+from tunfwd.daemon.handover import leave_root
 from tunfwd.daemon.logs import Log
 from tunfwd.daemon.peers import Peers
 from tunfwd.daemon.pings import Pings
@@ -43,7 +45,7 @@ from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.tox import memory
 from tunfwd.tox.client import Client
 from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
-from tunfwd.tox.identity import IdentityError
+from tunfwd.tox.identity import IdentityError, read_passphrase
 from tunfwd.tun import network, privileges
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
 
@@ -73,23 +75,21 @@ def run(path: str | None = None) -> int:
 
 def _run(config: Config, writer: Log) -> None:
     os.umask(0o077)
-    try:
-        privileges.check()  # before anything is written, so that a try without them leaves nothing behind
-    except privileges.PrivilegeError as error:
-        raise ControlError("privilege", str(error)) from None
-    with (
-        State.load(config.state) as state,
-        listening(config.socket, config.group) as listener,
-        _tunnel(config) as tunnel,
-    ):
-        raise_descriptor_limit()
-        privileges.drop()
-        memory.never_lock()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
-        writer.start()
+    with _device(config) as device:
         try:
-            trio.run(_serve, config, state, listener, tunnel)
+            file = config.tox.passphrase_file
+            passphrase = read_passphrase(file) if file else None  # root's alone, like the device
+            leave_root(config)
+            with (
+                State.load(config.state) as state,
+                listening(config.socket, config.group) as listener,
+                _tunnel(config, device) as tunnel,
+            ):
+                raise_descriptor_limit()
+                memory.never_lock()
+                gc.freeze()
+                gc.set_threshold(GC_THRESHOLD)
+                trio.run(_serve, config, state, listener, tunnel, passphrase, writer)
         except BaseExceptionGroup as group:
             raise _explain(group) from group
         except (ToxError, ToxcoreUnusable, IdentityError) as error:
@@ -97,13 +97,23 @@ def _run(config: Config, writer: Log) -> None:
 
 
 @contextlib.contextmanager
-def _tunnel(config: Config) -> Iterator[Tunnel]:
-    """Set up all that takes CAP_NET_ADMIN."""
-    wanted = config.network.range or DEFAULT_RANGE
+def _device(config: Config) -> Iterator[Device]:
+    """Open the TUN device: the one thing for which /dev/net/tun is needed, which may be root's alone."""
     try:
+        privileges.check()  # before anything is written, so that a try without them leaves nothing behind
         device = Device.open(config.network.interface, config.network.mtu)
     except (privileges.PrivilegeError, DeviceError) as error:
         raise ControlError("privilege", str(error)) from None
+    try:
+        yield device
+    finally:
+        device.close()
+
+
+@contextlib.contextmanager
+def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
+    """Give the device its addresses and routes."""
+    wanted = config.network.range or DEFAULT_RANGE
     try:
         chosen = network.choose_range(wanted, device.name)
         if chosen.conflict is not None:
@@ -117,12 +127,17 @@ def _tunnel(config: Config) -> Iterator[Tunnel]:
         yield Tunnel(device, ipv4, ipv6)
     except network.NetworkError as error:
         raise ControlError("privilege", str(error)) from None
-    finally:
-        device.close()
 
 
-async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunnel) -> None:
-    """Wire the parts together and run them."""
+async def _serve(
+    config: Config,
+    state: State,
+    listener: Listener,
+    tunnel: Tunnel,
+    passphrase: bytes | None,
+    writer: Log,
+) -> None:
+    """Wire the parts together, give up the last privileges, and run."""
     device, random, poller, peers = tunnel.device, SystemRandom(), Poller(), Peers()
     saver = Saver(state)
     stack = Stack(
@@ -157,7 +172,9 @@ async def _serve(config: Config, state: State, listener: Listener, tunnel: Tunne
         auto_accept_groups=config.auto_accept_groups,
     )
     settings = config.tox.settings(state.directory / "identity.tox", _nickname())
-    with Client(settings, contacts) as client:
+    with Client(settings, contacts, passphrase) as client:
+        privileges.drop()  # toxcore has bound its ports, and has read nothing from them
+        writer.start()
         rooms = Rooms(client, peers, switch, state.content, saver.save, lambda: contacts.hello, random)
         contacts.attach(client, rooms)
         room_commands = RoomCommands(client, contacts, peers, rooms)

@@ -46,12 +46,14 @@ class Client:
     The constructor raises ToxcoreUnusable, IdentityError, or a ToxError such as NewPortAlloc.
     """
 
-    def __init__(self, settings: Settings, handler: Handler) -> None:
+    def __init__(self, settings: Settings, handler: Handler, passphrase: bytes | None = None) -> None:
+        """Be the node of `settings`. A `passphrase` stands in for passphrase_file."""
         self.settings = settings
         library = choose(settings.library)
         if settings.library == "builtin":
             version.require(version.inspect(), settings.groups)
-        passphrase = read_passphrase(settings.passphrase_file) if settings.passphrase_file else None
+        if passphrase is None and settings.passphrase_file:
+            passphrase = read_passphrase(settings.passphrase_file)
         self._identity = Identity(settings.savedata, passphrase, library.encryption)
         older = descriptors()
         self._tox = self._start(library)
