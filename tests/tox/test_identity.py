@@ -232,7 +232,9 @@ def test_both_generations_damaged_is_an_error_that_moves_nothing(path: Path, sav
     saved_twice(path, savedata)
     path.write_bytes(b"")
     previous(path).write_bytes(b"x")
-    with pytest.raises(IdentityError, match=r"is empty, and identity.tox.previous is not a Tox identity; res"):
+    with pytest.raises(
+        IdentityError, match=r"is empty, and identity.tox.previous is not a Tox identity; res"
+    ):
         Identity(path).load()
     assert sorted(os.listdir(path.parent)) == ["identity.tox", "identity.tox.previous"]
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, with the generation before: the identity, the daemon's state."""
+"""Files written whole or not at all, with the generation before: the identity, and the daemon's state."""
 
 import errno
 import os
