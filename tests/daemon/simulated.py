@@ -6,7 +6,8 @@ toxcore does, and counts each call that a round or a packet causes.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
@@ -64,6 +65,9 @@ class SimulatedTox:
         self.public: list[bytes] = []
         self.private: list[tuple[int, bytes]] = []
         self.to_friends: list[tuple[int, bytes]] = []
+        self.said: deque[tuple[bool, int, bytes]] = deque()
+        """To friends, lossless or not, in order, where `on_said` is set to have them carried there."""
+        self.on_said: Callable[[], object] | None = None
 
     # Groups.
 
@@ -144,7 +148,17 @@ class SimulatedTox:
         return 0
 
     def friend_send_lossless_packet(self, number: int, data: bytes) -> None:
-        self.to_friends.append((number, data))
+        self._say(True, number, data)
+
+    def friend_send_lossy_packet(self, number: int, data: bytes) -> None:
+        self._say(False, number, data)
+
+    def _say(self, lossless: bool, number: int, data: bytes) -> None:
+        if self.on_said is None:
+            self.to_friends.append((number, data))
+        else:
+            self.said.append((lossless, number, data))
+            self.on_said()
 
 
 class Daemon:
@@ -157,6 +171,8 @@ class Daemon:
         rules: tuple[Rule, ...] = (),
         seed: int = 1,
         network: IPv4Network = RANGE,
+        device: Any = None,
+        settings: Settings | None = None,
     ) -> None:
         self.content = content or Content()
         self.saved = 0
@@ -169,7 +185,7 @@ class Daemon:
         self.portfolio = Portfolio(self.content, Policy(rules, ()), self._save)
         self.pings = pings = Pings(self.switch, random)
         serving = Serving(self.switch, own[0].ip.packed, 5.0, random)
-        device: Any = SimpleNamespace(write=lambda frame: True)
+        device = device or SimpleNamespace(write=lambda frame: True)
         self.engine = Engine(device, self.switch, self.portfolio, Callers(self.switch), serving, pings)
         self.book = AddressBook(network, RANGE6, self.content.addresses)
         self.contacts = Contacts(
@@ -179,7 +195,7 @@ class Daemon:
             self.book,
             self.content,
             self._save,
-            settings=Settings(),
+            settings=settings or Settings(),
             random=random,
             auto_accept_friends=frozenset(),
             auto_accept_groups=frozenset(),

@@ -183,6 +183,8 @@ class Session:
             self._negotiation.offer_all()
 
     def _unlink(self) -> None:
+        if self._linked is not None:
+            self._linked.link.discard()
         self._linked = None
         self._outage_ends = None
         self._negotiation.transport = self._lossless

@@ -123,6 +123,11 @@ class Link:
         """Claim a stream; the peer's data for it may already be here. Misuse if the id is or was in use."""
         self._streams.open(id_)
 
+    def discard(self) -> None:
+        """Drop all that the link holds: it is over. Calls about streams find none from then on."""
+        self._streams.clear()
+        self._events.clear()
+
     def stream_is_known(self, id_: int) -> bool:
         """Whether the id is in use by the owner, or was so not long ago."""
         return self._streams.is_known(id_)

@@ -126,6 +126,15 @@ class Streams:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    def clear(self) -> None:
+        """Drop all streams, and the memory of those that were: the link is over, and nobody is told."""
+        self._pairs.clear()
+        self._forgotten.clear()
+        self.fresh.clear()
+        self.active.clear()
+        for due in (self.resets_due, self.stops_due, self.credits_due, self.data_credit_due):
+            due.clear()
+
     # -- the owner's calls -------------------------------------------------------------------------------
 
     def open(self, id_: int) -> None:

@@ -1,0 +1,226 @@
+"""Two simulated daemons that are each other's friend, each with a kernel of its own, on trio's clock.
+
+What one says to toxcore the other hears. The kernel is a netstack too: from its side each virtual host is a
+program, and a program here is a connection of the kernel's stack.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Interface, IPv6Interface
+from random import Random
+from typing import Any, Self
+
+import trio
+
+from tunfwd.daemon.peers import Peer
+from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.policy import Action, Rule
+from tunfwd.forwarding.session import Settings
+from tunfwd.netstack import Connection, Endpoint, HostState, Stack
+from tunfwd.netstack import events as stack_events
+from tunfwd.wire.packets import Protocol
+
+from .simulated import Daemon
+
+OWN = IPv4Interface("10.77.0.1/16").ip.packed
+KERNEL = (IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8::1/64"))  # nobody speaks from these
+
+
+class Program:
+    """One end of a TCP connection in a kernel: reads all, unless it is told not to."""
+
+    def __init__(self, kernel: Kernel, connection: Connection, *, reads: bool = True) -> None:
+        self.connection = connection
+        self.reads = reads
+        self.read = bytearray()
+        self.said: list[str] = []
+        self._kernel = kernel
+
+    def hear(self, event: stack_events.Event) -> None:
+        self.said.append(type(event).__name__)
+        if isinstance(event, stack_events.Readable) and self.reads:
+            self.read += self.connection.read(1 << 30)
+        if isinstance(event, stack_events.ConnectFailed | stack_events.Aborted):
+            self.said.append(event.reason.value)
+
+    def write(self, data: bytes) -> None:
+        assert self.connection.write(data) == len(data)
+        self._kernel.wake()
+
+    def shutdown(self) -> None:
+        self.connection.shutdown()
+        self._kernel.wake()
+
+    @property
+    def over(self) -> bool:
+        return self.connection not in self._kernel.programs
+
+    def exit(self) -> None:
+        if not self.over:
+            self.abort()
+
+    def abort(self) -> None:
+        self.connection.abort()
+        self._kernel.programs.pop(self.connection, None)
+        self._kernel.wake()
+
+
+class Kernel:
+    """A host's kernel and its programs, behind the daemon's TUN device, which it also plays."""
+
+    def __init__(self, seed: int) -> None:
+        self.stack = Stack(KERNEL, lambda address: HostState.ONLINE, Random(seed))
+        self.listening: dict[int, Callable[[Program], object]] = {}
+        self.programs: dict[Connection, Program] = {}
+        self.accepted: list[Program] = []
+        self.datagrams: list[stack_events.Datagram] = []
+        self.answer: Callable[[stack_events.Datagram], bytes | None] = lambda event: None
+        self.next_port = 40000
+        self._to_daemon: deque[bytes] = deque()
+        self._readable = trio.Event()
+        self._woken = trio.Event()
+
+    # The device, as the daemon's engine sees it.
+
+    async def wait_readable(self) -> None:
+        if not self._to_daemon:
+            self._readable = trio.Event()
+            await self._readable.wait()
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def read(self) -> list[bytes]:
+        frames = list(self._to_daemon)
+        self._to_daemon.clear()
+        return frames
+
+    def write(self, frame: list[Any]) -> bool:
+        self.stack.receive([b"".join(frame)], trio.current_time())
+        self.wake()
+        return True
+
+    # The kernel's own work.
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def run(self) -> None:
+        while True:
+            now = trio.current_time()
+            self.stack.handle_timeout(now)
+            while (event := self.stack.next_event()) is not None:
+                self._hear(event)
+            for frame in self.stack.packets_to_send(now):
+                self._to_daemon.append(b"".join(frame))
+                self._readable.set()
+            due = self.stack.next_timeout()
+            self._woken = trio.Event()
+            with trio.move_on_at(float("inf") if due is None else due):
+                await self._woken.wait()
+
+    def _hear(self, event: stack_events.Event) -> None:
+        match event:
+            case stack_events.Incoming(connection):
+                serve = self.listening.get(connection.local.port)
+                if serve is None:
+                    connection.refuse()
+                    return
+                program = self.programs[connection] = Program(self, connection)
+                connection.accept()
+                self.accepted.append(program)
+                serve(program)
+            case stack_events.Datagram():
+                self.datagrams.append(event)
+                answer = self.answer(event)
+                if answer is not None:
+                    self.stack.send_datagram(event.destination, event.source, answer)
+            case stack_events.DatagramRefused() | stack_events.EchoRequest():
+                pass
+            case _:
+                program = self.programs[event.connection]
+                program.hear(event)
+                if isinstance(event, stack_events.Closed | stack_events.Aborted | stack_events.ConnectFailed):
+                    del self.programs[event.connection]
+
+    # What programs do.
+
+    def connect(self, address: bytes, port: int, *, reads: bool = True) -> Program:
+        self.next_port += 1
+        local = Endpoint(OWN, self.next_port)
+        connection = self.stack.connect(local, Endpoint(address, port), trio.current_time())
+        program = self.programs[connection] = Program(self, connection, reads=reads)
+        self.wake()
+        return program
+
+    def send(self, source_port: int, address: bytes, port: int, payload: bytes) -> None:
+        self.stack.send_datagram(Endpoint(OWN, source_port), Endpoint(address, port), payload)
+        self.wake()
+
+
+class Host:
+    """A daemon and its kernel."""
+
+    def __init__(self, seed: int, settings: Settings | None) -> None:
+        self.kernel = Kernel(seed)
+        self.daemon = Daemon(rules=(Rule(Action.ACCEPT),), seed=seed, device=self.kernel, settings=settings)
+        self.filled = trio.Event()
+
+    def befriend(self, name: str) -> Peer:
+        self.daemon.tox.on_said = lambda: self.filled.set()  # noqa: PLW0108 - it is replaced
+        return self.daemon.befriend(name)
+
+    async def carry(self, other: Host, peer: Peer) -> None:
+        """Hand what the other says to this one."""
+        said = other.daemon.tox.said
+        while True:
+            await other.filled.wait()
+            other.filled = trio.Event()
+            while said:
+                lossless, _, packet = said.popleft()
+                (self.daemon.engine.lossless if lossless else self.daemon.engine.lossy)(peer, packet)
+            self.daemon.engine.iterated()
+            await trio.lowlevel.checkpoint()
+
+
+class Joined:
+    """`using` reaches what `serving` offers."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.using, self.serving = Host(1, settings), Host(2, settings)
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, settings: Settings | None = None) -> AsyncIterator[Self]:
+        joined = cls(settings)
+        using, serving = joined.using, joined.serving
+        async with trio.open_nursery() as nursery:
+            for host in (using, serving):
+                await nursery.start(host.daemon.switch.poller.run)
+                await nursery.start(host.daemon.engine.run)
+                nursery.start_soon(host.kernel.run)
+            joined.server = using.befriend("server")
+            joined.user = serving.befriend("user")
+            nursery.start_soon(using.carry, serving, joined.server)
+            nursery.start_soon(serving.carry, using, joined.user)
+            yield joined
+            nursery.cancel_scope.cancel()
+
+    server: Peer
+    """Whom the using daemon knows as the server."""
+    user: Peer
+
+    async def offer(self, protocol: Protocol, port: int, source: str = "peer") -> Mapping:
+        offers: Any = self.serving.daemon.portfolio
+        mapping: Mapping = offers.offer(self.user, protocol, port, f"port {port}", None, source)
+        self.serving.daemon.switch.touch(self.user)
+        await trio.sleep(0.5)
+        assert (protocol, port) in self.server.ports
+        return mapping
+
+    @property
+    def address(self) -> bytes:
+        return self.server.address.packed
