@@ -238,7 +238,8 @@ def test_root_is_left_for_a_user_without_privileges(node: Node) -> None:
     assert status["Groups"] == ""
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[name], 16) == 0, name
-    assert status["NoNewPrivs"] == "1"
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert "confined by seccomp and Landlock" in node.log
     for path in (node.folder / "state", *(node.folder / "state").iterdir(), node.folder / "control.sock"):
         assert path.stat().st_uid == user.pw_uid, path
 

@@ -22,6 +22,7 @@ from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.callers import Callers
 from tunfwd.daemon.commands import Commands
 from tunfwd.daemon.config import DEFAULT_RANGE, Config, Forwarding
+from tunfwd.daemon.confinement import confine
 from tunfwd.daemon.contacts import Contacts
 from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.handover import leave_root
@@ -174,6 +175,7 @@ async def _serve(
     settings = config.tox.settings(state.identity(), _nickname())
     with Client(settings, contacts, passphrase) as client:
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
+        log.info("%s", confine([state.directory, config.socket.parent]))
         writer.start()
         rooms = Rooms(client, peers, switch, state.content, saver.save, lambda: contacts.hello, random)
         contacts.attach(client, rooms)
