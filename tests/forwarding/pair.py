@@ -126,6 +126,12 @@ class Side:
         elif answer:
             self.session.service_up(flow, now)
 
+    def fail(self, now: float) -> None:
+        """A mistake in the session came to light: what its owner does then."""
+        for flow in self.session.fail(now):
+            assert flow not in self.ended
+            self.ended[flow] = Reason.LOST
+
     def read(self, flow: Flow, limit: int = 1 << 30) -> bytes:
         data = flow.read(limit)
         self.got.setdefault(flow, bytearray()).extend(data)

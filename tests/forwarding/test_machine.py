@@ -170,6 +170,11 @@ class Sessions(RuleBasedStateMachine):
         self.pair.run(1)
         self.side(name).session.online(self.pair.now)
 
+    @rule(name=sides)
+    def fail(self, name: str) -> None:
+        """A mistake in one side's session came to light."""
+        self.side(name).fail(self.pair.now)
+
     @precondition(lambda self: not self.connected)
     @rule(name=sides)
     def restart(self, name: str) -> None:
@@ -254,7 +259,7 @@ def test_a_long_walk(seed: int) -> None:
 def take_a_walk(walk: Sessions, random: Random, outages: Sequence[float]) -> None:
     for _ in range(100):
         name, index = random.choice("ab"), random.randrange(6)
-        match random.choices(range(13), [30, 10, 10, 4, 2, 2, 2, 2, 1, 1, 1, 1, 1])[0]:
+        match random.choices(range(14), [30, 10, 10, 4, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1])[0]:
             case 0:
                 walk.write(name, index, random.choice([1, 100, 5000, 400_000]))
             case 1:
@@ -285,4 +290,6 @@ def take_a_walk(walk: Sessions, random: Random, outages: Sequence[float]) -> Non
                 walk.disconnect()
                 walk.restart(name)
                 walk.reconnect()
+            case 13:
+                walk.fail(name)
         walk.streams_are_prefixes()

@@ -20,6 +20,7 @@ import trio
 from tunfwd.control.errors import ControlError
 from tunfwd.control.listener import Access, Listener
 from tunfwd.control.protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
+from tunfwd.faults import note
 
 MAX_CONNECTIONS: Final = 64
 MAX_BAD_LINES: Final = 8  # what is no request; after that it is no client of ours
@@ -85,6 +86,13 @@ class _Connection:
         self._bad_lines = 0
 
     async def run(self) -> None:
+        """Serve the client until one side has had enough; whatever fails in that is this client's loss."""
+        try:
+            await self._serve()
+        except Exception as fault:
+            note("a client of the control socket", fault)
+
+    async def _serve(self) -> None:
         # A task apart reads, so that a client that hangs up takes its unfinished request with it.
         send, receive = trio.open_memory_channel[bytes | _TooLong](0)
         async with self._stream, trio.open_nursery() as nursery:

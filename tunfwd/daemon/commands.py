@@ -7,7 +7,7 @@ from typing import Literal
 
 import trio
 
-from tunfwd import __version__
+from tunfwd import __version__, faults
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.control.errors import ControlError
@@ -128,6 +128,7 @@ class Commands:
         for name, count in asdict(self._device.statistics).items():
             if name.startswith("dropped_"):
                 drops[f"device_{name.removeprefix('dropped_')}"] = count
+        drops["faults"] = faults.tally.count
         return {name: count for name, count in sorted(drops.items()) if count}
 
     async def _doctor(self, _: api.Nothing) -> api.DoctorResult:

@@ -18,6 +18,7 @@ from tunfwd.daemon.portfolio import Portfolio
 from tunfwd.daemon.residents import Residents
 from tunfwd.daemon.rooms import Rooms
 from tunfwd.daemon.state import ContactId, Content, group_id
+from tunfwd.faults import survives
 from tunfwd.forwarding.session import Session, next_epoch
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.forwarding.transport import Random
@@ -287,12 +288,15 @@ class Contacts(Handler):
         """See Handler."""
         soon, self._soon = self._soon, []
         for action in soon:
-            try:
-                action()
-            except (ControlError, ToxError, LookupError) as error:
-                log.warning("accepted by rule, but: %s", error, extra={"cause": ("rules", "contacts")})
-        self.residents.sweep(trio.current_time())
+            survives("what a rule accepts", self._carry_out, action)
+        survives("forgetting strangers", self.residents.sweep, trio.current_time())
         self._engine.iterated()
+
+    def _carry_out(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (ControlError, ToxError, LookupError) as error:
+            log.warning("accepted by rule, but: %s", error, extra={"cause": ("rules", "contacts")})
 
 
 def link_of(peer: Peer) -> Link:

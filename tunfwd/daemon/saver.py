@@ -5,6 +5,7 @@ import logging
 import trio
 
 from tunfwd.daemon.state import State
+from tunfwd.faults import note
 
 DELAY = 0.2  # s: one command is one write
 RETRY = 30.0  # s until a write that failed (a full disk) is tried again
@@ -42,5 +43,8 @@ class Saver:
             self._state.save()
         except OSError as error:
             log.error("%s cannot be written: %s", self._state.directory, error.strerror)  # noqa: TRY400
+            return False
+        except Exception as fault:
+            note("saving the state", fault)
             return False
         return True

@@ -18,6 +18,7 @@ from tunfwd.netstack.types import Endpoint
 from tunfwd.services.poller import Poller
 from tunfwd.wire.packets import Reason
 
+_OF_NO_STREAM = events.Incoming | events.Datagram | events.DatagramRefused | events.EchoRequest | events.Fault
 _FAILURES = {
     Failure.REFUSED: ConnectFailure.REFUSED,
     Failure.UNREACHABLE: ConnectFailure.UNREACHABLE,
@@ -93,7 +94,7 @@ class Switch:
 
     def stream_event(self, event: Event) -> bool:
         """Pass an event of a connection to whoever holds it; False where nobody does."""
-        if isinstance(event, events.Incoming | events.Datagram | events.DatagramRefused | events.EchoRequest):
+        if isinstance(event, _OF_NO_STREAM):
             return False
         connection = event.connection
         handler = self.streams.get(connection)
@@ -118,3 +119,14 @@ class Switch:
                 del self.streams[connection]
                 handler.connect_failed(connection, _FAILURES[failure])
         return True
+
+    def fail(self, event: Event) -> None:
+        """An event could not be served: reset its connection, and what that was spliced to."""
+        if isinstance(event, events.Datagram | events.DatagramRefused | events.EchoRequest):
+            return
+        connection = event.connection
+        if connection is not None:
+            handler = self.streams.pop(connection, None)
+            connection.abort()
+            if handler is not None:
+                handler.aborted(connection, "a failure in here")

@@ -64,9 +64,10 @@ class LinkTransport:
         """Bytes of the largest datagram."""
         return MAX_DATAGRAM if self._fragment else self._carrier.datagram_payload - 32
 
-    def open_channel(self, msg_id: int, sink: Sink) -> "LinkChannel":
-        """Open the stream of a flow."""
-        self.link.stream_open(msg_id)
+    def open_channel(self, msg_id: int, sink: Sink) -> "LinkChannel | None":
+        """Open the stream of a flow; None where the contact has used its id up."""
+        if not self.link.stream_open(msg_id):
+            return None
         channel = self._channels[msg_id] = LinkChannel(self, msg_id, sink)
         return channel
 

@@ -213,6 +213,35 @@ class Negotiation:
                 self._move(mapping, MappingEvent.FORGOTTEN)
         return lost
 
+    def abandon(self) -> list[Flow]:
+        """Forget all that is under way, whatever state a mistake of ours has left it in; returns the flows.
+
+        Nothing of it is asked to end in order. What stands is waiting; the owner ends the flows' other ends.
+        """
+        flows = list(self._flows)
+        for flow in flows:
+            flow.state = FlowState.CLOSED
+        self._flows.clear()
+        self._lingering.clear()
+        self._ids.clear()
+        self.timers = Timers()
+        mappings, self.mappings = self.mappings, []
+        for mapping in mappings:
+            mapping.flows.clear()
+            mapping.held.clear()
+            mapping.spare.clear()
+            mapping.parked = mapping.public_id = None
+            before = mapping.state
+            if mapping.origin is Origin.REMOTE and not mapping.taken:
+                mapping.state = MappingState.ENDED
+            else:
+                self.mappings.append(mapping)
+                if before is not MappingState.DECLINED:
+                    mapping.state = MappingState.WAITING
+            if mapping.state is not before:
+                self._events.append(MappingChanged(mapping))
+        return flows
+
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self._now = now
@@ -424,7 +453,8 @@ class Negotiation:
         # Plain: the mapping is one flow, open from now on. Whoever connects next has it.
         held = mapping.held.popleft() if mapping.held else None
         flow = held or self._new_flow(mapping, FlowState.HELD)
-        self._bind(flow, mapping.msg_id)
+        if not self._bind(flow, mapping.msg_id):
+            return
         flow.handle(FlowEvent.SENT)
         if held is None and mapping.protocol is Protocol.TCP:
             mapping.parked = flow
@@ -433,20 +463,26 @@ class Negotiation:
             self._open(flow)
 
     def _start_held(self, mapping: Mapping) -> None:
-        while mapping.held and self._start(mapping.held[0]):
-            mapping.held.popleft()
+        while mapping.held:
+            flow = mapping.held.popleft()
+            if not self._start(flow):
+                mapping.held.appendleft(flow)
+                return
 
     def _start(self, flow: Flow) -> bool:
-        """Ask the contact for this flow, where its mapping has been negotiated that far."""
+        """Ask the contact for this flow; False where its mapping has not been negotiated that far."""
         mapping = flow.mapping
         if mapping.many and mapping.state is MappingState.RUNNING:
-            self._bind(flow, self._new_id())
+            if not self._bind(flow, self._new_id()):
+                return True
             self._say(Offer(flow.msg_id, mapping.protocol, Direction.CONNECTION, mapping.port, ""))
         elif mapping.spare and not mapping.many:
-            self._bind(flow, mapping.spare.popleft())
-            self._say(Accept(flow.msg_id))
+            msg_id = mapping.spare.popleft()
             if not mapping.spare:
                 self._move(mapping, MappingEvent.CONNECTED)
+            if not self._bind(flow, msg_id):
+                return True
+            self._say(Accept(msg_id))
         else:
             return False
         flow.handle(FlowEvent.SENT)
@@ -457,8 +493,8 @@ class Negotiation:
 
     def _want_service(self, mapping: Mapping, msg_id: int) -> None:
         flow = self._new_flow(mapping, FlowState.CONNECTING)
-        self._bind(flow, msg_id)
-        self._events.append(ServiceWanted(flow))
+        if self._bind(flow, msg_id):
+            self._events.append(ServiceWanted(flow))
 
     def service_up(self, flow: Flow, now: float) -> None:
         """The service is connected: give the contact the answer that waited for it."""
@@ -563,11 +599,22 @@ class Negotiation:
         mapping.flows.add(flow)
         return flow
 
-    def _bind(self, flow: Flow, msg_id: int) -> None:
+    def _bind(self, flow: Flow, msg_id: int) -> bool:
+        """Give a flow its msg_id, and with TCP its stream.
+
+        False where the contact has used up the stream of that id, as it can between an offer and its
+        acceptance: the flow is over, and the contact told.
+        """
         flow.msg_id = msg_id
         self._ids[msg_id] = flow
         if flow.protocol is Protocol.TCP:
             flow.channel = self.transport.open_channel(msg_id, flow)
+            if flow.channel is None:
+                self._counters["stream_used_up"] += 1
+                self._decline(msg_id, Reason.ABORTED)
+                self._drop(flow, Reason.REFUSED)
+                return False
+        return True
 
     def _open(self, flow: Flow) -> None:
         flow.handle(FlowEvent.AGREED)

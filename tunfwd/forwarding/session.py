@@ -51,6 +51,10 @@ HELLO_INTERVAL = (
 )
 
 
+PAUSE = (
+    1.0,
+    60.0,
+)  # s that a session rests which failed: doubled each time, until it goes well for the longest
 RUN = 0xFFFFFFFF_00000000  # of an epoch: the same as long as the program runs; below it, links are counted
 
 
@@ -101,6 +105,9 @@ class Session:
         self._peer_epoch: int | None = None
         self._hello_sent_at: float | None = None  # in this online period
         self._hello_awaited = False
+        self._failed_at = -PAUSE[1]
+        self._pause = 0.0
+        self._resumes: float | None = None  # after a failure
 
     @property
     def is_online(self) -> bool:
@@ -132,6 +139,8 @@ class Session:
     def online(self, now: float) -> None:
         """The contact has come online: plain until it says otherwise, unless its link is still there."""
         self._now = now
+        if self._resumes is not None:
+            return
         self._negotiation.is_online = True
         self._outage_ends = None
         self._hello_sent_at = None
@@ -157,6 +166,7 @@ class Session:
     def offline(self, now: float) -> None:
         """The contact has gone. A link waits for it; nothing else can, as what toxcore had queued is lost."""
         self._now = now
+        self._resumes = None
         self._negotiation.is_online = False
         self._lossless.clear()
         if self._linked is not None:
@@ -164,6 +174,33 @@ class Session:
             self._outage_ends = now + self._settings.outage
         else:
             self._orphans = (self._orphans + self._negotiation.lose(restarted=False))[-MAX_FLOWS:]
+
+    def fail(self, now: float) -> list[Flow]:
+        """A mistake of ours came to light in serving the contact: begin anew, trusting nothing that ran.
+
+        Returns the flows that are lost with it, for the owner to end what they were spliced to. The contact
+        counts as offline for a moment, and longer the more often this happens, lest it be done all day.
+        """
+        self._now = now
+        self.counters["failures"] += 1
+        was_online = self.is_online or self._resumes is not None
+        first, longest = PAUSE
+        well = now - self._failed_at - self._pause  # s since it resumed
+        self._pause = first if well >= longest else min(2 * self._pause, longest)
+        self._failed_at = now
+        self._events.clear()
+        linked = self._linked is not None
+        self._unlink()
+        self._lossless = LosslessTransport(self._carrier)
+        self._negotiation.transport = self._lossless
+        self._negotiation.is_online = False
+        self._set_features(Feature(0))
+        self._epoch = next_epoch(self._epoch)
+        self._resumes = now + self._pause if was_online else None
+        flows = self._negotiation.abandon()
+        if not linked:  # over a link the new epoch says it
+            self._orphans = (self._orphans + [flow.msg_id for flow in flows if flow.msg_id])[-MAX_FLOWS:]
+        return flows
 
     def part(self, now: float) -> None:
         """The contact, or we, have left for good: not even a link waits any longer."""
@@ -389,12 +426,15 @@ class Session:
         """Return when `handle_timeout` is due, or None."""
         link = self._active_link
         link_timeout = None if link is None else link.next_timeout()
-        deadlines = (self._negotiation.timers.next(), link_timeout, self._outage_ends)
+        deadlines = (self._negotiation.timers.next(), link_timeout, self._outage_ends, self._resumes)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self._now = now
+        if self._resumes is not None and self._resumes <= now:
+            self._resumes = None
+            self.online(now)
         self._negotiation.handle_timeout(now)
         if self._outage_ends is not None and self._outage_ends <= now:
             self._end_link()

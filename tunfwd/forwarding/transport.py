@@ -75,8 +75,8 @@ class Transport(Protocol):
     def datagram_payload(self) -> int:
         """Bytes of the largest datagram that can be carried."""
 
-    def open_channel(self, msg_id: int, sink: Sink) -> Channel:
-        """Open the byte stream of a flow."""
+    def open_channel(self, msg_id: int, sink: Sink) -> Channel | None:
+        """Open the byte stream of a flow; None where its id was used before."""
 
     def was_used(self, msg_id: int) -> bool:
         """Whether a byte stream of that id was opened before, and late packets may still speak of it."""

@@ -119,9 +119,9 @@ class Link:
 
     # -- the owner's calls: streams are known by a 32-bit id both sides agree on, not 0, used once -------
 
-    def stream_open(self, id_: int) -> None:
-        """Claim a stream; the peer's data for it may already be here. Misuse if the id is or was in use."""
-        self._streams.open(id_)
+    def stream_open(self, id_: int) -> bool:
+        """Claim a stream; the peer's data for it may already be here. False if the id is or was in use."""
+        return self._streams.open(id_)
 
     def discard(self) -> None:
         """Drop all that the link holds: it is over. Calls about streams find none from then on."""

@@ -137,16 +137,20 @@ class Streams:
 
     # -- the owner's calls -------------------------------------------------------------------------------
 
-    def open(self, id_: int) -> None:
-        """Claim a stream, whether or not the peer has begun it."""
+    def open(self, id_: int) -> bool:
+        """Claim a stream, whether or not the peer has begun it. False where the id is or was in use.
+
+        The peer can use one up before it is claimed: by ending both halves.
+        """
         if self.is_known(id_):
-            raise Misuse(f"stream {id_} is or was in use")
+            return False
         pair = self._pairs.get(id_)
         if pair is None:
             self._create(id_).claimed = True
         else:
             pair.claimed = True
             self._unclaimed -= 1
+        return True
 
     def is_known(self, id_: int) -> bool:
         """Whether `open` would refuse the id."""

@@ -122,6 +122,14 @@ class EchoRequest:
     echo: icmp.Echo
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The stack itself failed over a packet, or in serving `connection`, which has been reset."""
+
+    error: Exception
+    connection: "Connection | None"
+
+
 Event = (
     Incoming
     | Connected
@@ -134,4 +142,5 @@ Event = (
     | Datagram
     | DatagramRefused
     | EchoRequest
+    | Fault
 )

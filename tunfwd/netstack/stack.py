@@ -20,7 +20,7 @@ from tunfwd.netstack.connection import CONNECT_TIMEOUT, Connection
 from tunfwd.netstack.connection_table import ConnectionTable
 from tunfwd.netstack.datagrams import MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, DatagramQueue
 from tunfwd.netstack.error_queue import ErrorQueue
-from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, Failure
+from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, Failure, Fault
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.reassembly import Reassembly
 from tunfwd.netstack.statistics import Statistics
@@ -95,6 +95,8 @@ class Stack:
                 self._receive_frame(frame, now)
             except ip.Malformed:
                 self._statistics.malformed += 1
+            except Exception as error:  # a mistake in here: this packet's loss, and nobody else's
+                self._events.append(Fault(error, None))
 
     def _receive_frame(self, frame: Buffer, now: float) -> None:
         packet = ip.parse(frame, vnet.LENGTH)
@@ -155,7 +157,10 @@ class Stack:
         key = (packet.source, packet.destination, segment.source_port, segment.destination_port)
         connection = self._table.get(key)
         if connection is not None and not connection.superseded_by(segment):
-            connection.receive(segment, now)
+            try:
+                connection.receive(segment, now)
+            except Exception as error:
+                self._give_up(connection, error)
             self._timers.update(connection)
             return
         if not self._is_answerable(packet):
@@ -304,7 +309,7 @@ class Stack:
             if isinstance(event, events.Datagram):
                 self._datagram_events -= 1
                 return event
-            if isinstance(event, EchoRequest | DatagramRefused) or not event.connection.muted:
+            if isinstance(event, EchoRequest | DatagramRefused | Fault) or not event.connection.muted:
                 return event
         return None
 
@@ -370,7 +375,12 @@ class Stack:
                 break
             connection = senders.popleft()
             connection.will_send = False
-            if connection.transmit(frames, now):
+            try:
+                more = connection.transmit(frames, now)
+            except Exception as error:
+                more = False
+                self._give_up(connection, error)
+            if more:
                 self.wants_to_send(connection)
             self._timers.update(connection)
         return frames
@@ -386,7 +396,19 @@ class Stack:
         """Do what is due."""
         self._reassembly.expire(now)
         for connection in self._timers.expired(now):
-            connection.handle_timeout(now)
+            try:
+                connection.handle_timeout(now)
+            except Exception as error:
+                self._give_up(connection, error)
+
+    def _give_up(self, connection: Connection, error: Exception) -> None:
+        """A mistake in here came to light in serving a connection: reset it, and tell the owner."""
+        self._events.append(Fault(error, connection))
+        connection.timer.stop()
+        try:
+            connection.abort()
+        except Exception:
+            self._table.remove(connection)
 
     # What connections ask for; see connection.Environment
 

@@ -68,7 +68,7 @@ class ServiceFlow:
         self._answered = False
         self._failure: ConnectFailure | None = None  # met by a call, to be told by the poller
         self._resolving = trio.CancelScope()
-        poller.start(self._resolve)
+        poller.start(self._resolve, self)
 
     async def _resolve(self) -> None:
         with self._resolving:
@@ -206,6 +206,13 @@ class ServiceFlow:
         self._kept.clear()
         self._close_socket()
         self._handler = None
+
+    def fail(self) -> None:
+        """See Watcher."""
+        handler = self._handler
+        self.close()
+        if handler is not None:
+            handler.datagram_failed(self, ConnectFailure.FAILED)
 
     discard = close
 

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import trio
 
+from tunfwd.faults import note, survives
+
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 BROKEN = select.EPOLLERR | select.EPOLLHUP  # always reported, asked for or not
@@ -26,6 +28,9 @@ class Watcher(Protocol):
 
     def ready(self, events: int) -> None:
         """Serve the socket. Must not raise for anything a remote does."""
+
+    def fail(self) -> None:
+        """Serving it raised what should never be raised: close the socket, and tell the handler."""
 
     def discard(self) -> None:
         """The poller ends: close the socket, and report nothing."""
@@ -40,7 +45,7 @@ class Poller:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled, then discard every socket. An exception is a fault of a watcher."""
+        """Serve until cancelled, then discard every socket."""
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
@@ -56,14 +61,21 @@ class Poller:
     def _serve(self) -> None:
         for descriptor, events in self._epoll.poll(0, READY_LIMIT):
             watcher = self._watchers.get(descriptor)  # one served before may have closed it
-            if watcher is not None:
-                watcher.ready(events)
+            if watcher is not None and not survives("a service's socket", watcher.ready, events):
+                survives("a service's socket, on being closed", watcher.fail)
 
-    def start(self, task: Callable[[], Awaitable[None]]) -> None:
+    def start(self, task: Callable[[], Awaitable[None]], watcher: Watcher) -> None:
         """Run a task that ends with the poller, for what takes more than a call: to resolve, to connect."""
         if self._nursery is None:
             raise RuntimeError("the poller is not running")
-        self._nursery.start_soon(task)
+        self._nursery.start_soon(self._run, task, watcher)
+
+    async def _run(self, task: Callable[[], Awaitable[None]], watcher: Watcher) -> None:
+        try:
+            await task()
+        except Exception as fault:
+            note("a service's socket", fault)
+            survives("a service's socket, on being closed", watcher.fail)
 
     def watch(self, descriptor: int, interest: int | None, watcher: Watcher) -> None:
         """Call `watcher` whenever `descriptor` is ready for `interest`, or broken. None: no more.

@@ -98,7 +98,7 @@ class ServiceStream:
         self._interest: int | None = None  # what the poller waits for; None: not registered
         self._connecting = trio.move_on_after(timeout)
         self._socket: socket.socket
-        poller.start(self._connect)
+        poller.start(self._connect, self)
 
     async def _connect(self) -> None:
         failure = ConnectFailure.TIMED_OUT
@@ -262,6 +262,13 @@ class ServiceStream:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._connecting.cancel()
         self._close()
+
+    def fail(self) -> None:
+        """See Watcher."""
+        if self._state is not State.OVER:
+            handler = self._handler
+            self.abort()
+            handler.aborted(self, "a failure in here")
 
     discard = abort
 

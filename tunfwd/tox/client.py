@@ -15,16 +15,17 @@ from typing import Any, Self
 
 import trio
 
+from tunfwd.faults import survives
 from tunfwd.tox import enums, version
 from tunfwd.tox.binding import Tox_Ptr
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import NONE, TCP
-from tunfwd.tox.errors import GetPortNotBound, NewLoadBadFormat, ToxError
+from tunfwd.tox.errors import GetPortNotBound, ToxError
 from tunfwd.tox.events import Events
 from tunfwd.tox.friends import Friends
 from tunfwd.tox.groups import Groups
 from tunfwd.tox.handler import Handler
-from tunfwd.tox.identity import Damaged, Identity, IdentityError, read_passphrase
+from tunfwd.tox.identity import Identity, IdentityError, read_passphrase
 from tunfwd.tox.library import Library, choose
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.settings import Node, Settings
@@ -56,7 +57,7 @@ class Client:
             passphrase = read_passphrase(settings.passphrase_file)
         self._identity = Identity(settings.savedata, passphrase, library.encryption)
         older = descriptors()
-        self._tox = self._identity.start(lambda savedata: self._start(library, savedata))
+        self._tox = self._start(library)
         self._handler = handler
         self._connected = trio.Event()
         self._disconnected = trio.Event()
@@ -80,8 +81,9 @@ class Client:
             self._tox.name = settings.name.encode()
         self.save()
 
-    def _start(self, library: Library, savedata: bytes | None) -> Tox_Ptr:
+    def _start(self, library: Library) -> Tox_Ptr:
         settings = self.settings
+        savedata = self._identity.load()
         with library.Tox_Options_Ptr() as options:
             options.ipv6_enabled = settings.ipv6
             options.udp_enabled = settings.udp and settings.proxy is None
@@ -99,10 +101,7 @@ class Client:
                 options.savedata_type = enums.Tox_Savedata_Type.TOX_SAVEDATA_TYPE_TOX_SAVE
                 options.savedata_data = savedata
             node: Any = type("Node", (Events, library.Tox_Ptr), {"client": self})
-            try:
-                return node(options)  # type: ignore[no-any-return]
-            except NewLoadBadFormat:
-                raise Damaged("is damaged: toxcore does not take it") from None
+            return node(options)  # type: ignore[no-any-return]
 
     def _port(self, which: str) -> int | None:
         try:
@@ -159,7 +158,7 @@ class Client:
     # The loop
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Be a node until cancelled. Raises what the handler raised. The identity is saved at the end."""
+        """Be a node until cancelled, or `Handler.iterated` raises. The identity is saved at the end."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._bootstrap)
             nursery.start_soon(self._add_relays)
@@ -168,10 +167,10 @@ class Client:
             task_status.started()
             try:
                 while True:
-                    self._tox.iterate()
+                    survives("an event of toxcore", self._tox.iterate)
                     now = time.monotonic()
                     self._pacing.release(now)
-                    self.groups.tell_invitations(now)
+                    survives("an invitation", self.groups.tell_invitations, now)
                     self._handler.iterated()
                     await self._sleep()
             finally:
@@ -248,7 +247,7 @@ class Client:
     async def _check_connections(self) -> None:
         while True:
             await trio.sleep(CHECK_INTERVAL)
-            self.groups.check_connections()
+            survives("a look at how members are reached", self.groups.check_connections)
             self._activity.refresh()
             members = (member for group in self.groups for member in group.by_peer.values())
             self._pacing.all_udp = self._activity.udp is not None and not any(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Handler:
     """Events, in the order they happen, each from within toxcore's iteration.
 
-    Methods must not block. They may send, and use the client; they must not close it. What they raise ends
-    `Client.run` with that exception, once toxcore has finished its round.
+    Methods must not block. They may send, and use the client; they must not close it. What they raise is
+    logged, once toxcore has told the other events of its round; what `iterated` raises ends `Client.run`.
     """
 
     def contact_online(self, contact: Contact) -> None:

@@ -1,0 +1,315 @@
+"""The last wall: whatever fails in serving one contact, connection or service, the others do not notice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+
+from tests.netstack.lab import SYN_OPTIONS, tcp_frame
+from tunfwd import faults
+from tunfwd.daemon.peers import Peer
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.session import FEATURES
+from tunfwd.forwarding.states import MappingState
+from tunfwd.netstack import events
+from tunfwd.netstack.types import Endpoint
+from tunfwd.tox.contacts import ContactOffline
+from tunfwd.wire.carriers import FRIEND
+from tunfwd.wire.packets import (
+    Accept,
+    AckAcc,
+    Direction,
+    Feature,
+    Hello,
+    Lossless,
+    Offer,
+    Protocol,
+    Reason,
+    encode,
+)
+from tunfwd.wire.tcp import SYN
+
+from .simulated import Daemon
+
+APPLICATION = 40_000
+
+
+class Bug(Exception):
+    """What nobody thought of."""
+
+
+def fail(*_: object, **__: object) -> Any:
+    raise Bug
+
+
+@pytest.fixture(autouse=True)
+def tally() -> Iterator[faults.Tally]:
+    yield faults.tally
+    faults.tally.count = 0
+    faults.tally.told.clear()
+
+
+class End:
+    """An end of a flow that remembers."""
+
+    def __init__(self) -> None:
+        self.over: list[Reason | None] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+    def flow_ended(self, reason: Reason | None) -> None:
+        self.over.append(reason)
+
+
+class Scene:
+    """Two friends, each with a service of theirs accepted here, and a flow to it."""
+
+    def __init__(self) -> None:
+        self.daemon = Daemon()
+        self.alice, self.bob = self.daemon.befriend("alice"), self.daemon.befriend("bob")
+        self.ends = {peer: self.connect(peer) for peer in (self.alice, self.bob)}
+
+    def hear(self, peer: Peer, *packets: Lossless) -> None:
+        for packet in packets:
+            self.daemon.contacts.lossless(peer.contact, encode(FRIEND, packet))
+        self.daemon.settle()
+
+    def connect(self, peer: Peer) -> End:
+        self.hear(
+            peer, Hello(Feature.MANY | Feature.FLOW, 7), Offer(5, Protocol.TCP, Direction.SERVER, 80, "web")
+        )
+        (mapping,) = peer.session.mappings
+        self.daemon.portfolio.accept(peer, mapping, None, None)
+        self.hear(peer, AckAcc(5))
+        assert mapping.state is MappingState.RUNNING
+        flow = peer.session.connect(mapping, trio.current_time())
+        assert flow is not None
+        self.daemon.switch.ends[flow] = end = End()
+        self.hear(peer, Accept(flow.msg_id))
+        assert flow.is_open
+        return end
+
+    def only_bob_failed(self, times: int = 1) -> None:
+        self.daemon.settle()
+        assert self.ends[self.bob].over == [Reason.LOST]
+        assert self.bob.session.counters["failures"] == times
+        assert not self.bob.session.is_online
+        assert self.ends[self.alice].over == []
+        assert self.alice.session.counters["failures"] == 0
+        assert self.alice.session.is_online
+
+    async def bob_is_back(self) -> None:
+        epoch = self.bob.session.epoch
+        self.daemon.forget_traffic()
+        await trio.sleep(2)
+        self.bob.session.handle_timeout(trio.current_time())
+        self.daemon.switch.touch(self.bob)
+        self.daemon.settle()
+        assert self.bob.session.is_online
+        hello = encode(FRIEND, Hello(FEATURES, epoch))
+        number = self.bob.contact.number  # type: ignore[attr-defined]
+        assert self.daemon.tox.to_friends[0] == (number, hello)
+
+
+ENTRIES: dict[str, Callable[[Scene], None]] = {
+    "receive_lossless": lambda s: s.daemon.contacts.lossless(s.bob.contact, b"\xa7\x02\0\0\0\0"),
+    "receive_lossy": lambda s: s.daemon.contacts.lossy(s.bob.contact, b"\xc9\x02"),
+    "receive_public": lambda s: s.daemon.engine.public(s.bob, b"\xa7"),
+    "moved": lambda s: s.daemon.contacts.contact_connection(s.bob.contact),
+    "next_event": lambda s: s.daemon.switch.touch(s.bob),
+    "lossy_to_send": lambda s: s.daemon.switch.touch(s.bob),
+    "next_packet": lambda s: s.daemon.switch.touch(s.bob),
+    "next_timeout": lambda s: s.daemon.switch.touch(s.bob),
+}
+
+
+@pytest.mark.parametrize("method", ENTRIES)
+async def test_a_session_that_fails_begins_anew_alone(
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    scene = Scene()
+    before = scene.bob.session.epoch
+    with monkeypatch.context() as patch:
+        real = getattr(scene.bob.session, method)
+        calls: list[object] = []
+
+        def once(*arguments: object) -> object:
+            calls.append(arguments)
+            return fail() if len(calls) == 1 else real(*arguments)
+
+        patch.setattr(scene.bob.session, method, once)
+        ENTRIES[method](scene)
+        scene.daemon.settle()
+    scene.only_bob_failed()
+    assert scene.bob.session.epoch == before + 1
+    (record,) = [r for r in caplog.records if r.name == "tunfwd.faults"]
+    assert record.exc_info
+    assert record.exc_info[0] is Bug
+    assert record.message.startswith("bob failed")
+    await scene.bob_is_back()
+
+
+async def test_a_fault_that_stays_is_met_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: trio.abc.Clock
+) -> None:
+    """Nothing spins, and the log keeps its head."""
+    scene = Scene()
+    monkeypatch.setattr(scene.bob.session, "lossy_to_send", fail)
+    scene.daemon.engine._device.read = lambda: []  # type: ignore[method-assign]
+    scene.daemon.switch.touch(scene.bob)
+    with trio.move_on_after(600):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene.daemon.engine._keep_time)
+            nursery.start_soon(scene.daemon.engine._work_off)
+    assert 5 < scene.bob.session.counters["failures"] <= 600
+    assert scene.ends[scene.alice].over == []
+    assert scene.alice.session.is_online
+    assert len([r for r in caplog.records if r.name == "tunfwd.faults" and r.exc_info]) == 1
+
+
+async def test_what_the_owner_fails_over_is_the_contacts_loss_too(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
+) -> None:
+    scene = Scene()
+    monkeypatch.setattr(scene.daemon.portfolio, "offered", fail)
+    scene.hear(scene.bob, Offer(6, Protocol.TCP, Direction.SERVER, 81, ""))
+    scene.only_bob_failed()
+    await scene.bob_is_back()
+
+
+async def test_an_end_that_fails_to_end_is_let_go() -> None:
+    scene = Scene()
+    scene.ends[scene.bob].flow_ended = fail  # type: ignore[method-assign]
+    scene.bob.session.receive_lossless = fail  # type: ignore[method-assign]
+    scene.daemon.contacts.lossless(scene.bob.contact, b"\xa7")
+    scene.daemon.settle()
+    assert faults.tally.count == 2
+    assert scene.alice.session.is_online
+
+
+async def test_a_timer_that_fails() -> None:
+    scene = Scene()
+    scene.bob.session.handle_timeout = fail  # type: ignore[method-assign]
+    scene.daemon.engine._deadlines.set(scene.bob, 0.0)
+    async with trio.open_nursery() as nursery:
+        scene.daemon.engine._device.read = lambda: []  # type: ignore[method-assign]
+        nursery.start_soon(scene.daemon.engine._keep_time)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    scene.only_bob_failed()
+
+
+async def test_the_carrier_that_fails_is_met_as_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that a contact is offline is news that toxcore brings in another way."""
+    scene = Scene()
+
+    def offline(_: bytes) -> bool:
+        raise ContactOffline
+
+    monkeypatch.setattr(type(scene.bob.contact), "send_lossless", lambda *_: offline(b""))
+    scene.hear(scene.bob, Accept(99))
+    assert faults.tally.count == 0
+    monkeypatch.setattr(type(scene.bob.contact), "send_lossless", fail)
+    scene.hear(scene.bob, Accept(99))
+    scene.only_bob_failed()
+
+
+# Local connections.
+
+
+def syn(scene: Scene, port: int = APPLICATION) -> None:
+    frame = tcp_frame(
+        Endpoint(scene.daemon.book.own.packed, port), Endpoint(scene.bob.address.packed, 80), SYN, 1000,
+        options=SYN_OPTIONS,
+    )  # fmt: skip
+    scene.daemon.switch.stack.receive([frame], trio.current_time())
+    scene.daemon.engine.round()
+    scene.daemon.settle()
+
+
+async def test_a_connection_that_cannot_be_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    sent: list[object] = []
+    scene.daemon.engine._device.write = lambda frame: bool(sent.append(frame)) or True  # type: ignore[method-assign]
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.daemon.engine._callers, "incoming", fail)
+        syn(scene)
+        scene.daemon.engine.round()
+    assert faults.tally.count == 1
+    assert len(sent) == 1
+    assert scene.daemon.switch.stack.statistics().connections == 0
+    syn(scene, APPLICATION + 1)  # and the next one is served
+    assert len(scene.daemon.switch.streams) == 1
+    assert scene.bob.session.is_online
+
+
+def flow_of(scene: Scene) -> Flow:
+    (handler,) = scene.daemon.switch.streams.values()
+    flow: Flow = handler.flow  # type: ignore[attr-defined]
+    return flow
+
+
+@pytest.mark.parametrize("where", ["stack", "splice"])
+async def test_a_connection_that_fails_is_reset_with_its_flow(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene()
+    syn(scene)
+    flow = flow_of(scene)
+    scene.hear(scene.bob, Accept(flow.msg_id))
+    (connection,) = scene.daemon.switch.streams
+    assert flow.is_open
+    if where == "stack":
+        monkeypatch.setattr(type(connection), "receive", fail)
+        syn(scene)
+    else:
+        monkeypatch.setattr(scene.daemon.switch, "stream_event", fail)
+        scene.daemon.switch.stack.emit(events.Readable(connection))  # type: ignore[arg-type]
+        scene.daemon.engine.round()
+    scene.daemon.settle()
+    assert not flow.is_open
+    assert scene.daemon.switch.streams == {}
+    assert scene.daemon.switch.stack.statistics().connections == 0
+    assert scene.bob.session.is_online
+    assert scene.bob.session.counters["failures"] == 0
+    assert [end.over for end in scene.ends.values()] == [[], []]
+
+
+async def test_a_frame_that_fails_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    stack = scene.daemon.switch.stack
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stack), "_receive_tcp", fail)
+        syn(scene)
+    assert faults.tally.count == 1
+    syn(scene)
+    assert len(scene.daemon.switch.streams) == 1
+
+
+# What toxcore tells, and what rules accept.
+
+
+async def test_what_is_to_be_done_soon_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    done: list[int] = []
+    scene.daemon.contacts._soon += [fail, lambda: done.append(1)]
+    scene.daemon.settle()
+    assert done == [1]
+    assert faults.tally.count == 1
+
+
+def test_a_traceback_is_shown_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(5):
+        assert not faults.survives("it", fail)
+    assert faults.survives("it", lambda: None)
+    assert faults.tally.count == 5
+    assert [bool(record.exc_info) for record in caplog.records] == [True] + 4 * [False]
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}

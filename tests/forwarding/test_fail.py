@@ -1,0 +1,113 @@
+"""A mistake of ours in one session: it begins anew and tells the contact, later each time."""
+
+import pytest
+
+from tests.forwarding.pair import Pair, Side
+from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, PAUSE
+from tunfwd.forwarding.states import MappingState
+from tunfwd.wire.packets import Feature, Protocol, Reason
+
+ALL = pytest.mark.parametrize(
+    "features", [FEATURES, CARRIER_FEATURES, Feature(0)], ids=["link", "carrier", "plain"]
+)
+
+
+def make(features: Feature) -> Pair:
+    pair = Pair(Side(1, features=features), Side(2, features=features), delay=0.01)
+    pair.connect()
+    return pair
+
+
+@ALL
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_it_begins_anew_and_what_stood_runs_again(features: Feature, who: str) -> None:
+    pair = make(features)
+    mapping = pair.serve()
+    pair.run(1)
+    using, serving = pair.open(mapping)
+    failing, ends = (pair.a, serving) if who == "a" else (pair.b, using)
+    other = pair.other(failing)
+    epoch = failing.session.epoch
+    failing.fail(pair.now)
+    assert failing.ended == {ends: Reason.LOST}
+    assert failing.session.counters["failures"] == 1
+    assert not failing.session.is_online
+    pair.run(0.9)
+    assert not failing.session.is_online
+    pair.run(5)
+    assert failing.session.is_online
+    assert failing.session.epoch == epoch + 1
+    assert list(other.ended) == [using if who == "a" else serving]
+    (again,) = pair.b.session.mappings
+    assert again is mapping
+    using, serving = pair.open(mapping)
+    using.write(b"hello")
+    pair.run(1)
+    assert pair.a.got[serving] == b"hello"
+
+
+@ALL
+def test_it_trusts_nothing_that_was_there(features: Feature) -> None:
+    pair = make(features)
+    mapping = pair.serve()
+    pair.run(1)
+    pair.open(mapping)
+    session = pair.b.session
+    session._negotiation.timers = object()  # type: ignore[assignment]
+    session._negotiation._ids = {1: object()}  # type: ignore[dict-item]
+    with pytest.raises(AttributeError):
+        session.handle_timeout(pair.now)
+    pair.b.fail(pair.now)
+    pair.run(5)
+    assert mapping.state in (MappingState.RUNNING, MappingState.READY)
+    pair.open(mapping)
+
+
+def test_undecided_offers_are_gone_and_come_again() -> None:
+    pair = make(FEATURES)
+    pair.b.auto_take = False
+    pair.a.session.offer(Protocol.TCP, 80, "web", pair.now)
+    pair.run(1)
+    (undecided,) = pair.b.session.mappings
+    pair.b.fail(pair.now)
+    assert undecided.state is MappingState.ENDED
+    pair.run(5)
+    (again,) = pair.b.session.mappings
+    assert again.state is MappingState.PENDING
+
+
+def test_it_rests_the_longer_the_more_often_it_fails() -> None:
+    pair = make(FEATURES)
+    pauses = []
+    for _ in range(9):
+        pair.b.fail(pair.now)
+        failed_at = pair.now
+        while not pair.b.session.is_online:
+            due = pair.b.session.next_timeout()
+            assert due is not None
+            pair.run(due - pair.now)
+        pauses.append(round(pair.now - failed_at))
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    pair.run(PAUSE[1])
+    pair.b.fail(pair.now)
+    assert pair.b.session.next_timeout() == pair.now + PAUSE[0]
+
+
+def test_while_it_rests_the_contact_may_come_and_go() -> None:
+    pair = make(FEATURES)
+    pair.serve()
+    pair.b.fail(pair.now)
+    pair.b.session.online(pair.now)
+    assert not pair.b.session.is_online
+    pair.b.session.offline(pair.now)
+    assert pair.b.session.next_timeout() is None
+    pair.b.session.online(pair.now)
+    assert pair.b.session.is_online
+
+
+def test_offline_it_fails_in_silence() -> None:
+    side = Side(1)
+    side.fail(50.0)
+    assert side.session.next_timeout() is None
+    side.session.online(60.0)
+    assert side.session.is_online
