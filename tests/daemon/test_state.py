@@ -118,13 +118,7 @@ def test_a_file_cut_anywhere_is_kept_aside(tmp_path: Path, caplog: pytest.LogCap
         (b"{}", "schema is None"),
         (b'{"schema": "1"}', "schema is '1'"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"schema": 1, "addresses": {"A": "10.77.3"}}', "addresses.A"),
-        (b'{"schema": 1, "offers": [{"contact": "A"}]}', r"offers\[0\] lacks 'port'"),
-        (
-            b'{"schema": 1, "offers": [{"contact": "A", "protocol": "tcp", "port": 0}]}',
-            r"offers\[0\].port 0 is not a port",
-        ),
-        (b'{"schema": 1, "unheard": 1}', "unheard is not known"),
+        (b'{"schema": %s}' % (b"9" * 5000), "Exceeds the limit"),
     ],
 )
 def test_garbage_is_kept_aside_with_its_reason(
@@ -213,7 +207,7 @@ def test_killed_while_saving_the_file_is_whole(tmp_path: Path) -> None:
         "s = State.load(Path(sys.argv[1]))\n"
         "while True:\n"
         "    for n in 1, 5000:\n"
-        "        s.content.names = {str(i): 'x' * 20 for i in range(n)}\n"
+        "        s.content.names = {f'{i:064X}': 'x' * 20 for i in range(n)}\n"
         "        s.save(); print(n, flush=True)\n"
     )
     for _ in range(5):
@@ -235,3 +229,174 @@ def test_places_that_cannot_be(tmp_path: Path) -> None:
     for bad in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigurationError, match="the state directory"):
             State.load(bad)
+
+
+def _document(**entries: object) -> bytes:
+    return json.dumps({"schema": 1, **entries}).encode()
+
+
+GOOD = {"contact": ALICE, "protocol": "tcp", "port": 80}
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "kept", "reason"),
+    [
+        ("addresses", {"A": "10.77.3.9"}, 0, "addresses.A is not the id of a contact or group"),
+        ("addresses", {ALICE: "10.77.3.9", BOB: "10.77.3"}, 1, "Expected 4 octets"),
+        ("addresses", [1], 0, "addresses must be a table, not a list"),
+        ("names", {ALICE: "alice", BOB: 7}, 1, "must be a string"),
+        ("names", {ALICE: "\ud800"}, 0, "is not valid Unicode text"),
+        ("names", {"..": "x"}, 0, "is not the id of a contact or group"),
+        ("offers", [GOOD, {"contact": ALICE}], 1, r"offers[1] 'port' is missing"),
+        ("offers", [GOOD, {**GOOD, "port": 0}], 1, "offers[1].port 0 is not a port"),
+        ("offers", [GOOD, {**GOOD, "port": 10**400}], 1, "offers[1].port"),
+        ("offers", [GOOD, {**GOOD, "target": "nowhere"}], 1, "is not HOST:PORT"),
+        ("offers", [GOOD, {**GOOD, "name": "x" * 256}], 1, "is too long for a name"),
+        ("offers", [GOOD, {**GOOD, "contact": "group:lan"}], 1, "is not the id of a contact or group"),
+        ("offers", [GOOD, {**GOOD, "source": "elsewhere"}], 1, "must be one of"),
+        ("offers", {"a": 1}, 0, "offers must be a list, not a table"),
+        ("mappings", [{**GOOD, "direction": "server", "port": 65536}], 0, "must be a port, or 0 for any"),
+        ("mappings", [{**GOOD, "direction": "server", "target": ":"}], 0, "is not HOST:PORT"),
+        ("requests", [GOOD, {**GOOD, "local_port": -1}, None], 1, "-1 is not a port"),
+        ("unheard", 1, None, "unheard is not known"),
+    ],
+)
+def test_an_entry_that_does_not_fit_is_the_loss_of_that_one(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    entries: object,
+    kept: int | None,
+    reason: str,
+) -> None:
+    (tmp_path / "state.json").write_bytes(_document(**{"names": {BOB: "bob"}, name: entries}))
+    with State.load(tmp_path) as state:
+        if kept is not None:
+            assert len(getattr(state.content, name)) == kept
+        assert name == "names" or state.content.names == {BOB: "bob"}
+        assert any(reason in aside.reason for aside in state.content.aside)
+        assert reason in caplog.text
+        state.save()
+        before = state.content
+    caplog.clear()
+    with State.load(tmp_path) as again:  # and it is said once
+        assert again.content == before
+    assert not caplog.records
+
+
+def test_many_that_do_not_fit_are_told_in_a_few_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state.json").write_bytes(_document(names={str(n): "x" for n in range(1000)}))
+    with State.load(tmp_path) as state:
+        assert len(state.content.aside) == 256
+        assert state.content.aside[-1].entry == '{"999": "x"}'
+    assert len(caplog.records) == 9
+    assert "992 more entries are put aside" in caplog.text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+IDS = st.sampled_from([ALICE, BOB, LAN, "A", "", "conference:" + "0" * 64])
+STANDING = st.fixed_dictionaries(
+    {},
+    optional={
+        "contact": IDS | JSON,
+        "protocol": st.sampled_from(["tcp", "udp"]) | JSON,
+        "port": st.integers(-1, 65536) | st.just(10**400) | JSON,
+        "name": st.text(max_size=300) | JSON,
+        "direction": st.sampled_from(["server", "connection"]) | JSON,
+        "local_port": st.integers(-1, 65536) | JSON,
+        "target": st.sampled_from(["127.0.0.1:1", "[::1]:2", "a:b"]) | JSON,
+        "source": st.sampled_from(["auto", "peer"]) | JSON,
+    },
+)
+DOCUMENTS = st.fixed_dictionaries(
+    {"schema": st.just(1)},
+    optional={
+        "addresses": st.dictionaries(IDS, st.ip_addresses(v=4).map(str) | JSON) | JSON,
+        "names": st.dictionaries(IDS, st.text() | JSON) | JSON,
+        "offers": st.lists(STANDING | JSON) | JSON,
+        "mappings": st.lists(STANDING | JSON) | JSON,
+        "requests": st.lists(STANDING | JSON) | JSON,
+        "aside": JSON,
+        "unheard": JSON,
+    },
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(DOCUMENTS)
+def test_any_document_loads_and_what_is_saved_of_it_loads_the_same(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, object]
+) -> None:
+    directory = tmp_path_factory.mktemp("state")
+    (directory / "state.json").write_text(json.dumps(document))
+    with State.load(directory) as state:
+        state.save()
+        content = state.content
+    with State.load(directory) as again:
+        assert again.content == content
+    assert not list(directory.glob("*.corrupt-*"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "zeros", "cut", "directory", "pipe", "loop"])
+def test_the_generation_before_is_used_when_the_file_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    _saved(tmp_path)
+    with State.load(tmp_path) as state:
+        state.content.names = {BOB: "bob"}
+        state.save()
+    _fill(expected := Content())
+    file = tmp_path / "state.json"
+    whole = file.read_bytes()
+    file.unlink()
+    match damage:
+        case "directory":
+            file.mkdir()
+        case "pipe":
+            os.mkfifo(file)
+        case "loop":
+            file.symlink_to(file)
+        case "empty" | "zeros" | "cut":
+            file.write_bytes({"empty": b"", "zeros": bytes(len(whole)), "cut": whole[:-2]}[damage])
+    with State.load(tmp_path) as state:
+        assert state.content == expected
+        state.save()
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "1 addresses, 1 names, 1 offers, 1 mappings, 1 requests" in record.message
+    assert os.path.lexists(tmp_path / "state.json.corrupt-1") == (damage != "missing")
+    caplog.clear()
+    with State.load(tmp_path) as state:
+        assert state.content == expected
+    assert not caplog.records
+
+
+def test_an_identity_that_is_missing_beside_its_contacts_is_an_error(tmp_path: Path) -> None:
+    with State.load(tmp_path) as state:
+        assert state.identity() == tmp_path / "identity.tox"
+        _fill(state.content)
+        with pytest.raises(
+            ConfigurationError, match=r"knows of 3 contacts: restore it from a backup, or move"
+        ):
+            state.identity()
+        for name in ("identity.tox", "identity.tox.previous"):  # empty or not: who reads it tells
+            (tmp_path / name).write_bytes(b"")
+            assert state.identity() == tmp_path / "identity.tox"
+            (tmp_path / name).unlink()
+
+
+def test_a_full_disk_keeps_nobody_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _saved(tmp_path)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "write", full)
+    with State.load(tmp_path) as state:
+        assert state.content.names

@@ -172,7 +172,7 @@ async def _serve(
         auto_accept_friends=config.auto_accept_friends,
         auto_accept_groups=config.auto_accept_groups,
     )
-    settings = config.tox.settings(state.directory / "identity.tox", _nickname())
+    settings = config.tox.settings(state.identity(), _nickname())
     with Client(settings, contacts, passphrase) as client:
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
         log.info("%s", confine([state.directory, config.socket.parent]))

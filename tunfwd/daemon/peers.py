@@ -86,27 +86,29 @@ class Peer:
         """Return where the service of a mapping is that is ours."""
         return self.details_of(mapping).target or Target(None, mapping.port)
 
-    def give_port(self, mapping: Mapping, wanted: int | None) -> int:
-        """Make a mapping reachable: at `wanted`, or else at its own port, or else at a free one.
+    def free_port(self, protocol: Protocol, port: int, wanted: int | None) -> int:
+        """Return where a mapping of `port` can be reached: at `wanted`, or else at `port`, or else elsewhere.
 
-        Raises ControlError where `wanted` belongs to another mapping.
+        Raises ControlError where `wanted` belongs to another mapping, or there is no port left.
         """
-        protocol = mapping.protocol
-        if wanted is not None and self.ports.get((protocol, wanted), mapping) is not mapping:
-            raise ControlError(
-                "usage",
-                f"port {wanted}/{protocol.name.lower()} of {self.label} is in use; choose another",
-            )
-        port = wanted or mapping.port
-        if port == 0 or self.ports.get((protocol, port), mapping) is not mapping:
-            free = (p for p in range(FIRST_FREE_PORT, 65536) if (protocol, p) not in self.ports)
-            port = next(free, 0)
-            if port == 0:
-                raise ControlError("failed", f"{self.label} has no port left")
-        self.take_port(mapping)
-        self.ports[protocol, port] = mapping
+        if wanted is not None:
+            if (protocol, wanted) in self.ports:
+                raise ControlError(
+                    "usage",
+                    f"port {wanted}/{protocol.name.lower()} of {self.label} is in use; choose another",
+                )
+            return wanted
+        if port and (protocol, port) not in self.ports:
+            return port
+        for free in range(FIRST_FREE_PORT, 65536):
+            if (protocol, free) not in self.ports:
+                return free
+        raise ControlError("failed", f"{self.label} has no port left")
+
+    def give_port(self, mapping: Mapping, port: int) -> None:
+        """Make a mapping reachable at a free port."""
+        self.ports[mapping.protocol, port] = mapping
         self.details_of(mapping).local_port = port
-        return port
 
     def take_port(self, mapping: Mapping) -> None:
         """Make a mapping unreachable again."""

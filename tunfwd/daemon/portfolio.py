@@ -5,8 +5,8 @@ with the sessions; fills the ports of virtual addresses. Commands go through her
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -18,7 +18,14 @@ from tunfwd.control.notation import read_target
 from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Details, Peer
 from tunfwd.daemon.rules import Expose, exposure
-from tunfwd.daemon.state import AcceptedMapping, ContactId, Content, StandingOffer, StandingRequest
+from tunfwd.daemon.state import (
+    AcceptedMapping,
+    ContactId,
+    Content,
+    Standing,
+    StandingOffer,
+    StandingRequest,
+)
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.negotiation import Misuse
 from tunfwd.forwarding.policy import Action, Rule, decide
@@ -56,26 +63,65 @@ class Portfolio:
     # From the state directory.
 
     def restore(self, peer: Peer) -> None:
-        """Give a contact's new session what stood when the daemon last ran."""
-        for offer in self._content.offers:
-            if offer.contact == peer.id:
-                mapping = self._stand(peer, offer, Direction.SERVER)
-                peer.details[mapping] = Details(target=read_service(offer.target), source=offer.source)
-        for request in self._content.requests:
-            if request.contact == peer.id:
-                mapping = self._stand(peer, request, Direction.CONNECTION)
-                peer.give_port(mapping, request.local_port)
-        for accepted in self._content.mappings:
-            if accepted.contact == peer.id:
-                mapping = peer.session.expect(
-                    Direction[accepted.direction.upper()],
-                    protocol_named(accepted.protocol),
-                    accepted.port,
-                    accepted.name,
-                )
-                peer.details[mapping] = Details(target=read_service(accepted.target))
-                if mapping.role is Role.USING:
-                    peer.give_port(mapping, accepted.local_port)
+        """Give a contact's new session what stood when the daemon last ran; put aside what cannot."""
+        for standing in self._standing(peer.id):
+            try:
+                self._restore(peer, standing)
+            except (ControlError, Misuse) as wrong:
+                self._remove(standing)
+                self._content.put_aside(standing, f"{peer.label}: {wrong}")
+                what = describe(standing)
+                log.warning("put aside: %s with %s: %s", what, peer.label, wrong, extra=caused_by(peer))
+                self._save()
+
+    def _standing(self, contact: ContactId) -> list[Standing]:
+        """Return what stands with a contact, first what has a port of its own that others must leave free."""
+        content = self._content
+        using: list[AcceptedMapping | StandingRequest] = [*content.requests, *content.mappings]
+        using.sort(key=lambda standing: standing.local_port is None)
+        return [standing for standing in (*content.offers, *using) if standing.contact == contact]
+
+    def _restore(self, peer: Peer, standing: Standing) -> None:
+        """Raises ControlError or Misuse, before anything has changed."""
+        protocol = protocol_named(standing.protocol)
+        match standing:
+            case StandingOffer():
+                mapping = self._stand(peer, standing, Direction.SERVER)
+                peer.details[mapping] = Details(target=read_service(standing.target), source=standing.source)
+                return
+            case AcceptedMapping(direction="connection"):
+                mapping = peer.session.expect(Direction.CONNECTION, protocol, standing.port, standing.name)
+                peer.details[mapping] = Details(target=read_service(standing.target))
+                return
+            case AcceptedMapping():
+                port = peer.free_port(protocol, standing.port, standing.local_port)
+                mapping = peer.session.expect(Direction.SERVER, protocol, standing.port, standing.name)
+            case StandingRequest():
+                port = peer.free_port(protocol, standing.port, standing.local_port)
+                mapping = self._stand(peer, standing, Direction.CONNECTION)
+        peer.give_port(mapping, port)
+        if (stored := _stored(port, standing.port)) != standing.local_port:
+            self._remove(standing)  # it is to stay there, whatever comes first at the next start
+            self._append(replace(standing, local_port=stored))
+            self._save()
+
+    def _append(self, standing: Standing) -> None:
+        match standing:
+            case StandingOffer():
+                self._content.offers.append(standing)
+            case AcceptedMapping():
+                self._content.mappings.append(standing)
+            case StandingRequest():
+                self._content.requests.append(standing)
+
+    def _remove(self, standing: Standing) -> None:
+        match standing:
+            case StandingOffer():
+                self._content.offers.remove(standing)
+            case AcceptedMapping():
+                self._content.mappings.remove(standing)
+            case StandingRequest():
+                self._content.requests.remove(standing)
 
     def _stand(self, peer: Peer, what: StandingOffer | StandingRequest, direction: Direction) -> Mapping:
         """Offer it; raises ControlError where that cannot be."""
@@ -135,18 +181,20 @@ class Portfolio:
         """A mapping has a new state; one that ended is forgotten here and on disk."""
         if mapping.state is not MappingState.ENDED:
             return
+        known = mapping in peer.details  # False: told before, of more than one change in the same round
         peer.forget(mapping)
         self.ended(peer, mapping)
+        if not known:
+            return
         content = self._content
+        entries: Sequence[Standing]
         if mapping.origin is Origin.REMOTE:
-            if mapping.taken:
-                content.mappings = [m for m in content.mappings if not _is_of(m, peer, mapping)]
-                self._save()
-        elif mapping.direction is Direction.SERVER:
-            content.offers = [offer for offer in content.offers if not _is_of(offer, peer, mapping)]
-            self._save()
+            entries = content.mappings if mapping.taken else ()
         else:
-            content.requests = [r for r in content.requests if not _is_of(r, peer, mapping)]
+            entries = content.offers if mapping.direction is Direction.SERVER else content.requests
+        # The first: a later one is a new offer of the same port, made since.
+        if found := next((entry for entry in entries if _is_of(entry, peer, mapping)), None):
+            self._remove(found)
             self._save()
 
     # What a person does.
@@ -166,11 +214,10 @@ class Portfolio:
         self, peer: Peer, protocol: Protocol, port: int, name: str, local_port: int | None
     ) -> Mapping:
         """Ask for a contact's port from now on."""
-        if local_port is not None and (protocol, local_port) in peer.ports:
-            raise ControlError("usage", f"port {local_port} of {peer.label} is in use; choose another")
-        standing = StandingRequest(peer.id, protocol_name(protocol), port, name, local_port)
+        place = peer.free_port(protocol, port, local_port or port)
+        standing = StandingRequest(peer.id, protocol_name(protocol), port, name, _stored(place, port))
         mapping = self._stand(peer, standing, Direction.CONNECTION)
-        peer.give_port(mapping, local_port)
+        peer.give_port(mapping, place)
         self._content.requests.append(standing)
         self._stands(peer)
         return mapping
@@ -185,14 +232,16 @@ class Portfolio:
         by_rule: bool = False,
     ) -> None:
         """Accept what a contact offers, now and whenever it offers the same again."""
-        if mapping.role is Role.USING:
-            peer.give_port(mapping, port)
-        else:
-            peer.details_of(mapping).target = target
+        using = mapping.role is Role.USING
+        place = peer.free_port(mapping.protocol, mapping.port, port) if using else 0
         try:
             peer.session.take(mapping, trio.current_time())
         except Misuse as misuse:
             raise ControlError("failed", f"{describe(mapping)} from {peer.label}: {misuse}") from None
+        if using:
+            peer.give_port(mapping, place)
+        else:
+            peer.details_of(mapping).target = target
         if by_rule and self._is_full_of_rules(peer):
             return  # it runs all the same, and the rule accepts it again in the next run
         self._content.mappings.append(
@@ -202,7 +251,7 @@ class Portfolio:
                 protocol_name(mapping.protocol),
                 mapping.port,
                 mapping.name,
-                port,
+                _stored(place, mapping.port) if using else None,
                 service_text(target),
                 by_rule,
             )
@@ -223,14 +272,26 @@ class Portfolio:
         peer.session.end(mapping, trio.current_time())
 
 
-def describe(mapping: Mapping) -> str:
-    """Name a mapping for a person."""
-    name = f' "{clean(mapping.name)}"' if mapping.name else ""
-    verb = "" if mapping.direction is Direction.SERVER else "a connection to "
-    return f"{verb}{mapping.port}/{mapping.protocol.name.lower()}{name}"
+def describe(what: Mapping | Standing) -> str:
+    """Name a mapping, or what the state has of one, for a person."""
+    name = f' "{clean(what.name)}"' if what.name else ""
+    match what:
+        case Mapping(direction=Direction.CONNECTION) | AcceptedMapping(direction="connection"):
+            verb = "a connection to "
+        case StandingRequest():
+            verb = "a request for "
+        case _:
+            verb = ""
+    protocol = what.protocol.name.lower() if isinstance(what, Mapping) else what.protocol
+    return f"{verb}{what.port}/{protocol}{name}"
 
 
-def _is_of(stored: AcceptedMapping | StandingOffer | StandingRequest, peer: Peer, mapping: Mapping) -> bool:
+def _stored(place: int, port: int) -> int | None:
+    """Return how the state has where a mapping of `port` is reached."""
+    return place if place != port else None
+
+
+def _is_of(stored: Standing, peer: Peer, mapping: Mapping) -> bool:
     same = (stored.contact, stored.protocol, stored.port) == (
         peer.id,
         protocol_name(mapping.protocol),

@@ -20,12 +20,12 @@ from tunfwd.tox import enums, version
 from tunfwd.tox.binding import Tox_Ptr
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import NONE, TCP
-from tunfwd.tox.errors import GetPortNotBound, ToxError
+from tunfwd.tox.errors import GetPortNotBound, NewLoadBadFormat, ToxError
 from tunfwd.tox.events import Events
 from tunfwd.tox.friends import Friends
 from tunfwd.tox.groups import Groups
 from tunfwd.tox.handler import Handler
-from tunfwd.tox.identity import Identity, IdentityError, read_passphrase
+from tunfwd.tox.identity import Damaged, Identity, IdentityError, read_passphrase
 from tunfwd.tox.library import Library, choose
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.settings import Node, Settings
@@ -57,7 +57,7 @@ class Client:
             passphrase = read_passphrase(settings.passphrase_file)
         self._identity = Identity(settings.savedata, passphrase, library.encryption)
         older = descriptors()
-        self._tox = self._start(library)
+        self._tox = self._identity.start(lambda savedata: self._start(library, savedata))
         self._handler = handler
         self._connected = trio.Event()
         self._disconnected = trio.Event()
@@ -81,9 +81,8 @@ class Client:
             self._tox.name = settings.name.encode()
         self.save()
 
-    def _start(self, library: Library) -> Tox_Ptr:
+    def _start(self, library: Library, savedata: bytes | None) -> Tox_Ptr:
         settings = self.settings
-        savedata = self._identity.load()
         with library.Tox_Options_Ptr() as options:
             options.ipv6_enabled = settings.ipv6
             options.udp_enabled = settings.udp and settings.proxy is None
@@ -101,7 +100,10 @@ class Client:
                 options.savedata_type = enums.Tox_Savedata_Type.TOX_SAVEDATA_TYPE_TOX_SAVE
                 options.savedata_data = savedata
             node: Any = type("Node", (Events, library.Tox_Ptr), {"client": self})
-            return node(options)  # type: ignore[no-any-return]
+            try:
+                return node(options)  # type: ignore[no-any-return]
+            except NewLoadBadFormat:
+                raise Damaged("is damaged: toxcore does not take it") from None
 
     def _port(self, which: str) -> int | None:
         try:

@@ -1,14 +1,28 @@
-"""Files that are written whole or not at all: the identity, and the daemon's state."""
+"""Files written whole or not at all, with the generation before: the identity, and the daemon's state."""
 
+import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replaces a file: a reader, or the next start, finds the old content or the new. Mode 0600.
+def read_whole(path: Path) -> bytes:
+    """Return a file's content. Raises OSError, also for what is no file: a pipe would keep us waiting."""
+    with open(path, "rb", opener=_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+        return file.read()
 
-    Raises OSError. One writer at a time, so that the next one clears away what a crash leaves behind.
+
+def write_whole(path: Path, data: bytes, *, keep: bool = False) -> None:
+    """Replace a file: a reader, or the next start, finds the old content or the new. Mode 0600.
+
+    With `keep`, the old content stays as `previous(path)`. On disk, both, when this returns. Raises OSError,
+    the old file in place. One writer at a time, so that the next one clears away what a crash leaves behind.
     """
     fresh = path.with_name(f".{path.name}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -18,6 +32,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if keep:
+            _keep(path)
         os.replace(fresh, path)
     except OSError:
         with suppress(OSError):
@@ -25,6 +41,38 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)  # the name, too
+        os.fsync(directory)  # the names, too
     finally:
         os.close(directory)
+
+
+def previous(path: Path) -> Path:
+    """Return where the generation before the current one is kept."""
+    return path.with_name(f"{path.name}.previous")
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a damaged file, so that nothing is written over it. Returns its new path; raises OSError."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.corrupt-{number}")):
+        number += 1
+    path.rename(aside)
+    return aside
+
+
+def _keep(path: Path) -> None:
+    second_name = path.with_name(f".{path.name}.previous")
+    second_name.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # the first one has nothing before it
+        try:
+            os.link(path, second_name)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.replace(path, previous(path))  # for a moment there is the previous generation alone
+        else:
+            os.replace(second_name, previous(path))
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

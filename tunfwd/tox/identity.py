@@ -1,27 +1,47 @@
 """Our identity on disk: keys, friends and groups, as toxcore's savedata.
 
 Written whole or not at all (a new file beside the old one, flushed, then renamed over it), readable by the
-owner alone, and encrypted when there is a passphrase. Losing it is losing one's friends, so whatever is odd
-about the file is an error that leaves it untouched, never a fresh start.
+owner alone, and encrypted when there is a passphrase. Losing it is losing one's friends, so the generation
+before is kept and used when the file is damaged; where that does not help, the error leaves both untouched,
+and there is never a fresh start.
+
+Encryption authenticates. A plain identity ends with a checksum, behind the last section, where toxcore and
+other Tox programs do not look.
 """
 
+import logging
 import os
 import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
 from tunfwd.tox import encryptsave
 from tunfwd.tox.errors import DecryptionFailed, ToxError
-from tunfwd.tox.files import write_whole
+from tunfwd.tox.files import previous, put_aside, read_whole, write_whole
 
 _COOKIE = b"\0\0\0\0\x1f\x1b\xed\x15"  # savedata begins with a zero u32 and 0x15ED1B1F, both little-endian
 _SECTION = struct.Struct("<IHH")  # then come sections: length, type, mark
 _MARK = 0x01CE
 _END = 255  # type of the last section; zeros may follow, when toxcore reserved more than it wrote
+_SEAL: Final = b"tunfwd\0\1"  # then the checksum
+_CHECKSUM_SIZE: Final = 16
+_WAY_OUT: Final = "restore it from a backup, or move its directory away to begin as somebody new"
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class IdentityError(Exception):
     """The identity cannot be read or written; the message says why and what to do."""
+
+
+class Damaged(Exception):
+    """What is on disk cannot be used; the message says why, in words that follow its name."""
 
 
 class PassKey(Protocol):
@@ -71,6 +91,20 @@ def _is_whole(data: bytes) -> bool:
     return False
 
 
+def _checksum(savedata: bytes) -> bytes:
+    return blake2b(savedata, digest_size=_CHECKSUM_SIZE, person=b"tunfwd identity").digest()
+
+
+def _unseal(data: bytes) -> bytes:
+    """Return the savedata without its checksum, if it has one. Raises Damaged where that is wrong."""
+    savedata, seal = data[: -len(_SEAL) - _CHECKSUM_SIZE], data[-len(_SEAL) - _CHECKSUM_SIZE :]
+    if not seal.startswith(_SEAL):
+        return data
+    if seal != _SEAL + _checksum(savedata):
+        raise Damaged("is damaged: its checksum is wrong")
+    return savedata
+
+
 class Identity:
     """The file of an identity. `encryption` is toxencryptsave's module, ours or pytox's."""
 
@@ -81,35 +115,74 @@ class Identity:
         self._passphrase = passphrase
         self._encryption = encryption
         self._key: PassKey | None = None
+        self._keep = True  # the next save keeps what is there
 
     def load(self) -> bytes | None:
-        """Return the savedata, or None when there is no file yet. Raises IdentityError."""
+        """Return the savedata, or None when there is none yet. Raises IdentityError."""
+        return self.start(lambda savedata: savedata)
+
+    def start(self, use: Callable[[bytes | None], T]) -> T:
+        """Return what `use` makes of the savedata; None when there is none yet.
+
+        `use` raises Damaged for what it cannot take. Then, and where the file is damaged or missing, it gets
+        the generation before; the damaged file is put aside. Raises IdentityError where none is of use.
+        """
+        reason = "is missing"
         try:
-            data = self.path.read_bytes()
+            return use(self._read(self.path))
         except FileNotFoundError:
-            return None
+            pass
+        except Damaged as damage:
+            reason = str(damage)
+        kept = previous(self.path)
+        try:
+            result = use(self._read(kept))
+        except FileNotFoundError:
+            if not os.path.lexists(self.path):
+                return use(None)
+            raise IdentityError(f"identity {self.path} {reason}; {_WAY_OUT}") from None
+        except Damaged as damage:
+            raise IdentityError(
+                f"identity {self.path} {reason}, and {kept.name} {damage}; {_WAY_OUT}"
+            ) from None
+        self._log_restored(kept, reason)
+        return result
+
+    def _log_restored(self, kept: Path, reason: str) -> None:
+        saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(kept.stat().st_mtime))
+        aside = ""
+        with suppress(FileNotFoundError):
+            aside = f" and is kept as {put_aside(self.path).name}"
+        what = "changes to friends and groups since then are lost"
+        log.error("%s %s%s: restored as saved at %s; %s", self.path, reason, aside, saved, what)
+
+    def _read(self, path: Path) -> bytes:
+        """Return the savedata in a file. Raises Damaged, FileNotFoundError, IdentityError."""
+        try:
+            data = read_whole(path)
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            raise IdentityError(f"identity {self.path}: {error.strerror}") from None
-        if self._encryption.is_data_encrypted(data):
-            data = self._decrypt(data)
+            raise IdentityError(f"identity {path}: {error.strerror}") from None
+        encrypted = self._encryption.is_data_encrypted(data)
+        data = self._decrypt(path, data) if encrypted else _unseal(data)
         if not data.startswith(_COOKIE):
-            raise IdentityError(f"{self.path} is not a Tox identity")
+            raise Damaged("is not a Tox identity" if data else "is empty")
         if not _is_whole(data):
-            raise IdentityError(f"identity {self.path} is damaged or cut short: restore it from a backup")
+            raise Damaged("is damaged or cut short")
+        self._keep = encrypted == (self._passphrase is not None)
         return data
 
-    def _decrypt(self, data: bytes) -> bytes:
+    def _decrypt(self, path: Path, data: bytes) -> bytes:
         if self._passphrase is None:
-            raise IdentityError(f"identity {self.path} is encrypted: set passphrase_file in [tox]")
-        key = self._encryption.Tox_Pass_Key_Ptr(self._passphrase, self._encryption.get_salt(data))
+            raise IdentityError(f"identity {path} is encrypted: set passphrase_file in [tox]")
         try:
+            key = self._encryption.Tox_Pass_Key_Ptr(self._passphrase, self._encryption.get_salt(data))
             plaintext = key.decrypt(data)
         except DecryptionFailed:
-            raise IdentityError(
-                f"identity {self.path} does not open with this passphrase, or the file is damaged"
-            ) from None
+            raise Damaged("does not open with this passphrase, or is damaged") from None
         except ToxError as error:
-            raise IdentityError(f"identity {self.path} cannot be decrypted: {error}") from None
+            raise Damaged(f"cannot be decrypted: {error}") from None
         self._key = key  # derived once; with the salt it has, saving is quick
         return plaintext
 
@@ -118,9 +191,14 @@ class Identity:
         if self._passphrase is not None:
             if self._key is None:
                 self._key = self._encryption.Tox_Pass_Key_Ptr(self._passphrase)
-            savedata = self._key.encrypt(savedata)
+            data = self._key.encrypt(savedata)
+        else:
+            data = savedata + _SEAL + _checksum(savedata)
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_whole(self.path, savedata)
+            if not self._keep:  # nothing unencrypted stays behind once there is a passphrase
+                previous(self.path).unlink(missing_ok=True)
+            write_whole(self.path, data, keep=self._keep)
         except OSError as error:
             raise IdentityError(f"identity {self.path} cannot be saved: {error.strerror}") from None
+        self._keep = True
