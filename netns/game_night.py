@@ -71,7 +71,7 @@ def join(host: Node, players: list[Node], chat_id: str) -> None:
     """The players join, and have the server, by their rule."""
     say(f"{host.name} tells the others the chat id. They join.")
     for player in players:
-        tunfwd(player, "group", "join", chat_id)
+        tunfwd(player, "group", "join", chat_id, "--name", GROUP)
     for node in [host, *players]:
         node.wait_for(lambda node=node: others_in(node) == len(players), JOIN_TIME, "all are in the group")  # type: ignore[misc]
     for player in players:

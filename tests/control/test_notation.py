@@ -6,9 +6,7 @@ from tunfwd.control.notation import (
     PortSpec,
     Target,
     read_address,
-    read_contact_name,
     read_key,
-    read_name,
     read_port,
     read_port_spec,
     read_target,
@@ -107,23 +105,6 @@ def test_what_is_no_address(text: str) -> None:
 def test_what_is_no_key(text: str) -> None:
     with pytest.raises(ValueError, match="64 hex digits"):
         read_key(text)
-
-
-@pytest.mark.parametrize("text", ["alice", "Bob's laptop", "Zoë", "日本", "x" * 128])
-def test_names(text: str) -> None:
-    assert read_name(text) == read_contact_name(text) == text
-
-
-@pytest.mark.parametrize("text", ["", " a", "a\n", "a\x1b[0m", "\u202ea", "a  b", "é" * 65])
-def test_what_is_no_name(text: str) -> None:
-    with pytest.raises(ValueError, match="name"):
-        read_name(text)
-
-
-@pytest.mark.parametrize("text", ["group:lan", "lan/bob", "*", "ab" * 32])
-def test_what_means_something_else_is_no_contacts_name(text: str) -> None:
-    with pytest.raises(ValueError, match="name"):
-        read_contact_name(text)
 
 
 @given(st.integers())

@@ -32,8 +32,9 @@ from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import UDP, Friend
-from tunfwd.tox.enums import Tox_Connection, Tox_Group_Exit_Type, Tox_Group_Privacy_State
+from tunfwd.tox.enums import Tox_Connection, Tox_Group_Exit_Type, Tox_Group_Privacy_State, Tox_Group_Role
 from tunfwd.tox.errors import ConferenceTitleInvalidLength, raise_code
+from tunfwd.tox.friends import FriendRequest
 from tunfwd.tox.groups import Group, Groups
 from tunfwd.tox.pacing import Pacing
 from tunfwd.wire.carriers import GROUP
@@ -53,6 +54,7 @@ class SimulatedGroup:
     chat_id: bytes
     name: str
     peers: dict[int, tuple[bytes, str]] = field(default_factory=dict)
+    ours: bool = True  # we are its founder
 
 
 class SimulatedTox:
@@ -88,6 +90,10 @@ class SimulatedTox:
 
     def group_get_privacy_state(self, number: int) -> Tox_Group_Privacy_State:
         return Tox_Group_Privacy_State.TOX_GROUP_PRIVACY_STATE_PUBLIC
+
+    def group_self_get_role(self, number: int) -> Tox_Group_Role:
+        ours = self.groups[number].ours
+        return Tox_Group_Role.TOX_GROUP_ROLE_FOUNDER if ours else Tox_Group_Role.TOX_GROUP_ROLE_USER
 
     def group_leave(self, number: int, message: bytes) -> None:
         del self.groups[number]
@@ -161,6 +167,13 @@ class SimulatedTox:
             self.on_said()
 
 
+class SimulatedFriends(list[Friend]):
+    """The list of friends, without toxcore."""
+
+    def __init__(self) -> None:
+        self.requests: list[FriendRequest] = []
+
+
 class Daemon:
     """All that `tunfwd daemon` wires together, between toxcore and the device."""
 
@@ -203,8 +216,9 @@ class Daemon:
         self.pacing = Pacing()
         groups = Groups(self.tox, self.pacing, self.contacts, self._save, self._save, lambda: "us")
         conferences = Conferences(self.tox, self.contacts, self._save, key_of("us"))
-        self.friends: list[Friend] = []
+        self.friends = SimulatedFriends()
         client: Any = SimpleNamespace(groups=groups, conferences=conferences, friends=self.friends)
+        self.client = client
         self.groups, self.conferences = groups, conferences
         self.rooms = Rooms(
             client, self.peers, self.switch, self.content, self._save, lambda: self.contacts.hello, random
@@ -253,11 +267,12 @@ class Daemon:
         """A member says Hello, and that it knows what we know."""
         self.hear(group, number, Hello(CARRIER_FEATURES, number + 1))
 
-    def befriend(self, name: str) -> Peer:
+    def befriend(self, name: str, *, given: bool = True) -> Peer:
+        """Make a friend whose nickname is `name`; `given`: a person calls it so, too."""
         friend = Friend(self.tox, self.pacing, len(self.friends), key_of(name), name)
         self.friends.append(friend)
         friend.connection = UDP
-        peer = self.contacts.added(friend, name)
+        peer = self.contacts.added(friend, name if given else None)
         self.contacts.contact_online(friend)
         self.settle()
         return peer

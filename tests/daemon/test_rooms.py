@@ -303,7 +303,7 @@ async def test_two_groups_of_one_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "shown"), [("a/b", "a_b"), ("group:x", "group_x"), ("a\x1b[31m\nb", "a[31m b"), ("", None)]
+    ("own", "shown"), [("a/b", "a_b"), ("group:x", "group_x"), ("a\x1b[31m\nb", "a_31m b"), ("", None)]
 )
 async def test_a_name_that_does_not_do(own: str, shown: str | None) -> None:
     daemon = Daemon()

@@ -117,7 +117,7 @@ class Lan:
             founder, *others = self.nodes.values()
             self.chat_id = ask(founder, api.GROUP_CREATE, name=GROUP, public=True)["group"]["id"]
             for node in others:
-                ask(node, api.GROUP_JOIN, group=self.chat_id)
+                ask(node, api.GROUP_JOIN, group=self.chat_id, name=GROUP)
             for node in self.nodes.values():  # to nobody yet: who comes later gets it
                 offer(node, "tcp", TCP_PORT, to=f"group:{self.chat_id[:8]}", name="echo")
                 offer(node, "udp", UDP_PORT, to=f"group:{self.chat_id[:8]}", name="game")

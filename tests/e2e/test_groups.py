@@ -511,7 +511,7 @@ def test_member_that_leaves_and_comes_anew(lan: Lan) -> None:
         connect(ann.host, address, TCP_PORT)
     assert caught.value.errno == errno.EHOSTUNREACH
 
-    ask(dan, api.GROUP_JOIN, group=lan.chat_id)
+    ask(dan, api.GROUP_JOIN, group=lan.chat_id, name=GROUP)
     for node in (ann, ben, cat):
         wait_running(dan, f"group:{GROUP}/{node.name}", "echo", "game", timeout=180)
         lan.reach(dan, node)

@@ -2,12 +2,15 @@
 
 import pytest
 
-from tunfwd.forwarding.policy import ASK, Action, Rule, decide
+from tunfwd.forwarding.policy import ASK, Action, Party, Rule, decide, means
 from tunfwd.wire.packets import Direction, Protocol
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 SERVER, CONNECTION = Direction.SERVER, Direction.CONNECTION
-ALICE = ("alice", "AB" * 32)
+ALICE = Party("AB" * 32, "alice")
+LAN = "CD" * 32
+MEMBER = Party("AB" * 32, group=LAN, group_name="lan")
+UNNAMED = Party("AB" * 32, group=LAN)
 ALL = Rule(Action.ACCEPT)
 
 
@@ -41,3 +44,44 @@ def test_the_first_match_decides() -> None:
 )
 def test_each_field_narrows(rule: Rule, matches: bool) -> None:
     assert rule.matches(ALICE, TCP, 80, SERVER) is matches
+
+
+@pytest.mark.parametrize(
+    ("pattern", "party", "meant"),
+    [
+        ("*", Party("AB" * 32), True),
+        ("alice", Party("AB" * 32), False),
+        ("al*", Party("AB" * 32), False),
+        ("alice", MEMBER, False),
+        ("ab" * 32, Party("AB" * 32), True),
+        ("ABAB*", ALICE, False),
+        ("A*", ALICE, False),
+        ("AB" * 8 + "*", ALICE, True),
+        ("AC" * 8 + "*", ALICE, False),
+        ("AB" * 32, MEMBER, True),
+        ("group:lan/*", MEMBER, True),
+        ("group:la*/*", MEMBER, True),
+        ("group:lan*", MEMBER, True),
+        ("group:*", MEMBER, True),
+        ("group:*/*", UNNAMED, True),
+        ("group:lan/*", UNNAMED, False),
+        ("group:*n/*", UNNAMED, False),
+        (f"group:{LAN}/*", UNNAMED, True),
+        (f"group:{LAN.lower()}/*", UNNAMED, True),
+        (f"group:{LAN[:16]}*/*", UNNAMED, True),
+        ("group:C*/*", UNNAMED, False),
+        ("group:CDCD/*", UNNAMED, False),
+        ("group:lan/bob", MEMBER, False),
+        ("group:lan/A*", MEMBER, False),
+        (f"group:lan/{'ab' * 32}", MEMBER, True),
+        (f"group:lan/{'ac' * 32}", MEMBER, False),
+        ("group:lan", MEMBER, False),
+        ("group:lan/", MEMBER, False),
+        ("group:lan/*", ALICE, False),
+        ("group:*/*", ALICE, False),
+        ("lan/*", MEMBER, False),
+        ("*/*", MEMBER, False),
+    ],
+)
+def test_whom_a_pattern_means(pattern: str, party: Party, meant: bool) -> None:
+    assert means(pattern, party) is meant

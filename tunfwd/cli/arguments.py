@@ -9,11 +9,10 @@ from click.shell_completion import CompletionItem
 from tunfwd.cli.session import Session
 from tunfwd.control import api
 from tunfwd.control.errors import ControlError
+from tunfwd.control.names import read_contact_name, read_name
 from tunfwd.control.notation import (
     PortSpec,
     read_address,
-    read_contact_name,
-    read_name,
     read_port,
     read_port_spec,
     read_target,

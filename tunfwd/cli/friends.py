@@ -68,6 +68,17 @@ def reject(ctx: click.Context, key: str, as_json: bool) -> None:
 
 @friend.command()
 @click.argument("name", shell_complete=complete_contacts)
+@click.argument("to", metavar="NEW_NAME", type=CONTACT_NAME)
+@json_option
+@click.pass_context
+def rename(ctx: click.Context, name: str, to: str, as_json: bool) -> None:
+    """Call a friend by another name. Rules go by the names that you give, not by nicknames."""
+    result = Session.of(ctx).call(api.FRIEND_RENAME, name=name, to=to)
+    show(result, as_json, lambda shown: say(f"{name} is called {_called(shown['friend'])} now"))
+
+
+@friend.command()
+@click.argument("name", shell_complete=complete_contacts)
 @json_option
 @click.pass_context
 def remove(ctx: click.Context, name: str, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from tunfwd.cli.arguments import OFFER_NAME, complete_contacts, json_option
+from tunfwd.cli.arguments import CONTACT_NAME, complete_contacts, json_option
 from tunfwd.cli.output import hint, say, show, show_table
 from tunfwd.cli.session import Session
 from tunfwd.control import api
@@ -47,7 +47,7 @@ def group() -> None:
 
 
 @group.command("create")
-@click.argument("name", type=OFFER_NAME)
+@click.argument("name", type=CONTACT_NAME)
 @click.option(
     "--public", is_flag=True, help="Whoever knows its chat id can join. [default: by invitation only]"
 )
@@ -77,13 +77,27 @@ def group_invite(ctx: click.Context, group: str, friend: str, as_json: bool) -> 
 
 @group.command("join")
 @click.argument("group", metavar="CHAT_ID|INVITATION")
+@click.option(
+    "--name", type=CONTACT_NAME, metavar="NAME", help="What to call it here. [default: as its founder does]"
+)
 @password_option
 @json_option
 @click.pass_context
-def group_join(ctx: click.Context, group: str, password: str | None, as_json: bool) -> None:
+def group_join(ctx: click.Context, group: str, name: str | None, password: str | None, as_json: bool) -> None:
     """Join a group by its chat id, or accept an invitation, named by its group's name or id."""
-    result = Session.of(ctx).call(api.GROUP_JOIN, group=group, password=password)
+    result = Session.of(ctx).call(api.GROUP_JOIN, group=group, name=name, password=password)
     show(result, as_json, lambda shown: _joined(shown["group"]))
+
+
+@group.command("rename")
+@click.argument("group")
+@click.argument("to", metavar="NEW_NAME", type=CONTACT_NAME)
+@json_option
+@click.pass_context
+def group_rename(ctx: click.Context, group: str, to: str, as_json: bool) -> None:
+    """Call a group by another name, here. Rules go by the names that you give, not by its founder's."""
+    result = Session.of(ctx).call(api.GROUP_RENAME, group=group, to=to)
+    show(result, as_json, lambda shown: say(f"{group} is called {shown['group']['name']} now"))
 
 
 @group.command("list")
@@ -130,7 +144,7 @@ def conference() -> None:
 
 
 @conference.command("create")
-@click.argument("name", type=OFFER_NAME)
+@click.argument("name", type=CONTACT_NAME)
 @json_option
 @click.pass_context
 def conference_create(ctx: click.Context, name: str, as_json: bool) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from tunfwd.control.decode import Parse
-from tunfwd.control.notation import Port, Protocol, TargetText, read_address, read_contact_name, read_name
+from tunfwd.control.names import ContactName, OfferName, Spoken
+from tunfwd.control.notation import Port, Protocol, TargetText, read_address
 
 Link = Literal["direct", "relay", "offline"]
 Kind = Literal["friend", "group", "conference"]
@@ -21,8 +22,6 @@ RoomState = Literal["online", "connecting", "invited", "lost"]
 Direction = Literal["server", "connection"]
 Origin = Literal["local", "remote"]
 Source = Literal["auto", "peer", "host"]
-ContactName = Annotated[str, Parse(str, read_contact_name)]
-OfferName = Annotated[str, Parse(str, read_name)]
 
 
 # Parameters
@@ -61,7 +60,15 @@ class FriendReject:
 class FriendRemove:
     """Ends a friendship, and with it every offer and mapping."""
 
-    name: str
+    name: Spoken
+
+
+@dataclass(frozen=True, slots=True)
+class FriendRename:
+    """Calls a friend by another name. Rules go by such names, not by what contacts call themselves."""
+
+    name: Spoken
+    to: ContactName
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class OfferAdd:
 
     protocol: Protocol
     port: Port
-    to: list[str]
+    to: list[Spoken]
     name: OfferName | None = None
     target: TargetText | None = None  # None: this machine, at the port offered
     source: Source = "auto"  # whom the service sees: the peer's virtual address, or this host
@@ -84,8 +91,8 @@ class OfferAdd:
 class OfferAccept:
     """Takes an offer. `contact` decides between offers of one name."""
 
-    offer: str
-    contact: str | None = None
+    offer: Spoken
+    contact: Spoken | None = None
     port: Port | None = None  # the port at the virtual address, where the one offered does not suit
     target: TargetText | None = None  # for a connection offer: what it leads to, instead of [[expose]]
 
@@ -94,16 +101,16 @@ class OfferAccept:
 class OfferDeny:
     """Declines an offer made to us."""
 
-    offer: str
-    contact: str | None = None
+    offer: Spoken
+    contact: Spoken | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
     """Ends an offer or a mapping, ours or theirs, and every connection in it."""
 
-    id: str
-    contact: str | None = None
+    id: Spoken
+    contact: Spoken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class Ask:
 
     protocol: Protocol
     port: Port
-    contact: str
+    contact: Spoken
     local_port: Port | None = None
     name: OfferName | None = None
 
@@ -127,7 +134,7 @@ def _read_timeout(seconds: float) -> float:
 class Ping:
     """One round trip to a contact over Tox."""
 
-    name: str
+    name: Spoken
     timeout: Annotated[float, Parse(float, _read_timeout)] = 5.0
 
 
@@ -135,7 +142,7 @@ class Ping:
 class GroupCreate:
     """Founds a group. Only a public one can be joined by its chat id; a private one takes an invitation."""
 
-    name: OfferName
+    name: ContactName
     public: bool = False
     password: str | None = field(default=None, repr=False)
 
@@ -144,38 +151,47 @@ class GroupCreate:
 class GroupJoin:
     """Joins a group by its chat id, or takes an invitation, named by its group's name or id."""
 
-    group: str
+    group: Spoken
+    name: ContactName | None = None  # what to call it here; None: as its founder does
     password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRename:
+    """Calls a group by another name, here."""
+
+    group: Spoken
+    to: ContactName
 
 
 @dataclass(frozen=True, slots=True)
 class Invite:
     """Invites a friend into a group or conference."""
 
-    group: str
-    friend: str
+    group: Spoken
+    friend: Spoken
 
 
 @dataclass(frozen=True, slots=True)
 class Kick:
     """Puts a member out of a group; takes a founder or moderator."""
 
-    group: str
-    member: str
+    group: Spoken
+    member: Spoken
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """A group or conference of ours, by name or the beginning of its id."""
 
-    group: str
+    group: Spoken
 
 
 @dataclass(frozen=True, slots=True)
 class ConferenceCreate:
     """Founds a conference."""
 
-    name: OfferName
+    name: ContactName
 
 
 # Results
@@ -414,6 +430,7 @@ PING = Method("ping", Ping, PingResult)
 FRIEND_ADD = Method("friend.add", FriendAdd, FriendResult)
 FRIEND_ACCEPT = Method("friend.accept", FriendAccept, FriendResult)
 FRIEND_REJECT = Method("friend.reject", FriendReject, FriendResult)
+FRIEND_RENAME = Method("friend.rename", FriendRename, FriendResult)
 FRIEND_REMOVE = Method("friend.remove", FriendRemove, FriendResult)
 FRIEND_LIST = Method("friend.list", Nothing, FriendsResult)
 
@@ -427,6 +444,7 @@ KILL = Method("kill", Kill, KilledResult)
 
 GROUP_CREATE = Method("group.create", GroupCreate, GroupResult)
 GROUP_JOIN = Method("group.join", GroupJoin, GroupResult)
+GROUP_RENAME = Method("group.rename", GroupRename, GroupResult)
 GROUP_INVITE = Method("group.invite", Invite, GroupResult)
 GROUP_LIST = Method("group.list", Nothing, GroupsResult)
 GROUP_PEERS = Method("group.peers", Group, MembersResult)

@@ -10,14 +10,12 @@ from socket import AF_INET6, inet_pton
 from typing import Annotated, Final, Literal, cast
 
 from tunfwd.control.decode import Parse
-from tunfwd.wire.text import clean
 
 Protocol = Literal["tcp", "udp"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
 
 KEY_DIGITS = 64  # hex digits of a 32-byte public key
 ADDRESS_DIGITS = 76  # hex digits of a Tox address: key, 4 bytes of nospam, 2 of checksum
-NAME_BYTES = 128  # bytes of a contact's or offer's name in UTF-8; the wire takes 255, Tox nicknames 128
 
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _HOST = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_])?\.?")
@@ -107,27 +105,6 @@ def read_address(text: str) -> str:
     if even or odd:
         raise ValueError(f"{text!r} has a wrong digit: its checksum does not fit; copy it again")
     return digits.upper()
-
-
-def read_name(text: str) -> str:
-    """A name for a contact or an offer: what is shown has to be what was typed."""
-    if not text:
-        raise ValueError("a name cannot be empty")
-    if len(text.encode()) > NAME_BYTES:
-        raise ValueError(f"{text[:20]!r}… is too long for a name: {NAME_BYTES} bytes at most")
-    if clean(text, NAME_BYTES) != text:
-        raise ValueError(f"{text!r}: a name has no control or invisible characters and no space at its ends")
-    return text
-
-
-def read_contact_name(text: str) -> str:
-    """A name for a friend, without the characters that mean something in "group:lan/bob" and "*"."""
-    name = read_name(text)
-    if wrong := {*"/:*"} & {*name}:
-        raise ValueError(f"{name!r}: a contact's name cannot contain {' '.join(sorted(wrong))!r}")
-    if _HEX.fullmatch(name) and len(name) >= KEY_DIGITS:
-        raise ValueError(f"{name!r} looks like a public key; choose another name")
-    return name
 
 
 Port = Annotated[int, Parse(int, read_port)]

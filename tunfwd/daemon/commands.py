@@ -11,6 +11,7 @@ from tunfwd import __version__, faults
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.control.errors import ControlError
+from tunfwd.control.names import folded, is_key_prefix
 from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.contacts import Contacts, link_of
 from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
@@ -26,7 +27,7 @@ from tunfwd.services.target import Target
 from tunfwd.tox import version
 from tunfwd.tox.client import Client
 from tunfwd.tox.conferences import Conference
-from tunfwd.tox.contacts import NONE
+from tunfwd.tox.contacts import NONE, Member
 from tunfwd.tox.errors import (
     FriendAddAlreadySent,
     FriendAddBadChecksum,
@@ -78,6 +79,7 @@ class Commands:
         dispatcher.add(api.FRIEND_ACCEPT, self._friend_accept)
         dispatcher.add(api.FRIEND_REJECT, self._friend_reject)
         dispatcher.add(api.FRIEND_REMOVE, self._friend_remove)
+        dispatcher.add(api.FRIEND_RENAME, self._friend_rename)
         dispatcher.add(api.FRIEND_LIST, self._friend_list)
         dispatcher.add(api.OFFER_ADD, self._offer_add)
         dispatcher.add(api.OFFER_LIST, self._offer_list)
@@ -170,7 +172,7 @@ class Commands:
     async def _friend_add(self, params: api.FriendAdd) -> api.FriendResult:
         address = parse_address(params.address)
         if params.name is not None:
-            self._require_new_name(params.name)
+            self._require_new_name(params.name, address[:32].hex().upper())
         try:
             friend = self._client.friends.add(address, params.message or f"tunfwd of {self._client.name}")
         except FriendAddOwnKey:
@@ -186,7 +188,7 @@ class Commands:
     async def _friend_accept(self, params: api.FriendAccept) -> api.FriendResult:
         request = self._find_request(params.key)
         if params.name is not None:
-            self._require_new_name(params.name)
+            self._require_new_name(params.name, request.key.hex().upper())
         try:
             friend = self._client.friends.accept(request.key)
         except ToxError as error:
@@ -211,9 +213,23 @@ class Commands:
         friends = [_friend_entry(peer) for peer in self._peers if peer.contact.kind == "friend"]
         return {"friends": friends + [_request_entry(request) for request in self._client.friends.requests]}
 
-    def _require_new_name(self, name: str) -> None:
-        if any(peer.label.casefold() == name.casefold() for peer in self._peers):
+    def _require_new_name(self, name: str, key: str) -> None:
+        """Raise ControlError where a person gave another friend that name, or a key begins with it."""
+        others = [peer for peer in self._peers if peer.key != key]
+        if any(peer.party.name is not None and folded(peer.party.name) == folded(name) for peer in others):
             raise ControlError("failed", f"there is a contact named {name!r} already; choose another name")
+        keys = [peer.key for peer in others]
+        keys += [request.key.hex().upper() for request in self._client.friends.requests]
+        if is_key_prefix(name) and any(other.startswith(name.upper()) for other in keys if other != key):
+            raise ControlError("failed", f"{name!r} is how another's public key begins; choose another name")
+
+    async def _friend_rename(self, params: api.FriendRename) -> api.FriendResult:
+        peer = self._peers.find(params.name)
+        if isinstance(peer.contact, Member):
+            raise ControlError("usage", f"{peer.label} is a member of a group, not a friend")
+        self._require_new_name(params.to, peer.key)
+        self._contacts.rename(peer, params.to)
+        return {"friend": _friend_entry(peer)}
 
     def _find_request(self, text: str) -> FriendRequest:
         key = text.upper()

@@ -10,15 +10,18 @@ import trio
 
 from tunfwd.control.api import Link
 from tunfwd.control.errors import ControlError
+from tunfwd.control.names import folded, harmless
 from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Peer, Peers, id_of
-from tunfwd.daemon.portfolio import Portfolio
+from tunfwd.daemon.portfolio import Portfolio, mistake
 from tunfwd.daemon.residents import Residents
-from tunfwd.daemon.rooms import Rooms
+from tunfwd.daemon.rooms import Room, Rooms, id_text
+from tunfwd.daemon.rules import mistaken
 from tunfwd.daemon.state import ContactId, Content, group_id
 from tunfwd.faults import survives
+from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session, next_epoch
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.forwarding.transport import Random
@@ -87,6 +90,30 @@ class Contacts(Handler):
             for member_id in self._members_of(group):
                 key = bytes.fromhex(member_id.rpartition("/")[2])
                 self.added(client.groups.remember(group, key, self._content.names.get(member_id, "")))
+        self._explain_rules()
+
+    def _explain_rules(self) -> None:
+        """Say at start which rules do not mean whom they name."""
+        self._portfolio.policy.explain()
+        for friend in self._client.friends:
+            peer = self.added(friend)
+            for pattern in self._portfolio.policy.mistaken(peer):
+                log.warning("%s", mistake(pattern, peer))
+        for group in self._client.groups:
+            self._explain_group(group)
+
+    def _explain_group(self, group: Group) -> None:
+        if not self._rooms.is_named(group):
+            party = Party("", group=id_text(group))
+            label = self._rooms.label(group)
+            for pattern in mistaken(self._portfolio.policy.patterns, f"{label}/", party):
+                log.warning(
+                    'the rule for "%s" does not mean %s, whose founder named it: '
+                    "`tunfwd group rename %s NAME` names it here, or write its chat id",
+                    pattern,
+                    label,
+                    self._rooms.name(group),
+                )
 
     def _members_of(self, group: Group) -> list[ContactId]:
         """Return the ids of all members that something was agreed with, in an earlier run or in this one."""
@@ -104,8 +131,9 @@ class Contacts(Handler):
         session = Session(contact.carrier, epoch=epoch, random=self._random, settings=self._settings)
         peer = Peer(contact, session, peer_id, "", None, self._book.address6(peer_id))
         if name is not None:
-            self._content.names[peer_id] = name
-        self._name(peer)
+            self.rename(peer, name)
+        else:
+            self._name(peer)
         self._engine.add(peer)
         self._portfolio.restore(peer)
         self.residents.added(peer)
@@ -115,15 +143,40 @@ class Contacts(Handler):
         return peer
 
     def _name(self, peer: Peer) -> None:
-        names, wanted = self._content.names, peer.contact.nickname
-        if isinstance(peer.contact, Member):
-            peer.via = self._rooms.label(peer.contact.group)
-            if names.get(peer.id, wanted) != wanted:
-                names[peer.id] = wanted
+        """Find out what a contact is called: by a person here, or else by itself."""
+        names, nickname, contact = self._content.names, peer.contact.nickname, peer.contact
+        if isinstance(contact, Member):
+            group, rooms = contact.group, self._rooms
+            peer.via = rooms.label(group)
+            group_name = rooms.name(group) if rooms.is_named(group) else None
+            peer.party = Party(peer.key, group=id_text(group), group_name=group_name)
+            if names.get(peer.id, nickname) != nickname:
+                names[peer.id] = nickname
                 self._save()
-        else:
-            wanted = names.get(peer.id) or wanted
-        peer.name = self._peers.unique_name(wanted, peer.id, among=peer.via)
+            peer.name = self._peers.unique_name(nickname, peer.id, among=peer.via, taken=())
+            peer.folded = folded(peer.name)
+            return
+        given = harmless(names.get(peer.id, ""), peer.key) or None
+        peer.party = Party(peer.key, given)
+        taken = [name for known, name in names.items() if known != peer.id and not {*"/:"} & {*known}]
+        peer.name = given or self._peers.unique_name(nickname, peer.id, among=peer.via, taken=taken)
+        peer.folded = folded(peer.name)
+
+    def rename(self, peer: Peer, name: str) -> None:
+        """Call a friend as a person wishes. Whoever calls itself so gives way."""
+        self._content.names[peer.id] = name
+        self._name(peer)
+        for other in self._peers:
+            if other is not peer and other.via == peer.via and other.folded == peer.folded:
+                self._name(other)
+        self._save()
+
+    def rename_room(self, room: Room, name: str) -> None:
+        """Call a group or conference as a person wishes. Raises ControlError where another is called so."""
+        other = self._rooms.rename(room, name)
+        for peer in self._peers:
+            if isinstance(peer.contact, Member) and peer.contact.group in (room, other):
+                self._name(peer)
 
     def _agreed(self, peer: Peer) -> None:
         """Something stands with a contact from now on: it is remembered while it is away."""
@@ -255,10 +308,12 @@ class Contacts(Handler):
             return
         label = self._rooms.label(group)
         reason = f" ({group.reason})" if group.reason else ""
+        if group.state is GroupState.JOINED:
+            self._explain_group(group)
         log.info("%s: %s%s", label, group.state, reason, extra={"cause": (group_id(group.chat_id), label)})
         for peer in self._peers:
             if isinstance(peer.contact, Member) and peer.contact.group is group:
-                peer.via = label
+                self._name(peer)
 
     def conference_changed(self, conference: Conference) -> None:
         """See Handler."""

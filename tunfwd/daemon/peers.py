@@ -3,14 +3,16 @@
 `Peer` ties together what belongs to one contact; `Peers` finds it by whatever a person or a packet has.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from tunfwd.control.api import Source
 from tunfwd.control.errors import ControlError
+from tunfwd.control.names import KEY_PREFIX, folded, harmless
 from tunfwd.daemon.state import ContactId, contact_id
 from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session
 from tunfwd.netstack.types import HostState
 from tunfwd.services.target import Target
@@ -20,7 +22,6 @@ from tunfwd.wire.text import clean
 
 FIRST_FREE_PORT = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
 NO_ADDRESS = "no IPv4 address is left in the range"
-KEY_PREFIX = 4  # hex digits; a shorter beginning of a key is taken for a name
 
 
 @dataclass(slots=True)
@@ -54,6 +55,10 @@ class Peer:
     details: dict[Mapping, Details] = field(default_factory=dict)
     ports: dict[tuple[Protocol, int], Mapping] = field(default_factory=dict)
     """What can be reached at the virtual address."""
+    folded: str = ""
+    """The name, as others are compared with it."""
+    party: Party = field(default_factory=lambda: Party(""))
+    """What rules may call it. Not its nickname."""
     offline_since: float | None = None
     blocked: bool = False
     """Whether toxcore's queue for it was full at the last try."""
@@ -72,11 +77,6 @@ class Peer:
     def shown_address(self) -> str | None:
         """Its virtual IPv4 address, as results have it."""
         return None if self.address is None else str(self.address)
-
-    @property
-    def known_as(self) -> tuple[str, ...]:
-        """What rules may call it."""
-        return (self.label, self.key)
 
     def details_of(self, mapping: Mapping) -> Details:
         """Return what is known of a mapping, to be filled in."""
@@ -172,7 +172,7 @@ class Peers:
 
         Raises ControlError where that is nobody, or more than one.
         """
-        called = [peer for peer in self if text.casefold() in (peer.label.casefold(), peer.name.casefold())]
+        called = [peer for peer in self if folded(text) in (folded(peer.label), folded(peer.name))]
         exactly = [peer for peer in called if text in (peer.label, peer.name)]
         if found := exactly or called:
             return _only([peer for peer in found if peer.contact.kind == "friend"] or found, text)
@@ -183,20 +183,18 @@ class Peers:
             raise ControlError("not_found", f"no contact {text!r}; `tunfwd status` lists them")
         return _only(found, text)
 
-    def unique_name(self, wanted: str, peer_id: ContactId, *, among: str) -> str:
-        """Return a name like `wanted`, cleaned, that no other contact with the same `via` has."""
+    def unique_name(self, wanted: str, peer_id: ContactId, *, among: str, taken: Iterable[str]) -> str:
+        """Return a harmless name like the nickname `wanted`, that no other contact with the same `via` has.
+
+        Nor is it one of `taken`.
+        """
         key = peer_id.rpartition("/")[2]
-        base = clean(wanted).replace("/", "_") or key[:8].lower()
-        if (
-            len(base) >= KEY_PREFIX
-            and all(c in "0123456789abcdefABCDEF" for c in base)
-            and not key.startswith(base.upper())
-        ):
-            base = f"~{base}"  # a name that looks like somebody's key
-        taken = {peer.name.casefold() for peer in self if peer.via == among and peer.id != peer_id}
+        base = harmless(clean(wanted), key) or key[:8].lower()
+        used = {peer.folded for peer in self if peer.via == among and peer.id != peer_id}
+        used.update(map(folded, taken))
         digits = 4
         name = base
-        while name.casefold() in taken and digits <= len(key):
+        while folded(name) in used and digits <= len(key):
             name, digits = f"{base}-{key[:digits].lower()}", digits + 4
         return name
 

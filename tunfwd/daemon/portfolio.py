@@ -17,7 +17,7 @@ from tunfwd.control.notation import Target as WrittenTarget
 from tunfwd.control.notation import read_target
 from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Details, Peer
-from tunfwd.daemon.rules import Expose, exposure
+from tunfwd.daemon.rules import Expose, exposure, mistaken, unusable
 from tunfwd.daemon.state import (
     AcceptedMapping,
     ContactId,
@@ -46,6 +46,22 @@ class Policy:
     rules: tuple[Rule, ...]
     exposed: tuple[Expose, ...]
 
+    @property
+    def patterns(self) -> list[str]:
+        """Whom the rules name, each once."""
+        named = [rule.contact for rule in self.rules] + [entry.contact for entry in self.exposed]
+        return list(dict.fromkeys(named))
+
+    def mistaken(self, peer: Peer) -> list[str]:
+        """Return the patterns that fit what a contact, or its group's founder, chose, and do not mean it."""
+        return mistaken(self.patterns, peer.label, peer.party)
+
+    def explain(self) -> None:
+        """Say which rules cannot mean anybody."""
+        for pattern in self.patterns:
+            if reason := unusable(pattern):
+                log.warning('the rule for "%s" means nobody: %s', pattern, reason)
+
 
 class Portfolio:
     """The standing offers, acceptances and requests."""
@@ -53,7 +69,7 @@ class Portfolio:
     def __init__(self, content: Content, policy: Policy, save: Callable[[], None]) -> None:
         """`save` writes `content`, soon, whenever it has changed."""
         self._content = content
-        self._policy = policy
+        self.policy = policy
         self._save = save
         self.agreed: Callable[[Peer], None] = lambda _peer: None
         """Told of each contact that something stands with from now on."""
@@ -146,7 +162,7 @@ class Portfolio:
 
     def offered(self, peer: Peer, mapping: Mapping) -> None:
         """A contact offers something that was not accepted before."""
-        rule = decide(self._policy.rules, peer.known_as, mapping.protocol, mapping.port, mapping.direction)
+        rule = decide(self.policy.rules, peer.party, mapping.protocol, mapping.port, mapping.direction)
         what = f"{describe(mapping)} from {peer.label}"
         by = caused_by(peer)
         match rule.action:
@@ -157,11 +173,13 @@ class Portfolio:
                 peer.session.end(mapping, trio.current_time())
             case Action.ASK:
                 log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id, extra=by)
+                for pattern in self.policy.mistaken(peer):
+                    log.info("%s", mistake(pattern, peer), extra=by)
 
     def _accept_by_rule(self, peer: Peer, mapping: Mapping, rule: Rule, what: str) -> None:
         target = read_service(rule.target)
         if mapping.role is Role.SERVING and target is None:
-            exposed = exposure(self._policy.exposed, peer.known_as, mapping.protocol, mapping.port)
+            exposed = exposure(self.policy.exposed, peer.party, mapping.protocol, mapping.port)
             if exposed is None:
                 log.info(
                     "%s: a rule accepts it, but no [[expose]] says what it leads to; left to you",
@@ -270,6 +288,16 @@ class Portfolio:
     def end(self, peer: Peer, mapping: Mapping) -> None:
         """Deny, withdraw or kill."""
         peer.session.end(mapping, trio.current_time())
+
+
+def mistake(pattern: str, peer: Peer) -> str:
+    """Say why a rule does not mean a contact of that name, and what to do about it."""
+    what = f'the rule for "{pattern}" does not mean {peer.label}'
+    if peer.party.group is not None:
+        return f"{what}: it, or its group's founder, chose that name; write the key or the chat id"
+    return (
+        f"{what}, which calls itself so: `tunfwd friend rename {peer.name} NAME` names it, or write its key"
+    )
 
 
 def describe(what: Mapping | Standing) -> str:

@@ -1,13 +1,15 @@
 """What the control socket can ask about groups and conferences."""
 
+from contextlib import suppress
 from typing import TypeVar
 
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.control.errors import ControlError
+from tunfwd.control.names import KEY_PREFIX, harmless
 from tunfwd.daemon.contacts import Contacts, link_of
 from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
-from tunfwd.daemon.rooms import ID_DIGITS, KEY_PREFIX, Room, Rooms, id_text
+from tunfwd.daemon.rooms import ID_DIGITS, Room, Rooms, id_text
 from tunfwd.tox.client import Client
 from tunfwd.tox.conferences import Conference, ConferenceInvitation
 from tunfwd.tox.contacts import ContactOffline, Friend, Member
@@ -38,6 +40,7 @@ class RoomCommands:
         """Have the dispatcher know them."""
         dispatcher.add(api.GROUP_CREATE, self._group_create)
         dispatcher.add(api.GROUP_JOIN, self._group_join)
+        dispatcher.add(api.GROUP_RENAME, self._group_rename)
         dispatcher.add(api.GROUP_INVITE, self._group_invite)
         dispatcher.add(api.GROUP_LIST, self._group_list)
         dispatcher.add(api.GROUP_PEERS, self._group_peers)
@@ -67,16 +70,34 @@ class RoomCommands:
             )
         except ToxError as error:
             raise ControlError("failed", f"the group cannot be founded: {error}") from None
+        self._name_if_free(group, params.name)
         return {"group": self._entry(group)}
 
+    def _name_if_free(self, room: Room, name: str) -> None:
+        """Have a new room called as a person says; one of several of that name gets a suffix."""
+        with suppress(ControlError):
+            self._contacts.rename_room(room, name)
+
     async def _group_join(self, params: api.GroupJoin) -> api.GroupResult:
-        groups, password = self._client.groups, params.password or ""
+        groups, password, name = self._client.groups, params.password or "", params.name
+        invitation = self._invitation(params.group, groups.invitations)
+        chat_id = self._chat_id(params.group) if invitation is None else invitation.chat_id
+        if name is not None:
+            self._rooms.require_free(name, Group, groups.get(chat_id))
         try:
-            if invitation := self._invitation(params.group, groups.invitations):
-                return {"group": self._entry(groups.accept(invitation.chat_id, password))}
-            return {"group": self._entry(groups.join(self._chat_id(params.group), password))}
+            group = (groups.join if invitation is None else groups.accept)(chat_id, password)
         except ToxError as error:
             raise ControlError("failed", f"the group cannot be joined: {error}") from None
+        if name is not None:
+            self._contacts.rename_room(group, name)
+        elif invitation is not None and params.group == invitation.name == harmless(params.group, ""):
+            self._name_if_free(group, params.group)  # a person typed it
+        return {"group": self._entry(group)}
+
+    async def _group_rename(self, params: api.GroupRename) -> api.GroupResult:
+        group = self._group(params.group)
+        self._contacts.rename_room(group, params.to)
+        return {"group": self._entry(group)}
 
     def _chat_id(self, text: str) -> bytes:
         try:
@@ -148,6 +169,7 @@ class RoomCommands:
             conference = self._client.conferences.create(params.name)
         except ToxError as error:
             raise ControlError("failed", f"the conference cannot be founded: {error}") from None
+        self._name_if_free(conference, params.name)
         return {"group": self._entry(conference)}
 
     async def _conference_join(self, params: api.Group) -> api.GroupResult:

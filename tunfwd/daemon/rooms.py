@@ -13,6 +13,7 @@ import trio
 
 from tunfwd.control.api import Source
 from tunfwd.control.errors import ControlError
+from tunfwd.control.names import KEY_PREFIX, folded, harmless
 from tunfwd.daemon.logs import caused_by
 from tunfwd.daemon.peers import Details, Peer, Peers
 from tunfwd.daemon.portfolio import protocol_name, protocol_named, read_service, service_text
@@ -31,7 +32,6 @@ from tunfwd.wire.packets import Direction, Hello, Kill, Lossless, Offer, Protoco
 from tunfwd.wire.text import clean
 
 ID_DIGITS = 8  # hex digits of an id that stand for a room without a name
-KEY_PREFIX = 4  # hex digits; a shorter beginning of an id is taken for a name
 
 Room = Group | Conference
 
@@ -99,19 +99,53 @@ class Rooms:
     # Names.
 
     def name(self, room: Room) -> str:
-        """Return a room's name: its own, cleaned, unique among rooms of its kind; kept, once we are in."""
+        """Return a room's name, unique among its kind: the person's, or its own; kept, once we are in."""
         names, key = self._content.names, room_id(room)
         if key in names:
-            return names[key]
-        own = clean(room.name if isinstance(room, Group) else room.title).replace("/", "_").replace(":", "_")
+            return harmless(names[key], id_text(room))
+        own = harmless(clean(room.name if isinstance(room, Group) else room.title), id_text(room))
         if not own:
             return id_text(room)[:ID_DIGITS].lower()
-        taken = {names.get(room_id(other)) for other in self if type(other) is type(room)}
-        name = own if own not in taken else f"{own}-{id_text(room)[:4].lower()}"
+        name = own if self._has_name(own, room) is None else f"{own}-{id_text(room)[:4].lower()}"
         if not isinstance(room, Group) or room.state is State.JOINED:
             names[key] = name
             self._save()
         return name
+
+    def _has_name(self, name: str, beside: Room | None) -> Room | None:
+        """Return the other group, or conference, of that name."""
+        kind, names = type(beside), self._content.names
+        others = (room for room in self if type(room) is kind and room is not beside)
+        return next((room for room in others if folded(names.get(room_id(room), "")) == folded(name)), None)
+
+    def is_named(self, room: Room) -> bool:
+        """Whether a person here chose the room's name."""
+        return room_id(room) in self._content.named_rooms or (isinstance(room, Group) and room.founded)
+
+    def require_free(self, name: str, kind: type[Room], beside: Room | None = None) -> None:
+        """Raise ControlError where a person gave another room that name."""
+        named = [
+            room for room in self if isinstance(room, kind) and room is not beside and self.is_named(room)
+        ]
+        for room in named:
+            if folded(self.name(room)) == folded(name):
+                raise ControlError("failed", f"{self.label(room)} is there already; choose another name")
+
+    def rename(self, room: Room, name: str) -> Room | None:
+        """Call a room as a person wishes, for good; return the one that had the name from its founder.
+
+        Raises ControlError where a person gave another room that name.
+        """
+        self.require_free(name, type(room), room)
+        other = self._has_name(name, room)
+        if other is not None:
+            del self._content.names[room_id(other)]
+        key = room_id(room)
+        self._content.names[key] = name
+        if key not in self._content.named_rooms:
+            self._content.named_rooms.append(key)
+        self._save()
+        return other
 
     def label(self, room: Room) -> str:
         """Return a room's name with its kind, as in `--to`."""
@@ -122,7 +156,9 @@ class Rooms:
         word = "group" if kind is Group else "conference"
         text = text.removeprefix(f"{word}:")
         rooms = [room for room in self if isinstance(room, kind)]
-        found = [room for room in rooms if self.name(room) == text]
+        found = [room for room in rooms if self.name(room) == text] or [
+            room for room in rooms if folded(self.name(room)) == folded(text)
+        ]
         if not found and len(text) >= KEY_PREFIX:
             found = [room for room in rooms if id_text(room).startswith(text.upper())]
         if not found:
@@ -246,6 +282,8 @@ class Rooms:
         for offer in [o for o in self.offers if o.standing.contact == room_id(room)]:
             self.kill(offer)
         self._content.names.pop(room_id(room), None)
+        if room_id(room) in self._content.named_rooms:
+            self._content.named_rooms.remove(room_id(room))
         self._save()
 
     def _send(self, group: Group, packet: Lossless) -> bool:

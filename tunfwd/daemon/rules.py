@@ -4,6 +4,7 @@ Rules decide about offers made to us (forwarding/policy.py holds and applies the
 leads to that somebody asks for; asking is not having: a rule or a person decides. Read by config.py.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,18 +12,18 @@ from typing import Annotated, Literal
 
 from tunfwd.control import notation
 from tunfwd.control.decode import Mismatch, Parse
+from tunfwd.control.names import KEY_PREFIX, composed
 from tunfwd.control.notation import KEY_DIGITS, Port, TargetText, read_key, read_port
-from tunfwd.forwarding.policy import Action, Rule
+from tunfwd.forwarding.policy import KEY_BEGINNING, Action, Party, Rule, means
 from tunfwd.wire.packets import Direction, Protocol
 
 MAX_PATTERN = 256  # characters
+_HEX = re.compile(r"[0-9a-fA-F]+")
 
 
 def _read_pattern(text: str) -> str:
-    """Which contacts: a name, a shell pattern of names, or a public key.
-
-    A friend's name is one we chose, a group member's its own choice: where it matters, a rule names the key.
-    """
+    """Which contacts: a name that a person here gave, a shell pattern of such names, or a public key."""
+    text = composed(text)
     if not 0 < len(text) <= MAX_PATTERN:
         raise ValueError(f"must be 1 to {MAX_PATTERN} characters long")
     if len(text) == KEY_DIGITS:
@@ -92,13 +93,29 @@ class Expose:
     contact: Contacts = "*"
 
 
-def exposure(
-    exposed: Iterable[Expose], names: tuple[str, ...], protocol: Protocol, port: int
-) -> Expose | None:
-    """The entry for a port that a contact known by `names` asks for; None: nothing is exposed there."""
+def exposure(exposed: Iterable[Expose], party: Party, protocol: Protocol, port: int) -> Expose | None:
+    """The entry for a port that a contact asks for; None: nothing is exposed there."""
     for entry in exposed:
         if (entry.protocol, entry.port) != (protocol.name.lower(), port):
             continue
-        if any(fnmatchcase(name, entry.contact) for name in names):
+        if means(entry.contact, party):
             return entry
+    return None
+
+
+def mistaken(patterns: Iterable[str], label: str, party: Party) -> list[str]:
+    """Return the patterns that fit what a contact, or its group's founder, chose, and do not mean it."""
+    return [p for p in dict.fromkeys(patterns) if fnmatchcase(label, p) and not means(p, party)]
+
+
+def unusable(pattern: str) -> str | None:
+    """Say why a pattern means nobody, where that can be told from it alone."""
+    if pattern.startswith("group:"):
+        group, _, member = pattern.partition("/")
+        if member.strip("*") and not (len(member) == KEY_DIGITS and _HEX.fullmatch(member)):
+            return f'members choose their own names: write their public key, or "{group}/*"'
+        if not member and not group.endswith("*"):
+            return f'for its members, write "{group}/*"'
+    elif _HEX.fullmatch(digits := pattern.rstrip("*")) and KEY_PREFIX <= len(digits) < KEY_BEGINNING:
+        return f"for a key, write all of it, or at least {KEY_BEGINNING} digits and *"
     return None

@@ -137,6 +137,9 @@ class Content:
 
     addresses: dict[ContactId, Address] = field(default_factory=dict)
     names: dict[ContactId, str] = field(default_factory=dict)
+    """Friends' as a person here gave them; members' nicknames; rooms', see `named_rooms`."""
+    named_rooms: list[ContactId] = field(default_factory=list)
+    """Rooms that a person here gave their name; the others have that of their founder."""
     offers: list[StandingOffer] = field(default_factory=list)
     mappings: list[AcceptedMapping] = field(default_factory=list)
     requests: list[StandingRequest] = field(default_factory=list)
@@ -287,8 +290,11 @@ def _load(path: Path) -> tuple[Content, bytes]:
     return content, b""
 
 
+_UNTOLD: Final = ("aside", "named_rooms")
+
+
 def _summary(content: Content) -> str:
-    counts = {name: len(entries) for name, entries in asdict(content).items() if name != "aside"}
+    counts = {name: len(entries) for name, entries in asdict(content).items() if name not in _UNTOLD}
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 

@@ -21,6 +21,7 @@ from tunfwd.tox.enums import (
     Tox_Group_Join_Fail,
     Tox_Group_Mod_Event,
     Tox_Group_Privacy_State,
+    Tox_Group_Role,
 )
 from tunfwd.tox.errors import (
     GroupInviteAcceptFailSend,
@@ -101,6 +102,8 @@ class Group:
         """Cleaned, not unique; empty until the group's state has arrived."""
         self.public = False
         """Whether the chat id alone lets one in."""
+        self.founded = False
+        """Whether it was created here: the name is ours."""
         self.state = state
         self.reason = ""
         """Why the group is LOST."""
@@ -319,6 +322,7 @@ class Groups:
     def _look(self, group: Group) -> None:
         group.name = clean(self._tox.group_get_name(group.number), NAME_LIMIT)
         state = self._tox.group_get_privacy_state(group.number)
+        group.founded = self._tox.group_self_get_role(group.number) == Tox_Group_Role.TOX_GROUP_ROLE_FOUNDER
         group.public = state == Tox_Group_Privacy_State.TOX_GROUP_PRIVACY_STATE_PUBLIC
 
     # toxcore's events about groups
