@@ -170,8 +170,24 @@ class SimulatedTox:
 class SimulatedFriends(list[Friend]):
     """The list of friends, without toxcore."""
 
-    def __init__(self) -> None:
+    def __init__(self, tox: Any, pacing: Pacing) -> None:
+        self._tox = tox
+        self._pacing = pacing
         self.requests: list[FriendRequest] = []
+        self.broken = False
+
+    def add_key(self, key: bytes) -> Friend:
+        if self.broken:
+            raise_code("TOX_ERR_FRIEND_ADD", 8)  # malloc
+        friend = Friend(self._tox, self._pacing, len(self), key, "")
+        self.append(friend)
+        return friend
+
+    def hold(self, request: FriendRequest) -> None:
+        self.requests.append(request)
+
+    def reject(self, key: bytes) -> None:
+        self.requests = [request for request in self.requests if request.key != key]
 
 
 class Daemon:
@@ -186,6 +202,7 @@ class Daemon:
         network: IPv4Network = RANGE,
         device: Any = None,
         settings: Settings | None = None,
+        auto_accept: frozenset[bytes] = frozenset(),
     ) -> None:
         self.content = content or Content()
         self.saved = 0
@@ -210,13 +227,13 @@ class Daemon:
             self._save,
             settings=settings or Settings(),
             random=random,
-            auto_accept_friends=frozenset(),
+            auto_accept_friends=auto_accept,
             auto_accept_groups=frozenset(),
         )
         self.pacing = Pacing()
         groups = Groups(self.tox, self.pacing, self.contacts, self._save, self._save, lambda: "us")
         conferences = Conferences(self.tox, self.contacts, self._save, key_of("us"))
-        self.friends = SimulatedFriends()
+        self.friends = SimulatedFriends(self.tox, self.pacing)
         client: Any = SimpleNamespace(groups=groups, conferences=conferences, friends=self.friends)
         self.client = client
         self.groups, self.conferences = groups, conferences

@@ -51,8 +51,9 @@ class Recorder(Handler):
     def public(self, member: Member, data: bytes) -> None:
         self.events.append(("public", member, data))
 
-    def friend_request(self, request: FriendRequest) -> None:
+    def friend_request(self, request: FriendRequest) -> bool:
         self.events.append(("request", request))
+        return False
 
     def group_invitation(self, invitation: GroupInvitation) -> None:
         self.events.append(("invitation", invitation))

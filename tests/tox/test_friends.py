@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.tox.conftest import Person
 from tunfwd.tox.errors import FriendAddBadChecksum, FriendAddOwnKey
-from tunfwd.tox.friends import MAX_REQUESTS, NoSuchRequest, parse_address
+from tunfwd.tox.friends import MAX_REQUESTS, REQUEST_LIFE, NoSuchRequest, parse_address
 from tunfwd.tox.identity import IdentityError
 from tunfwd.tox.settings import Settings
 
@@ -24,23 +25,56 @@ def key(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-def test_requests_are_bounded_and_the_oldest_kept(alone: Person) -> None:
-    for number in range(MAX_REQUESTS + 8):
+def test_fifty_requests_at_once_all_wait(alone: Person) -> None:
+    for number in range(50):
         alone.friends.on_request(key(number), b"\x1b]0;owned\x07 number %d" % number)
-    assert [request.key for request in alone.friends.requests] == [key(n) for n in range(MAX_REQUESTS)]
-    assert alone.friends.dropped_requests == 8
+    assert [request.key for request in alone.friends.requests] == [key(n) for n in range(50)]
     assert alone.friends.requests[3].message == "]0;owned number 3"
-    assert len(alone.seen.of("request")) == MAX_REQUESTS
-
-    alone.friends.on_request(key(3), b"again")
-    assert alone.friends.requests[3].message == "]0;owned number 3"
-    assert alone.friends.dropped_requests == 8
+    assert len(alone.seen.of("request")) == 50
+    alone.friends.on_request(key(99), b"x" * 1016)
+    assert len(alone.friends.requests[-1].message) == 256
 
     alone.friends.reject(key(3))
     with pytest.raises(NoSuchRequest):
         alone.friends.reject(key(3))
-    alone.friends.on_request(key(99), b"x" * 1016)
-    assert len(alone.friends.requests[-1].message) == 256
+
+
+def test_requests_are_bounded_and_who_keeps_asking_stays(alone: Person) -> None:
+    for number in range(MAX_REQUESTS):
+        alone.friends.on_request(key(number), b"first")
+    alone.friends.on_request(key(0), b"again")
+    for number in range(MAX_REQUESTS, MAX_REQUESTS + 8):
+        alone.friends.on_request(key(number), b"")
+    held = {request.key: request.message for request in alone.friends.requests}
+    assert len(held) == MAX_REQUESTS
+    assert held[key(0)] == "first"
+    assert not held.keys() & {key(number) for number in range(1, 9)}
+    assert alone.friends.dropped_requests == 8
+    assert len(alone.seen.of("request")) == MAX_REQUESTS + 8
+    alone.friends.on_request(key(1), b"first")  # it comes again, and is told again
+    assert alone.friends.requests[-1].key == key(1)
+
+
+def test_what_a_rule_decides_takes_no_place(alone: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {key(number) for number in range(1000, 1050)}
+    monkeypatch.setattr(alone.seen, "friend_request", lambda request: request.key in wanted)
+    for number in range(MAX_REQUESTS):
+        alone.friends.on_request(key(number), b"")
+    for one in wanted:
+        alone.friends.on_request(one, b"")
+    assert [request.key for request in alone.friends.requests] == [key(n) for n in range(MAX_REQUESTS)]
+
+
+def test_requests_expire(alone: Person) -> None:
+    now = time.monotonic()
+    alone.friends.on_request(key(1), b"")
+    alone.friends.on_request(key(2), b"")
+    alone.friends.expire_requests(now + REQUEST_LIFE / 2)
+    assert len(alone.friends.requests) == 2
+    alone.friends.expire_requests(now + REQUEST_LIFE + 60)
+    assert not alone.friends.requests
+    assert not len(alone.friends)
+    assert not alone._tox.friend_list
 
 
 def test_friends_survive_a_restart(tmp_path: Path) -> None:

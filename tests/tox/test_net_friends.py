@@ -13,7 +13,7 @@ from tests.tox.conftest import Person, running
 from tunfwd.tox.contacts import ContactOffline
 from tunfwd.tox.enums import Tox_Connection
 from tunfwd.tox.errors import FriendAddAlreadySent, FriendAddOwnKey, FriendCustomPacketInvalid
-from tunfwd.tox.friends import NoSuchRequest
+from tunfwd.tox.friends import REQUEST_LIFE, NoSuchRequest
 from tunfwd.tox.settings import Node
 
 pytestmark = [pytest.mark.toxnet, pytest.mark.patient, pytest.mark.timeout(600)]
@@ -205,6 +205,24 @@ async def test_request_is_held_accepted_and_removed(people: tuple[Person, ...], 
             assert alice.seen.events[-2:] == [("offline", accepted), ("removed", accepted)]
             with pytest.raises(ContactOffline):
                 accepted.send_lossy(b"\xc8")
+
+
+async def test_a_request_that_expired_comes_again_while_they_ask(
+    people: tuple[Person, ...], tmp_path: Path
+) -> None:
+    """toxcore keeps to itself what it has told of before, unless it was a friend meanwhile."""
+    alice = people[0]
+    alice.seen.events.clear()
+    with Person(tmp_path, "dora", alice) as dora:
+        async with running(*people, dora):
+            dora.friends.add(bytes.fromhex(alice.address), "please")
+            await alice.seen.until(lambda: alice.friends.requests)
+            alice.friends.expire_requests(time.monotonic() + REQUEST_LIFE)
+            assert not alice.friends.requests
+            await alice.seen.until(lambda: alice.friends.requests)  # after 5, 10, 20, ... s
+            [request] = alice.friends.requests
+            assert (request.key, request.message) == (dora.public_key, "please")
+            alice.friends.reject(dora.public_key)
 
 
 async def test_relay_alone_carries_packets(people: tuple[Person, ...], tmp_path: Path) -> None:

@@ -251,23 +251,28 @@ class Contacts(Handler):
             log.info("%s is reached by another path: %s", peer.label, link_of(peer), extra=caused_by(peer))
             self._engine.moved(peer)
 
-    def friend_request(self, request: FriendRequest) -> None:
-        """See Handler."""
+    def friend_request(self, request: FriendRequest) -> bool:
+        """See Handler: rules come first, so that nobody who waits for a person is in their way."""
         key = request.key.hex().upper()
         if request.key in self._auto_accept_friends:
-            self._soon.append(lambda: self._accept_friend(request.key))
-        else:
-            log.info(
-                "%s asks to be a friend: %r; `tunfwd friend accept %s`",
-                key,
-                request.message,
-                key[:8],
-                extra={"cause": ("strangers", "strangers")},
-            )
+            self._soon.append(lambda: self._accept_friend(request))
+            return True
+        log.info(
+            "%s asks to be a friend: %r; `tunfwd friend accept %s`, and `tunfwd friend list` for all who ask",
+            key,
+            request.message,
+            key[:8],
+            extra={"cause": ("strangers", "strangers")},
+        )
+        return False
 
-    def _accept_friend(self, key: bytes) -> None:
-        peer = self.added(self._client.friends.accept(key))
-        log.info("%s is a friend now, by rule", peer.label)
+    def _accept_friend(self, request: FriendRequest) -> None:
+        try:
+            friend = self._client.friends.add_key(request.key)
+        except ToxError:
+            self._client.friends.hold(request)
+            raise
+        log.info("%s is a friend now, by rule", self.added(friend).label)
 
     # Rooms.
 

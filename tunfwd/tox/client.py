@@ -173,6 +173,7 @@ class Client:
                     now = time.monotonic()
                     self._pacing.release(now)
                     survives("an invitation", self.groups.tell_invitations, now)
+                    survives("a friend request", self.friends.expire_requests, now)
                     self._handler.iterated()
                     await self._sleep()
             finally:

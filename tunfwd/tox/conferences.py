@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_INVITATIONS = 32
+MAX_INVITATIONS = 32  # of one friend; the oldest gives way
 NAME_LIMIT = 128
 
 
@@ -75,7 +75,7 @@ class Conferences:
         self._by_number: dict[int, Conference] = {}
         self._invitations: dict[bytes, ConferenceInvitation] = {}
         self.dropped_invitations = 0
-        """Invitations not held because 32 were."""
+        """Invitations that gave way to newer ones of the same friend."""
         for number in tox.conference_chatlist:
             self._know(number)
 
@@ -91,7 +91,7 @@ class Conferences:
 
     @property
     def invitations(self) -> list[ConferenceInvitation]:
-        """Where friends invite us to, oldest first; at most 32, gone with the process."""
+        """Where friends invite us to, oldest first; at most 32 of each, gone with the process."""
         return list(self._invitations.values())
 
     # What a person, or a rule, decides
@@ -152,10 +152,12 @@ class Conferences:
             )
             return
         identifier = cookie[3:35]  # after the inviter's number for it, and its type
-        if identifier not in self._invitations and len(self._invitations) >= MAX_INVITATIONS:
-            self.dropped_invitations += 1
-            return
+        self._invitations.pop(identifier, None)
         invitation = self._invitations[identifier] = ConferenceInvitation(identifier, friend, cookie)
+        theirs = [held.id for held in self._invitations.values() if held.friend is friend]
+        if len(theirs) > MAX_INVITATIONS:
+            del self._invitations[theirs[0]]
+            self.dropped_invitations += 1
         self._handler.conference_invitation(invitation)
 
     def on_connected(self, number: int) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tunfwd.tox.contacts import NONE, UDP, Friend
+from tunfwd.tox.errors import ToxError
 from tunfwd.tox.text import clean
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_REQUESTS = 32
+MAX_REQUESTS = 256  # that wait for a person; the one heard of longest ago gives way, and is heard of again
+REQUEST_LIFE = (
+    7 * 86400.0
+)  # s that a request waits since it was last heard of; toxcore repeats it all the while
 MESSAGE_LIMIT = 256  # characters of a request's message that are kept
 NICKNAME_LIMIT = 128  # characters; toxcore allows 128 bytes
 
@@ -39,6 +44,8 @@ class FriendRequest:
     key: bytes
     message: str
     """One clean line."""
+    heard: float = field(default=0.0, compare=False)
+    """time.monotonic() of when it came last."""
 
 
 def parse_address(text: str) -> bytes:
@@ -63,9 +70,9 @@ class Friends:
         self._save = save
         self._by_number: dict[int, Friend] = {}
         self._by_key: dict[bytes, Friend] = {}
-        self._requests: dict[bytes, FriendRequest] = {}
+        self._requests: dict[bytes, FriendRequest] = {}  # the one heard of longest ago first
         self.dropped_requests = 0
-        """Requests not held because 32 were."""
+        """Requests that gave way to newer ones, or were too old."""
         for number in tox.friend_list:
             self._know(number)
 
@@ -85,7 +92,7 @@ class Friends:
 
     @property
     def requests(self) -> list[FriendRequest]:
-        """Who asks to be a friend, oldest first; at most 32, gone with the process."""
+        """Who asks to be a friend, the one heard of longest ago first; bounded, gone with the process."""
         return list(self._requests.values())
 
     # What a person, or a rule, decides
@@ -140,14 +147,38 @@ class Friends:
     # toxcore's events
 
     def on_request(self, key: bytes, message: bytes) -> None:
-        """Hold a request, unless there is one from the same key, or are too many."""
-        if key in self._requests:
+        """Hold a request for a person, unless a rule decides about it."""
+        now = time.monotonic()
+        if (known := self._requests.get(key)) is not None:
+            self.hold(replace(known, heard=now))
             return
-        if len(self._requests) >= MAX_REQUESTS:
+        request = FriendRequest(key, clean(message, MESSAGE_LIMIT), now)
+        if not self._handler.friend_request(request):
+            self.hold(request)
+
+    def hold(self, request: FriendRequest) -> None:
+        """Have a request wait for a person."""
+        self._requests.pop(request.key, None)
+        self._requests[request.key] = request
+        if len(self._requests) > MAX_REQUESTS:
+            # toxcore tells of it anew when it is repeated: it knows the last 32 that it has told of.
+            del self._requests[next(iter(self._requests))]
             self.dropped_requests += 1
-            return
-        request = self._requests[key] = FriendRequest(key, clean(message, MESSAGE_LIMIT))
-        self._handler.friend_request(request)
+
+    def expire_requests(self, now: float) -> None:
+        """Forget requests not heard of for long; whoever still asks is told of anew.
+
+        `now` is of time.monotonic().
+        """
+        while self._requests:
+            request = next(iter(self._requests.values()))
+            if now - request.heard < REQUEST_LIFE:
+                return
+            del self._requests[request.key]
+            self.dropped_requests += 1
+            # toxcore does not tell twice of the last 32 requests, except those of friends that were deleted.
+            with suppress(ToxError):
+                self._tox.friend_delete(self._tox.friend_add_norequest(request.key))
 
     def on_name(self, number: int, name: bytes) -> None:
         """Note a friend's new name."""

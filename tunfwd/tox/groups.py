@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_INVITATIONS = 32
+MAX_INVITATIONS = 32  # of one friend; the oldest gives way
 INVITATION_DELAY = 2.0  # s that a friend is online before its invitations are told; see tell_invitations
 MAX_EARLY_PEERS = 32  # of all groups, whose packets are kept until toxcore announces them
 MAX_EARLY_PACKETS = 64  # of one such peer
@@ -164,7 +164,7 @@ class Groups:
         self._invitations: dict[bytes, GroupInvitation] = {}
         self._early: dict[bytes, tuple[GroupInvitation, float]] = {}  # not to be told before then
         self.dropped_invitations = 0
-        """Invitations not held because 32 were."""
+        """Invitations that gave way to newer ones of the same friend."""
         self.strays = 0
         """Packets of peers that toxcore had not announced, and that were too many to keep."""
         self._unannounced: dict[tuple[int, bytes], list[tuple[bool, bytes]]] = {}  # by group and public key
@@ -190,7 +190,7 @@ class Groups:
 
     @property
     def invitations(self) -> list[GroupInvitation]:
-        """Where friends invite us to, oldest first; at most 32, gone with the process."""
+        """Where friends invite us to, oldest first; at most 32 of each, gone with the process."""
         return list(self._invitations.values())
 
     # What a person, or a rule, decides
@@ -330,11 +330,15 @@ class Groups:
     def on_invite(self, friend: Friend, data: bytes, name: bytes) -> None:
         """Hold an invitation; a newer one to the same group replaces it."""
         chat_id = data[:32]  # then the inviter's key in the group
-        held = self._invitations.keys() | self._early.keys()
-        if chat_id not in held and len(held) >= MAX_INVITATIONS:
-            self.dropped_invitations += 1
-            return
+        self._invitations.pop(chat_id, None)
+        self._early.pop(chat_id, None)
         self._early[chat_id] = GroupInvitation(chat_id, clean(name, NAME_LIMIT), friend, data), 0.0
+        held = [*self._invitations.values(), *(invitation for invitation, _ in self._early.values())]
+        theirs = [invitation.chat_id for invitation in held if invitation.friend is friend]
+        if len(theirs) > MAX_INVITATIONS:
+            self._invitations.pop(theirs[0], None)
+            self._early.pop(theirs[0], None)
+            self.dropped_invitations += 1
 
     def tell_invitations(self, now: float) -> None:
         """Tell of invitations that can be accepted; `now` is of time.monotonic().

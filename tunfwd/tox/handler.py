@@ -48,8 +48,9 @@ class Handler:
     def public(self, member: Member, data: bytes) -> None:
         """A packet that a member sent to the whole group."""
 
-    def friend_request(self, request: FriendRequest) -> None:
-        """Someone asks to be a friend; held in `client.friends.requests`."""
+    def friend_request(self, request: FriendRequest) -> bool:
+        """Someone asks to be a friend. False: the request is to be held in `client.friends.requests`."""
+        return False
 
     def group_invitation(self, invitation: GroupInvitation) -> None:
         """A friend invites us to a group; held in `client.groups.invitations`."""
