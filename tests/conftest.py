@@ -1,4 +1,4 @@
-"""What holds for all tests: hypothesis measures no time, as a loaded machine is slow for reasons of its own."""
+"""What holds for all tests: hypothesis has no deadline, as a loaded machine is slow for its own reasons."""
 
 from hypothesis import settings
 
