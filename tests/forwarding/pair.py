@@ -151,6 +151,7 @@ class Side:
             "ids": flow_ids,
             "timers": timers,
             "lingering": len(negotiation._lingering),
+            "shares": sum(negotiation._counts.values()) + sum(map(len, negotiation._udp.values())),
             "of mappings": sum(len(m.flows) + len(m.held) for m in self.session.mappings),
             "turns": len(transport._ready),
             "unread": transport.unread,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections import Counter
 from ipaddress import ip_address
 
 import pytest
@@ -511,16 +512,19 @@ def test_syn_flood() -> None:
         host = Endpoint(ip_address("10.77.4.0").packed[:3] + bytes((number % 20 + 1,)), 80)
         stack.receive([tcp_frame(Endpoint(OWN4, 1024 + number), host, SYN, 7, options=SYN_OPTIONS)], 0)
     statistics = stack.statistics()
-    assert statistics.connections == statistics.incoming == table.MAX_INCOMING
-    assert statistics.syns_dropped == 10_000 - table.MAX_INCOMING
+    assert statistics.connections == statistics.incoming
+    assert 0.9 * table.MAX_INCOMING < statistics.incoming <= table.MAX_INCOMING
+    assert statistics.syns_dropped == 10_000 - statistics.incoming
     told = all_events(stack)
-    assert len(told) == table.MAX_INCOMING
+    assert len(told) == statistics.incoming
+    by_host = Counter(event.connection.local for event in told if isinstance(event, Incoming))
+    assert min(by_host.values()) >= table.LEAST_INCOMING
     for event in told:
         assert isinstance(event, Incoming)
         event.connection.refuse()
     assert stack.statistics().connections == 0
-    assert len(sent(stack)) == table.MAX_INCOMING
-    assert stack._table._incoming == {}
+    assert len(sent(stack)) == statistics.incoming
+    assert stack._table._undecided._held == stack._table._to_hosts._held == {}
 
 
 def test_syn_flood_on_one_host_leaves_room_for_others() -> None:
@@ -534,14 +538,46 @@ def test_syn_flood_on_one_host_leaves_room_for_others() -> None:
     assert isinstance(stack.next_event(), Incoming)
 
 
-def test_connections_are_bounded() -> None:
+def fill(stack: Stack, host: bytes, most: int = 65535) -> int:
+    """Open connections from a virtual address until there is no more room; how many there were."""
+    for number in range(most):
+        try:
+            stack.connect(Endpoint(host, 0), Endpoint(OWN4, 1 + number), 0)
+        except Exhausted:
+            return number
+    return most
+
+
+def test_connections_are_bounded_and_no_host_takes_anothers() -> None:
+    table = connection_table
     stack = new_stack()
-    for number in range(connection_table.MAX_CONNECTIONS):
-        stack.connect(Endpoint(HOST4, 0), Endpoint(OWN4, 1 + number), 0)
-    with pytest.raises(Exhausted):
-        stack.connect(Endpoint(HOST4, 0), Endpoint(OWN4, 60000), 0)
-    stack.receive([tcp_frame(Endpoint(OWN4, 1), Endpoint(HOST4, 2), SYN, 7)], 0)
-    assert stack.statistics().syns_dropped == 1
+    hosts = [ip_address(f"10.77.4.{number}").packed for number in range(1, 41)]
+    shares = [fill(stack, host) for host in hosts]
+    assert shares[0] == table.MAX_PER_ADDRESS
+    assert min(shares) == shares[-1] == table.LEAST  # however many have come before
+    assert sum(shares) < table.MAX_CONNECTIONS + 40 * table.LEAST
+    stack.receive([tcp_frame(Endpoint(OWN4, 1), Endpoint(hosts[0], 2), SYN, 7)], 0)
+    assert isinstance(stack.next_event(), Incoming)  # programs here have shares of their own
+    assert stack.statistics().syns_dropped == 0
+    for connection in list(stack._table._connections.values()):
+        connection.abort()
+    assert fill(stack, hosts[0]) == table.MAX_PER_ADDRESS
+
+
+def test_programs_that_fill_one_host_leave_room_at_others() -> None:
+    stack = new_stack()
+    table = connection_table
+    for number in range(table.MAX_PER_ADDRESS + 5):
+        stack.receive([tcp_frame(Endpoint(OWN4, 1024 + number), Endpoint(HOST4, 80), SYN, 7)], 0)
+        for event in all_events(stack):
+            assert isinstance(event, Incoming)
+            event.connection.accept()
+    assert stack.statistics().connections == table.MAX_PER_ADDRESS
+    assert stack.statistics().syns_dropped == 5
+    other = Endpoint(ip_address("10.77.3.200").packed, 80)
+    stack.receive([tcp_frame(Endpoint(OWN4, 1024), other, SYN, 7)], 0)
+    assert isinstance(stack.next_event(), Incoming)
+    assert fill(stack, HOST4, most=100) == 100
 
 
 def test_ports_are_not_used_twice() -> None:

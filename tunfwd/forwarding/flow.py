@@ -29,6 +29,7 @@ class Flow:
         "_finish_early",
         "_owner",
         "channel",
+        "counts_as_udp",
         "mapping",
         "msg_id",
         "state",
@@ -39,6 +40,8 @@ class Flow:
         self.mapping = mapping
         self.msg_id = msg_id
         self.state = state
+        self.counts_as_udp = mapping.many and mapping.protocol is Protocol.UDP
+        """Whether it is one of many UDP flows of its mapping; the negotiation's."""
         self.channel: Channel | None = None
         self._at_end = False  # of a channel that is gone
         self._finish_early = False

@@ -32,6 +32,7 @@ from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.states import FlowEvent, FlowState, MappingEvent, MappingState, Role
 from tunfwd.forwarding.timers import Timers
 from tunfwd.forwarding.transport import Random, Transport
+from tunfwd.forwarding.udp_flows import UdpFlows
 from tunfwd.wire.packets import (
     MAX_NAME,
     MAX_PORT,
@@ -53,7 +54,8 @@ from tunfwd.wire.packets import (
 
 MAX_PENDING = 64  # undecided offers of one contact: more than a person reads
 MAX_MAPPINGS = 1024  # of one contact, both origins
-MAX_FLOWS = 4096  # of one contact
+MAX_FLOWS = 4096  # of one contact, each way, but for those of UDP that run over one mapping:
+MAX_UDP_FLOWS = 2048  # of one contact, each way; the least recently used gives way
 MAX_HELD = 256  # local connections waiting for one mapping
 MAX_SPARE = 64  # a plain server's offers of one service that no connection has used
 HELD_TIMEOUT = 5.0  # s; a plain peer's next offer takes one round trip, a contact's return a few
@@ -101,6 +103,9 @@ class Negotiation:
         self._now = 0.0
         self._ids: dict[int, Mapping | Flow] = {}
         self._flows: set[Flow] = set()
+        # Shares, by who begins a flow: neither side keeps out the other, nor UDP TCP.
+        self._counts: Counter[Role] = Counter()
+        self._udp = {role: UdpFlows(limits.udp_idle) for role in Role}
         self._lingering: set[Flow] = set()
 
     # Mappings: what the owner does.
@@ -221,7 +226,10 @@ class Negotiation:
         flows = list(self._flows)
         for flow in flows:
             flow.state = FlowState.CLOSED
+            flow.channel = None
         self._flows.clear()
+        self._counts.clear()
+        self._udp = {role: UdpFlows(self._limits.udp_idle) for role in Role}
         self._lingering.clear()
         self._ids.clear()
         self.timers = Timers()
@@ -256,8 +264,7 @@ class Negotiation:
                     else:
                         self.timers.set(owner, now + LINGER)
                 else:  # an idle UDP flow
-                    self._say(Kill(owner.msg_id))
-                    self._drop(owner, None)
+                    self._end_idle(owner)
             else:
                 held = owner.state is FlowState.HELD
                 self.reset_flow(owner, Reason.REFUSED if held else Reason.TIMED_OUT, tell_owner=True)
@@ -280,7 +287,7 @@ class Negotiation:
                 self._offer(known)  # both sides chose this id at once: theirs is refused, ours moves away
         elif self._is_flow(offer):
             mapping = self._serving(offer)
-            if mapping is not None and len(self._flows) < MAX_FLOWS:
+            if mapping is not None and self._make_room(mapping):
                 self._want_service(mapping, offer.msg_id)
             else:  # too many, or its mapping was ended here while the Offer was on its way
                 self._counters["flow_over_limit" if mapping else "flow_unserved"] += 1
@@ -335,7 +342,7 @@ class Negotiation:
         if self._lasts(mapping):
             return True
         if mapping.role is Role.SERVING:
-            return len(self._flows) < MAX_FLOWS
+            return self._make_room(mapping)
         if mapping.protocol is Protocol.UDP:
             for flow in mapping.flows - set(mapping.held):
                 self.reset_flow(flow, Reason.LOST, tell_owner=True)
@@ -434,7 +441,7 @@ class Negotiation:
             mapping.parked = None
             self._tell_open(parked)
             return parked
-        if len(self._flows) >= MAX_FLOWS or len(mapping.held) >= MAX_HELD:
+        if len(mapping.held) >= MAX_HELD or not self._make_room(mapping):
             self._counters["flow_over_limit"] += 1
             return None
         flow = self._new_flow(mapping, FlowState.HELD)
@@ -545,7 +552,7 @@ class Negotiation:
         elif flow.protocol is not Protocol.UDP:
             self._counters["data_unexpected"] += 1
         else:
-            self._keep_alive(flow, now)
+            self._keep_alive(flow, now, sent=False)
             flow.mapping.rx_bytes += len(data.payload)
             self._events.append(DatagramArrived(flow, data.payload))
 
@@ -554,14 +561,16 @@ class Negotiation:
         if not self.transport.send_datagram(flow.msg_id, payload):
             flow.mapping.drops += 1
             return False
-        self._keep_alive(flow, now)
+        self._keep_alive(flow, now, sent=True)
         flow.mapping.tx_bytes += len(payload)
         return True
 
-    def _keep_alive(self, flow: Flow, now: float) -> None:
+    def _keep_alive(self, flow: Flow, now: float, *, sent: bool) -> None:
         """Put off the idle end of UDP. A plain mapping is its flow, and ends only when somebody kills it."""
-        if flow.channel is None and flow.mapping.many and flow.is_open:
-            self.timers.set(flow, now + self._limits.udp_idle)
+        if flow.counts_as_udp:
+            idle = self._udp[flow.role].used(flow, now, sent=sent)
+            if flow.is_open:
+                self.timers.set(flow, now + idle)
 
     def on_flow_control(self, packet: Fin | Reset | Credit, now: float) -> None:
         """Take a packet of the feature FLOW."""
@@ -597,7 +606,29 @@ class Negotiation:
         flow = Flow(self, mapping, 0, state)
         self._flows.add(flow)
         mapping.flows.add(flow)
+        if flow.counts_as_udp:
+            self._udp[flow.role].add(flow, self._now)
+        else:
+            self._counts[flow.role] += 1
         return flow
+
+    def _make_room(self, mapping: Mapping) -> bool:
+        """Whether the mapping may have one more flow. Among those of UDP an old one ends for it."""
+        if not (mapping.many and mapping.protocol is Protocol.UDP):
+            return self._counts[mapping.role] < MAX_FLOWS
+        flows = self._udp[mapping.role]
+        if len(flows) >= MAX_UDP_FLOWS and (oldest := flows.first_to_go()) is not None:
+            self._counters["udp_flow_displaced"] += 1
+            if oldest.is_open:
+                self._end_idle(oldest)
+            else:
+                self.reset_flow(oldest, Reason.ABORTED, tell_owner=True)
+        return True
+
+    def _end_idle(self, flow: Flow) -> None:
+        """End an open UDP flow, in order."""
+        self._say(Kill(flow.msg_id))
+        self._drop(flow, None)
 
     def _bind(self, flow: Flow, msg_id: int) -> bool:
         """Give a flow its msg_id, and with TCP its stream.
@@ -622,7 +653,8 @@ class Negotiation:
 
     def _tell_open(self, flow: Flow) -> None:
         self.timers.cancel(flow)
-        self._keep_alive(flow, self._now)
+        if flow.counts_as_udp:
+            self.timers.set(flow, self._now + self._limits.udp_idle)
         flow.mapping.failures = 0
         self._events.append(Opened(flow))
         if flow.channel is not None:
@@ -667,6 +699,10 @@ class Negotiation:
         if self._ids.get(flow.msg_id) is flow:
             del self._ids[flow.msg_id]
         self._flows.discard(flow)
+        if flow.counts_as_udp:
+            self._udp[flow.role].discard(flow)
+        else:
+            self._counts[flow.role] -= 1
         self._lingering.discard(flow)
         self.timers.cancel(flow)
         mapping.flows.discard(flow)
@@ -677,7 +713,7 @@ class Negotiation:
         if parked:
             mapping.parked = None
         elif tell_owner and waiting:
-            self._events.append(Failed(flow, reason or Reason.REFUSED))
+            self._events.append(Failed(flow, Reason.REFUSED if reason is None else reason))
         elif tell_owner:
             self._events.append(FlowEnded(flow, reason))
         if renew and not mapping.many and len(mapping.flows) == len(mapping.held):

@@ -13,7 +13,7 @@ from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.linked import LinkTransport
 from tunfwd.forwarding.lossless import LosslessTransport
 from tunfwd.forwarding.mapping import Mapping
-from tunfwd.forwarding.negotiation import MAX_FLOWS, Limits, Negotiation
+from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_UDP_FLOWS, Limits, Negotiation
 from tunfwd.forwarding.transport import Random
 from tunfwd.link import Bbr, Link, LinkClosed
 from tunfwd.link.congestion import ControllerFactory
@@ -55,6 +55,7 @@ PAUSE = (
     1.0,
     60.0,
 )  # s that a session rests which failed: doubled each time, until it goes well for the longest
+MAX_ORPHANS = 2 * (MAX_FLOWS + MAX_UDP_FLOWS)  # flows that a contact that went offline may believe in
 RUN = 0xFFFFFFFF_00000000  # of an epoch: the same as long as the program runs; below it, links are counted
 
 
@@ -173,7 +174,7 @@ class Session:
             self._linked.link.path_lost(now)
             self._outage_ends = now + self._settings.outage
         else:
-            self._orphans = (self._orphans + self._negotiation.lose(restarted=False))[-MAX_FLOWS:]
+            self._orphans = (self._orphans + self._negotiation.lose(restarted=False))[-MAX_ORPHANS:]
 
     def fail(self, now: float) -> list[Flow]:
         """A mistake of ours came to light in serving the contact: begin anew, trusting nothing that ran.
@@ -199,7 +200,7 @@ class Session:
         self._resumes = now + self._pause if was_online else None
         flows = self._negotiation.abandon()
         if not linked:  # over a link the new epoch says it
-            self._orphans = (self._orphans + [flow.msg_id for flow in flows if flow.msg_id])[-MAX_FLOWS:]
+            self._orphans = (self._orphans + [flow.msg_id for flow in flows if flow.msg_id])[-MAX_ORPHANS:]
         return flows
 
     def part(self, now: float) -> None:

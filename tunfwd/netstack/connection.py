@@ -17,6 +17,7 @@ from tunfwd.netstack.receive_buffer import WINDOW_SCALE, Arrival, ReceiveBuffer
 from tunfwd.netstack.segment_writer import SegmentWriter
 from tunfwd.netstack.send_buffer import SendBuffer
 from tunfwd.netstack.sequence import unwrap
+from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.states import RECEIVING, SYNCHRONIZED, TRANSITIONS, State, Step
 from tunfwd.netstack.timers import NEVER
 from tunfwd.netstack.types import Endpoint, Frame, Misuse
@@ -72,18 +73,28 @@ class Connection:
         "local",
         "muted",
         "remote",
+        "share",
         "state",
         "syn_packet",
         "timer",
         "will_send",
     )
 
-    def __init__(self, environment: Environment, path: Path, ports: tuple[int, int], sequence: int) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        path: Path,
+        ports: tuple[int, int],
+        sequence: int,
+        share: Shares[bytes],
+    ) -> None:
         """`ports` are ours and the peer's; `sequence` is our initial sequence number."""
         self._environment = environment
         self._path = path
         self.local = Endpoint(path.source, ports[0])
         self.remote = Endpoint(path.destination, ports[1])
+        self.share = share
+        """What its place is counted in; the table's."""
         self.state = State.CLOSED
         self.syn_packet = b""
         """The IP packet of the SYN that is to be answered."""

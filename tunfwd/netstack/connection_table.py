@@ -1,16 +1,23 @@
-"""All connections, by their endpoints: how many there may be, and what port and sequence number one gets."""
+"""All connections, by their endpoints: how many there may be, and what port and sequence number one gets.
+
+Each virtual address has shares of its own: one of the connections that programs here open to it, one of those
+that are opened from it to services here. So no contact is in another's way, nor in its own, the other way.
+"""
 
 import hashlib
 import struct
-from collections import Counter
 
 from tunfwd.netstack.connection import Connection, Environment
 from tunfwd.netstack.path import Path
+from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.types import Endpoint, Exhausted, Misuse, Random
 
-MAX_CONNECTIONS = 4096  # in any state
-MAX_INCOMING = 2048  # SYNs that wait for the owner
+MAX_CONNECTIONS = 16384  # each way, in any state; and LEAST for each virtual address beyond
+MAX_PER_ADDRESS = 4096
+LEAST = 256
+MAX_INCOMING = 2048  # SYNs that wait for the owner; and LEAST_INCOMING for each virtual address beyond
 MAX_INCOMING_PER_ADDRESS = 512
+LEAST_INCOMING = 64
 FIRST_EPHEMERAL_PORT = 49152  # RFC 6335 6
 
 Key = tuple[bytes, bytes, int, int]
@@ -23,12 +30,13 @@ class ConnectionTable:
     __slots__ = (
         "_connections",
         "_environment",
-        "_incoming",
+        "_from_hosts",
         "_mtu",
         "_next_port",
         "_random",
         "_secret",
-        "incoming",
+        "_to_hosts",
+        "_undecided",
     )
 
     def __init__(self, environment: Environment, random: Random, mtu: int) -> None:
@@ -38,9 +46,15 @@ class ConnectionTable:
         self._secret = random.getrandbits(256).to_bytes(32, "big")
         self._next_port = random.getrandbits(14)
         self._connections: dict[Key, Connection] = {}
-        self.incoming = 0
+        # By virtual address:
+        self._to_hosts: Shares[bytes] = Shares(MAX_CONNECTIONS, MAX_PER_ADDRESS, LEAST)
+        self._from_hosts: Shares[bytes] = Shares(MAX_CONNECTIONS, MAX_PER_ADDRESS, LEAST)
+        self._undecided: Shares[bytes] = Shares(MAX_INCOMING, MAX_INCOMING_PER_ADDRESS, LEAST_INCOMING)
+
+    @property
+    def incoming(self) -> int:
         """How many SYNs wait for the owner."""
-        self._incoming: Counter[bytes] = Counter()  # the same by virtual address
+        return self._undecided.taken
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -51,44 +65,38 @@ class ConnectionTable:
 
     def new_incoming(self, local: Endpoint, remote: Endpoint, now: float) -> Connection | None:
         """A connection for a SYN; None if there is no room."""
-        if (
-            len(self._connections) >= MAX_CONNECTIONS
-            or self.incoming >= MAX_INCOMING
-            or self._incoming[local.address] >= MAX_INCOMING_PER_ADDRESS
-        ):
+        if not self._undecided.take(local.address):
             return None
-        self.incoming += 1
-        self._incoming[local.address] += 1
-        return self._new(local, remote, now)
+        if not self._to_hosts.take(local.address):
+            self._undecided.give_back(local.address)
+            return None
+        return self._new(local, remote, self._to_hosts, now)
 
     def new_outgoing(self, local: Endpoint, remote: Endpoint, now: float) -> Connection:
         """A connection from a virtual address, with a free port if `local` has port 0. Exhausted, Misuse."""
-        if len(self._connections) >= MAX_CONNECTIONS:
-            raise Exhausted("too many connections")
         if local.port == 0:
             local = Endpoint(local.address, self._free_port(local.address, remote))
         elif _key(local, remote) in self._connections:
             raise Misuse("such a connection exists")
-        return self._new(local, remote, now)
+        if not self._from_hosts.take(local.address):
+            raise Exhausted("too many connections from this address")
+        return self._new(local, remote, self._from_hosts, now)
 
     def decided(self, connection: Connection) -> None:
         """One SYN less waits for the owner."""
-        address = connection.local.address
-        self.incoming -= 1
-        self._incoming[address] -= 1
-        if not self._incoming[address]:
-            del self._incoming[address]
+        self._undecided.give_back(connection.local.address)
 
     def remove(self, connection: Connection) -> None:
         """The endpoints of a connection are free again."""
         key = _key(connection.local, connection.remote)
         if self._connections.get(key) is connection:
             del self._connections[key]
+            connection.share.give_back(connection.local.address)
 
-    def _new(self, local: Endpoint, remote: Endpoint, now: float) -> Connection:
+    def _new(self, local: Endpoint, remote: Endpoint, share: Shares[bytes], now: float) -> Connection:
         path = Path(local.address, remote.address, self._mtu)
         sequence = self._initial_sequence(local, remote, now)
-        connection = Connection(self._environment, path, (local.port, remote.port), sequence)
+        connection = Connection(self._environment, path, (local.port, remote.port), sequence, share)
         self._connections[_key(local, remote)] = connection
         return connection
 

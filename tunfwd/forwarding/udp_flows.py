@@ -1,0 +1,74 @@
+"""UDP flows by when they were last used: how long each may rest, and which one gives way to a new one.
+
+As conntrack has it (nf_conntrack_proto_udp.c): a question and its answer is over after `BRIEF_IDLE`. A flow
+that has carried both ways and still does after `STREAM_AGE` is a stream: it may rest longer, and gives way
+only where all others are streams, too.
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+from tunfwd.forwarding.flow import Flow
+
+BRIEF_IDLE: Final = 30.0  # s; nf_conntrack_udp_timeout
+STREAM_AGE: Final = 2.0  # s; a reply within it is an answer
+
+
+class _Use:
+    """What a flow that is no stream has carried."""
+
+    __slots__ = ("began", "received", "sent")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.received = False
+        self.sent = False
+
+
+class UdpFlows:
+    """The UDP flows of one contact that one side has begun."""
+
+    __slots__ = ("_brief", "_brief_idle", "_idle", "_streams")
+
+    def __init__(self, idle: float) -> None:
+        """`idle` is how long a stream may rest, in seconds; nothing may rest longer."""
+        self._idle = idle
+        self._brief_idle = min(BRIEF_IDLE, idle)
+        self._brief: OrderedDict[Flow, _Use] = OrderedDict()  # the least recently used first
+        self._streams: OrderedDict[Flow, None] = OrderedDict()  # the same
+
+    def __len__(self) -> int:
+        return len(self._brief) + len(self._streams)
+
+    def add(self, flow: Flow, now: float) -> None:
+        """A flow begins."""
+        self._brief[flow] = _Use(now)
+
+    def discard(self, flow: Flow) -> None:
+        """A flow is over, if it was one of these."""
+        self._brief.pop(flow, None)
+        self._streams.pop(flow, None)
+
+    def used(self, flow: Flow, now: float, *, sent: bool) -> float:
+        """A datagram of the flow was sent, or else received. Return how long it may rest from now on."""
+        if flow in self._streams:
+            self._streams.move_to_end(flow)
+            return self._idle
+        use = self._brief[flow]
+        if sent:
+            use.sent = True
+        else:
+            use.received = True
+        if use.sent and use.received and now - use.began >= STREAM_AGE:
+            del self._brief[flow]
+            self._streams[flow] = None
+            return self._idle
+        self._brief.move_to_end(flow)
+        return self._brief_idle
+
+    def first_to_go(self) -> Flow | None:
+        """Return the flow that gives way to a new one; None if there is none."""
+        for flows in (self._brief, self._streams):
+            for flow in flows:
+                return flow
+        return None
