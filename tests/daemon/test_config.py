@@ -34,6 +34,7 @@ range = "10.9.0.0/24"
 range6 = "fd00:1:2::/48"
 interface = "tox0"
 mtu = 9000
+forwarded = true
 
 [forwarding]
 udp_idle = 30
@@ -103,6 +104,7 @@ def test_everything(tmp_path: Path) -> None:
     assert config.network.range == IPv4Network("10.9.0.0/24")
     assert config.network.range6 == IPv6Network("fd00:1:2::/48")
     assert (config.network.interface, config.network.mtu) == ("tox0", 9000)
+    assert config.network.forwarded
     forwarding = config.forwarding
     assert (forwarding.udp_idle, forwarding.connect_timeout, forwarding.link, forwarding.outage) == (
         *(30.0, 2.5, False, 5.0),
@@ -137,6 +139,7 @@ def test_nothing_is_default() -> None:
     assert config.state == Path("/nowhere/.local/state/tunfwd")
     assert config.socket == Path("/tunfwd/control.sock")
     assert config.network.range is None
+    assert not config.network.forwarded
     assert config.network.range6 == DEFAULT_RANGE6
     assert (config.rules, config.exposed, config.auto_accept_friends) == ((), (), frozenset())
     assert config.tox.settings(Path("/s"), "host").name == "host"

@@ -6,6 +6,7 @@ import random
 import struct
 from collections import Counter
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -58,7 +59,7 @@ PAIRS = [(OWN4, HOST4), (OWN6, HOST6)]
 V4_AND_V6 = pytest.mark.parametrize(("program", "host"), PAIRS, ids=["IPv4", "IPv6"])
 
 
-def new_stack(**options: bool) -> Stack:
+def new_stack(**options: Any) -> Stack:
     return Stack(OWN, host_state, random.Random(1), **options)
 
 
@@ -483,7 +484,30 @@ def test_false_sources_are_not_answered(source: str) -> None:
     assert stack.statistics().bad_source == 5
 
 
-def test_machines_behind_ours_may_use_the_network() -> None:
+def test_what_the_kernel_forwards_for_other_machines_is_dropped() -> None:
+    """Whatever it is; a source that becomes this machine's is heard from then on."""
+    local: set[bytes] = set()
+    stack = new_stack(local=local)
+    neighbour, other = ip_address("192.168.1.7").packed, ip_address("192.168.1.2").packed
+    frames = [
+        tcp_frame(Endpoint(neighbour, 1), Endpoint(HOST4, 2), SYN, 7),
+        tcp_frame(Endpoint(neighbour, 1), Endpoint(HOST4, 2), ACK, 7),
+        datagram(Endpoint(neighbour, 1), Endpoint(HOST4, 2), b"x"),
+        datagram(Endpoint(neighbour, 1), Endpoint(OFFLINE, 2), b"x"),
+        echo_request(neighbour, HOST4, 1),
+    ]
+    stack.receive(frames, 0)
+    assert all_events(stack) == []
+    assert sent(stack) == []
+    assert stack.statistics().foreign_source == len(frames)
+    local.add(other)
+    for source in (other, OWN4):
+        stack.receive([tcp_frame(Endpoint(source, 1), Endpoint(HOST4, 2), SYN, 7)], 0)
+        assert isinstance(stack.next_event(), Incoming)
+    assert stack.statistics().foreign_source == len(frames)
+
+
+def test_machines_behind_ours_may_use_the_network_where_nobody_is_asked() -> None:
     stack = new_stack()
     stack.receive([tcp_frame(Endpoint(ip_address("172.17.0.2").packed, 1), Endpoint(HOST4, 2), SYN, 7)], 0)
     assert isinstance(stack.next_event(), Incoming)

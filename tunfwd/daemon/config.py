@@ -157,6 +157,7 @@ class Network:
     range6: Annotated[IPv6Network, Parse(str, _read_range6)] = DEFAULT_RANGE6
     interface: Annotated[str, Parse(str, _read_interface)] = "tunfwd0"
     mtu: Annotated[int, Parse(int, _read_mtu)] = 1500  # bytes
+    forwarded: bool = False  # whether hosts that this machine routes for may reach contacts, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError, read_passphrase
 from tunfwd.tun import network, privileges
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
+from tunfwd.tun.local_addresses import LocalAddresses
 
 GC_THRESHOLD = 50_000  # allocations; at the default of 700 collecting takes a part of every packet's time
 
@@ -64,6 +65,8 @@ class Tunnel:
     device: Device
     ipv4: IPv4Interface
     ipv6: IPv6Interface
+    local: LocalAddresses | None
+    """Where packets may come from; None: from anywhere."""
 
 
 def run(path: str | None = None) -> int:
@@ -125,7 +128,8 @@ def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
         if reason := network.configure(device.name, ipv4, ipv6):
             log.warning("%s has IPv4 only: %s", device.name, reason)
         log.info("%s is up: we are %s", device.name, ipv4.ip)
-        yield Tunnel(device, ipv4, ipv6)
+        with contextlib.nullcontext() if config.network.forwarded else LocalAddresses() as local:
+            yield Tunnel(device, ipv4, ipv6, local)
     except network.NetworkError as error:
         raise ControlError("privilege", str(error)) from None
 
@@ -147,6 +151,7 @@ async def _serve(
         random,
         device.mtu,
         udp_segmentation=Offload.USO4 in device.offload,
+        local=tunnel.local,
     )
     switch = Switch(stack, poller, peers)
     portfolio = Portfolio(state.content, Policy(config.rules, config.exposed), saver.save)

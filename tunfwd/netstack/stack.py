@@ -10,7 +10,7 @@ what becomes of a packet is for the owner to decide. No I/O, no clock: the owner
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import assert_never
@@ -50,13 +50,16 @@ class Stack:
         mtu: int = 1500,
         *,
         udp_segmentation: bool = True,
+        local: Container[bytes] | None = None,
     ) -> None:
         """`own` are this machine's addresses on the device, with the virtual networks they belong to.
 
         `host_state` is asked, with a packed address, for each SYN, datagram and echo request. `mtu` in bytes.
-        `udp_segmentation` is whether the kernel takes super-segments of UDP (Linux 6.2).
+        `udp_segmentation` is whether the kernel takes super-segments of UDP (Linux 6.2). `local`
+        is asked, with a packed address that is not `own`, whether it is this machine's; what comes from
+        others, forwarded by the kernel, is dropped. None: nobody is asked.
         """
-        self._network = VirtualNetwork(own)
+        self._network = VirtualNetwork(own, local)
         self._host_state = host_state
         self._mtu = mtu
         self._table = ConnectionTable(self, random, mtu)
@@ -130,6 +133,8 @@ class Stack:
                 self._statistics.noise += 1
             case Verdict.BAD_SOURCE:
                 self._statistics.bad_source += 1
+            case Verdict.FOREIGN:
+                self._statistics.foreign_source += 1
             case _:
                 assert_never(verdict)
         return False

@@ -12,6 +12,8 @@ class Statistics:
     bad_checksum: int = 0
     bad_source: int = 0
     """From an address that cannot be a host's, or from one of the network that we stand for."""
+    foreign_source: int = 0
+    """From another machine, for which ours forwards, and is not to."""
     noise: int = 0
     """Multicast and broadcast, which nobody here answers."""
     unknown_protocol: int = 0

@@ -1,6 +1,7 @@
 """Which addresses the stack stands for, and between which of them it takes packets."""
 
 import enum
+from collections.abc import Container
 from ipaddress import IPv4Interface, IPv6Interface
 
 from tunfwd.wire import ip
@@ -14,14 +15,18 @@ class Verdict(enum.Enum):
     """Multicast or broadcast."""
     BAD_SOURCE = enum.auto()
     """Whoever sent this would not get an answer, or we would: through a kernel that forwards."""
+    FOREIGN = enum.auto()
+    """From another machine, for which the kernel forwards."""
 
 
 class VirtualNetwork:
     """The networks behind the device, one of each family, in which only our own address is not virtual."""
 
-    __slots__ = ("_broadcast", "_networks", "_own")
+    __slots__ = ("_broadcast", "_local", "_networks", "_own")
 
-    def __init__(self, own: tuple[IPv4Interface, IPv6Interface]) -> None:
+    def __init__(self, own: tuple[IPv4Interface, IPv6Interface], local: Container[bytes] | None) -> None:
+        """`local` has all addresses of this machine, packed; None: packets may come from any."""
+        self._local = local
         self._own = {interface.ip.packed for interface in own}
         self._networks = {
             len(interface.ip.packed): (
@@ -40,6 +45,8 @@ class VirtualNetwork:
         if not ip.is_unicast(source) or destination in self._own:
             return Verdict.BAD_SOURCE
         network, mask = self._networks[len(source)]
-        if int.from_bytes(source, "big") & mask == network and source not in self._own:
+        if source in self._own:
+            return Verdict.FINE
+        if int.from_bytes(source, "big") & mask == network:
             return Verdict.BAD_SOURCE
-        return Verdict.FINE
+        return Verdict.FINE if self._local is None or source in self._local else Verdict.FOREIGN
