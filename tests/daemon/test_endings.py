@@ -95,10 +95,12 @@ Connect = Callable[[], Awaitable[tuple[Program, Served]]]
 
 @contextmanager
 def collector_off() -> Iterator[None]:
+    """Meanwhile nothing may come to be that only the collector would find, in the whole process."""
     gc.collect()
     gc.disable()
     try:
         yield
+        assert gc.collect() == 0
     finally:
         gc.enable()
 

@@ -68,14 +68,26 @@ class Pair:
 class _Resets:
     """Carries ResetStream frames."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams | None) -> None:
         self._streams = streams
 
     def acked(self, id_: int, _stop: int, _fin: bool, /) -> None:
-        self._streams.reset_acked(id_)
+        if self._streams is not None:
+            self._streams.reset_acked(id_)
 
     def lost(self, id_: int, _stop: int, _fin: bool, /) -> None:
-        self._streams.resets_due[id_] = None
+        if self._streams is not None:
+            self._streams.resets_due[id_] = None
+
+
+class _Nobody:
+    """Stands where streams tell of their progress, when the link is over."""
+
+    def sendable(self, stream: SendStream) -> None:
+        pass
+
+    def progressed(self, stream: SendStream, freed: int) -> None:
+        pass
 
 
 class _Due:
@@ -127,7 +139,10 @@ class Streams:
         return len(self._pairs)
 
     def clear(self) -> None:
-        """Drop all streams, and the memory of those that were: the link is over, and nobody is told."""
+        """Drop all streams, the memory of those that were, and what refers back to here: the link is over."""
+        nobody = SendStream(CONTROL, CONTROL_WINDOW, _Nobody())
+        self.control = Pair(ReceiveStream(CONTROL, CONTROL_WINDOW), nobody)
+        self.resets = _Resets(None)
         self._pairs.clear()
         self._forgotten.clear()
         self.fresh.clear()

@@ -71,9 +71,13 @@ class ConnectFailed(Exception):
         self.failure = failure
 
 
-def classify(*errors: BaseException) -> ConnectFailure:
-    """Return what errors of the socket calls, or of trio.open_tcp_stream, say about the service."""
-    failures = {_failure(leaf) for error in errors for leaf in _leaves(error)}
+def classify(error: BaseException) -> ConnectFailure:
+    """Return what an error of the socket calls, or of trio.open_tcp_stream, says about the service."""
+    return most_telling([_failure(leaf) for leaf in _leaves(error)])
+
+
+def most_telling(failures: list[ConnectFailure]) -> ConnectFailure:
+    """Return that of several failures which says most about the service."""
     return next(failure for failure in TELLING if failure in failures)
 
 
@@ -99,20 +103,27 @@ async def connect_stream(target: Target) -> socket.socket:
 
     Raises ConnectFailed.
     """
-    failed: list[BaseException] = []
+    failures: list[
+        ConnectFailure
+    ] = []  # not the errors: their tracebacks refer to this frame, which has them
+    details: list[str] = []
     for host in target.hosts:
         try:
             stream = await trio.open_tcp_stream(host, target.port)
         except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
-            failed.append(error)
+            failures.append(classify(error))
+            details.append(str(error))
+            for leaf in _leaves(error):
+                leaf.__traceback__ = None  # refers to trio's frames, which refer to the error
             continue
         connected = socket.socket(fileno=stream.socket.detach())
         if not met_itself(connected):
             connected.setblocking(False)
             return connected
         connected.close()
-        failed.append(ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)))
-    raise ConnectFailed(classify(*failed), f"{target}: {failed[0]}")
+        failures.append(ConnectFailure.REFUSED)
+        details.append(os.strerror(errno.ECONNREFUSED))
+    raise ConnectFailed(most_telling(failures), f"{target}: {details[0]}")
 
 
 def met_itself(connected: socket.socket) -> bool:
