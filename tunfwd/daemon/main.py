@@ -89,7 +89,6 @@ def _run(config: Config, writer: Log) -> None:
                 listening(config.socket, config.group) as listener,
                 _tunnel(config, device) as tunnel,
             ):
-                raise_descriptor_limit()
                 memory.never_lock()
                 gc.freeze()
                 gc.set_threshold(GC_THRESHOLD)
@@ -143,7 +142,7 @@ async def _serve(
     writer: Log,
 ) -> None:
     """Wire the parts together, give up the last privileges, and run."""
-    device, random, poller, peers = tunnel.device, SystemRandom(), Poller(), Peers()
+    device, random, poller, peers = tunnel.device, SystemRandom(), Poller(raise_descriptor_limit()), Peers()
     saver = Saver(state)
     stack = Stack(
         (tunnel.ipv4, tunnel.ipv6),

@@ -121,7 +121,9 @@ class TcpService(Splice):
         self._switch.streams[connection] = self
 
     def _connect_as_host(self) -> None:
-        self._connecting = ServiceStream(self._switch.poller, self._reach.target, self, self._timeout)
+        self._connecting = ServiceStream(
+            self._switch.poller, self._reach.target, self, self._timeout, self._peer
+        )
 
     def connected(self, stream: Stream) -> None:
         """The service is up: tell the contact."""
@@ -175,7 +177,7 @@ class DatagramRelay:
         switch.touch(peer)
 
     def _open_as_host(self) -> None:
-        self._host = ServiceFlow(self._switch.poller, self._reach.target, self)
+        self._host = ServiceFlow(self._switch.poller, self._reach.target, self, self._peer)
 
     # From the contact.
 

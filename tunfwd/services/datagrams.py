@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
+from collections.abc import Hashable
 
 import trio
 
@@ -46,8 +47,10 @@ class ServiceFlow:
         "_answered",
         "_failure",
         "_handler",
+        "_has_place",
         "_kept",
         "_next",
+        "_owner",
         "_poller",
         "_resolving",
         "_socket",
@@ -55,11 +58,16 @@ class ServiceFlow:
         "target",
     )
 
-    def __init__(self, poller: Poller, target: Target, handler: DatagramHandler) -> None:
+    def __init__(
+        self, poller: Poller, target: Target, handler: DatagramHandler, owner: Hashable = None
+    ) -> None:
+        """`owner` is whose share of sockets it is of: where that is used up, the service is not there."""
         self.target = target
         self.dropped = 0
         """Datagrams to the service that were lost on this machine."""
         self._poller = poller
+        self._owner = owner
+        self._has_place = poller.sockets.take(owner)
         self._handler: DatagramHandler | None = handler  # None once it is closed
         self._addresses: list[SocketAddress] = []
         self._next = 0  # of them, the one to try
@@ -108,6 +116,8 @@ class ServiceFlow:
     def _open(self) -> bool:
         """Connect to the next address that there is a route to. After the last the first will be next."""
         self._close_socket()
+        if not self._has_place:
+            return False
         while self._next < len(self._addresses):
             family, address = self._addresses[self._next]
             self._next += 1
@@ -206,6 +216,9 @@ class ServiceFlow:
         self._kept.clear()
         self._close_socket()
         self._handler = None
+        if self._has_place:
+            self._has_place = False
+            self._poller.sockets.give_back(self._owner)
 
     def fail(self) -> None:
         """See Watcher."""

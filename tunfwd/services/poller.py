@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import resource
 import select
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Protocol
 
 import trio
 
 from tunfwd.faults import note, survives
+from tunfwd.netstack.shares import Shares
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 BROKEN = select.EPOLLERR | select.EPOLLHUP  # always reported, asked for or not
+
+RESERVED = 256  # descriptors for all but services: toxcore, the device, the control socket, name resolution
+LEAST = 16  # sockets that each contact may have, however many others have
 
 READY_LIMIT = 256  # sockets served before other tasks get their turn
 
@@ -39,7 +43,11 @@ class Watcher(Protocol):
 class Poller:
     """An epoll set served by one task."""
 
-    def __init__(self) -> None:
+    def __init__(self, descriptors: int = 1 << 20) -> None:
+        """`descriptors` is how many this process may have open."""
+        spare = max(descriptors - RESERVED, 0)
+        self.sockets: Shares[Hashable] = Shares(spare // 2, spare // 2, LEAST)
+        """To be taken by whoever opens a socket, for the contact that it is for."""
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._nursery: trio.Nursery | None = None

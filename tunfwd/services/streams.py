@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Hashable
 from enum import Enum, auto
 
 import trio
@@ -70,8 +71,10 @@ class ServiceStream:
     __slots__ = (
         "_connecting",
         "_handler",
+        "_has_place",
         "_interest",
         "_lost",
+        "_owner",
         "_poller",
         "_receiving",
         "_send_buffer",
@@ -83,11 +86,20 @@ class ServiceStream:
     )
 
     def __init__(
-        self, poller: Poller, target: Target, handler: StreamHandler, timeout: float = CONNECT_TIMEOUT
+        self,
+        poller: Poller,
+        target: Target,
+        handler: StreamHandler,
+        timeout: float = CONNECT_TIMEOUT,
+        owner: Hashable = None,
     ) -> None:
-        """Start to connect. `timeout` in seconds covers resolving the name, too."""
+        """Start to connect. `timeout` in seconds covers resolving the name, too; `owner` is whose share of
+        sockets it is of: where that is used up, the connection fails.
+        """
         self.target = target
         self._poller = poller
+        self._owner = owner
+        self._has_place = poller.sockets.take(owner)
         self._handler = handler
         self._state = State.CONNECTING
         self._receiving = Receiving.WAITING
@@ -101,10 +113,11 @@ class ServiceStream:
         poller.start(self._connect, self)
 
     async def _connect(self) -> None:
-        failure = ConnectFailure.TIMED_OUT
+        failure = ConnectFailure.TIMED_OUT if self._has_place else ConnectFailure.FAILED
         with self._connecting:
             try:
-                self._open(await connect_stream(self.target))
+                if self._has_place:
+                    self._open(await connect_stream(self.target))
             except ConnectFailed as failed:
                 failure = failed.failure
         if self._state is State.CONNECTING:
@@ -277,6 +290,8 @@ class ServiceStream:
         if self._state is State.OVER:
             return
         del self._handler
+        if self._has_place:
+            self._poller.sockets.give_back(self._owner)
         if self._state is State.OPEN:
             self._poller.watch(self._socket.fileno(), None, self)
             self._socket.close()
