@@ -362,3 +362,37 @@ def test_every_failure_has_its_exit_code(daemon: Any, tunfwd: Run, code: Any) ->
     result = tunfwd("status")
     assert (result.code, result.out) == (EXIT_CODES[code], "")
     assert result.err == "tunfwd: something is [31mwrong\n"
+
+
+def test_a_change_that_could_not_be_saved_is_shown_and_fails(daemon: Any, tunfwd: Run) -> None:
+    entry = {
+        "id": "8de8cbf4",
+        "contact": "bob",
+        "direction": "server",
+        "protocol": "tcp",
+        "port": 8080,
+        "name": "web",
+        "origin": "local",
+        "state": "offered",
+        "target": None,
+    }
+    daemon.answers["offer.add"] = {"offers": [entry], "warning": "in effect, but not saved: No space left"}
+    result = tunfwd("offer", "8080/tcp", "--to", "bob")
+    assert result.code == 1
+    assert result.out == "offered 8080/tcp as web (8de8cbf4) to bob\n"
+    assert result.err == "tunfwd: in effect, but not saved: No space left\n"
+    result = tunfwd("offer", "8080/tcp", "--to", "bob", "--json")
+    assert result.code == 1
+    assert json.loads(result.out)["warning"] == "in effect, but not saved: No space left"
+
+
+def test_status_tells_what_is_wrong_with_the_daemon(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["status"] = {
+        "network": "online",
+        "contacts": [],
+        "drops": {},
+        "warnings": ["changes are not saved"],
+    }
+    result = tunfwd("status")
+    assert result.code == 0
+    assert "Warning: changes are not saved" in result.err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -185,7 +187,12 @@ async def test_an_offer_of_one_who_took_a_rules_name_says_so(caplog: pytest.LogC
     assert 'the rule for "alice" does not mean alice, which calls itself so' in caplog.text
 
 
+async def saved() -> None:
+    """All of it, each time."""
+
+
 def commands_of(daemon: Daemon) -> Commands:
+    storage: Any = SimpleNamespace(save=saved)
     rooms = RoomCommands(daemon.client, daemon.contacts, daemon.peers, daemon.rooms)
     return Commands(
         daemon.client,
@@ -198,6 +205,7 @@ def commands_of(daemon: Daemon) -> Commands:
         None,  # type: ignore[arg-type]
         daemon.rooms,
         rooms,
+        storage,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,12 +108,41 @@ def test_address_is_checked(alone: Person) -> None:
             parse_address(wrong)
 
 
-def test_change_that_cannot_be_saved_is_reported(alone: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_that_cannot_be_saved_is_noted_and_tried_again(
+    alone: Person, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = alone.settings.savedata.parent
-    monkeypatch.setattr(alone._identity, "path", folder / "alone.tox" / "below a file")
-    with pytest.raises(IdentityError, match="cannot be saved"):
-        alone.friends.add_key(Person(folder, "other", udp=False).public_key)
-    assert alone._dirty.is_set()  # and tried again
+    other = Person(folder, "other", udp=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(alone._identity, "path", folder / "alone.tox" / "below a file")
+        alone.friends.on_request(other.public_key, b"hello")
+        friend = alone.friends.accept(other.public_key)
+        assert friend in list(alone.friends)  # in effect all the same
+        assert alone.unsaved is not None
+        assert "cannot be saved" in alone.unsaved
+        assert alone._dirty.is_set()
+        assert not alone.save()
+    assert len(caplog.records) == 1
+    assert alone.save()
+    assert alone.unsaved is None
+    alone.restart()
+    assert alone.friends.get(other.public_key) is not None
+
+
+def test_a_full_disk_keeps_a_known_identity_from_nothing_and_a_new_one_from_beginning(
+    alone: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    key = alone.public_key
+    monkeypatch.setattr(os, "fsync", full)
+    alone.restart()
+    assert alone.public_key == key
+    assert alone.unsaved is not None
+    with pytest.raises(IdentityError, match="cannot be saved: No space left on device"):
+        Person(tmp_path, "new", udp=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["alone.tox"]
 
 
 def test_encrypted_client(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
+from tunfwd.control.errors import ControlError
 from tunfwd.wire.text import clean
 
 SCHEMA: Final = 1
@@ -19,12 +20,17 @@ T = TypeVar("T")
 
 
 def show(result: T, as_json: bool, people: Callable[[T], None]) -> None:
-    """Prints a result: as one JSON object, or in the way `people` has."""
+    """Prints a result: as one JSON object, or in the way `people` has.
+
+    A change that could not be saved is a failure all the same, once it is shown.
+    """
+    assert isinstance(result, dict)
     if as_json:
-        assert isinstance(result, dict)
         show_json(result)
     else:
         people(result)
+    if warning := result.get("warning"):
+        raise ControlError("failed", str(warning))
 
 
 def show_json(content: Mapping[str, object]) -> None:

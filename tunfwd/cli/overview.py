@@ -101,6 +101,8 @@ def _identity(result: api.IdentityResult) -> None:
 def _status(result: api.StatusResult) -> None:
     if result["network"] == "offline":
         note("Not connected to the Tox network (yet). If it stays so: tunfwd doctor")
+    for warning in result.get("warnings", []):
+        note(f"Warning: {warning}")
     for group in result.get("groups", []):
         if group["state"] == "lost":
             note(f"{group['kind']} {group['name']} is lost: {group['reason'] or 'no reason was given'}")

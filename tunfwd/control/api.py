@@ -197,6 +197,12 @@ class ConferenceCreate:
 # Results
 
 
+class Change(TypedDict):
+    """What every command that changes something may add."""
+
+    warning: NotRequired[str]  # the change is in effect, but could not be saved: why
+
+
 class IdentityResult(TypedDict):
     """Who we are."""
 
@@ -252,6 +258,7 @@ class StatusResult(TypedDict):
     contacts: list[ContactEntry]
     drops: dict[str, int]  # packets dropped since the start, by cause
     groups: NotRequired[list[GroupEntry]]
+    warnings: NotRequired[list[str]]  # what is wrong with the daemon, a sentence each
 
 
 class FriendEntry(TypedDict):
@@ -271,7 +278,7 @@ class FriendsResult(TypedDict):
     friends: list[FriendEntry]
 
 
-class FriendResult(TypedDict):
+class FriendResult(Change):
     """friend.add, friend.accept, friend.reject, friend.remove: the one concerned."""
 
     friend: FriendEntry
@@ -291,7 +298,7 @@ class OfferEntry(TypedDict):
     target: str | None
 
 
-class OffersResult(TypedDict):
+class OffersResult(Change):
     """offer.add, offer.list, offer.request, offer.deny: the offers concerned."""
 
     offers: list[OfferEntry]
@@ -317,7 +324,7 @@ class MappingEntry(TypedDict):
     direction: Direction
 
 
-class MappingResult(TypedDict):
+class MappingResult(Change):
     """offer.accept."""
 
     mapping: MappingEntry
@@ -337,7 +344,7 @@ class Killed(TypedDict):
     name: str
 
 
-class KilledResult(TypedDict):
+class KilledResult(Change):
     """kill."""
 
     killed: list[Killed]
@@ -381,7 +388,7 @@ class GroupsResult(TypedDict):
     groups: list[GroupEntry]
 
 
-class GroupResult(TypedDict):
+class GroupResult(Change):
     """The one group or conference concerned."""
 
     group: GroupEntry
@@ -419,6 +426,7 @@ class Method(Generic[P, R]):
     name: str
     params: type[P]
     result: type[R]
+    changes: bool = False  # what is to outlive the daemon
 
 
 IDENTITY = Method("id", Nothing, IdentityResult)
@@ -427,33 +435,33 @@ VERSION = Method("version", Nothing, VersionResult)
 DOCTOR = Method("doctor", Nothing, DoctorResult)
 PING = Method("ping", Ping, PingResult)
 
-FRIEND_ADD = Method("friend.add", FriendAdd, FriendResult)
-FRIEND_ACCEPT = Method("friend.accept", FriendAccept, FriendResult)
+FRIEND_ADD = Method("friend.add", FriendAdd, FriendResult, changes=True)
+FRIEND_ACCEPT = Method("friend.accept", FriendAccept, FriendResult, changes=True)
 FRIEND_REJECT = Method("friend.reject", FriendReject, FriendResult)
-FRIEND_RENAME = Method("friend.rename", FriendRename, FriendResult)
-FRIEND_REMOVE = Method("friend.remove", FriendRemove, FriendResult)
+FRIEND_RENAME = Method("friend.rename", FriendRename, FriendResult, changes=True)
+FRIEND_REMOVE = Method("friend.remove", FriendRemove, FriendResult, changes=True)
 FRIEND_LIST = Method("friend.list", Nothing, FriendsResult)
 
-OFFER_ADD = Method("offer.add", OfferAdd, OffersResult)
+OFFER_ADD = Method("offer.add", OfferAdd, OffersResult, changes=True)
 OFFER_LIST = Method("offer.list", Nothing, OffersResult)
-OFFER_ACCEPT = Method("offer.accept", OfferAccept, MappingResult)
+OFFER_ACCEPT = Method("offer.accept", OfferAccept, MappingResult, changes=True)
 OFFER_DENY = Method("offer.deny", OfferDeny, OffersResult)
-REQUEST = Method("request", Ask, OffersResult)
+REQUEST = Method("request", Ask, OffersResult, changes=True)
 PORTS = Method("ports", Nothing, MappingsResult)
-KILL = Method("kill", Kill, KilledResult)
+KILL = Method("kill", Kill, KilledResult, changes=True)
 
-GROUP_CREATE = Method("group.create", GroupCreate, GroupResult)
-GROUP_JOIN = Method("group.join", GroupJoin, GroupResult)
-GROUP_RENAME = Method("group.rename", GroupRename, GroupResult)
+GROUP_CREATE = Method("group.create", GroupCreate, GroupResult, changes=True)
+GROUP_JOIN = Method("group.join", GroupJoin, GroupResult, changes=True)
+GROUP_RENAME = Method("group.rename", GroupRename, GroupResult, changes=True)
 GROUP_INVITE = Method("group.invite", Invite, GroupResult)
 GROUP_LIST = Method("group.list", Nothing, GroupsResult)
 GROUP_PEERS = Method("group.peers", Group, MembersResult)
-GROUP_KICK = Method("group.kick", Kick, GroupResult)
-GROUP_LEAVE = Method("group.leave", Group, GroupResult)
+GROUP_KICK = Method("group.kick", Kick, GroupResult, changes=True)
+GROUP_LEAVE = Method("group.leave", Group, GroupResult, changes=True)
 
-CONFERENCE_CREATE = Method("conference.create", ConferenceCreate, GroupResult)
-CONFERENCE_JOIN = Method("conference.join", Group, GroupResult)
+CONFERENCE_CREATE = Method("conference.create", ConferenceCreate, GroupResult, changes=True)
+CONFERENCE_JOIN = Method("conference.join", Group, GroupResult, changes=True)
 CONFERENCE_INVITE = Method("conference.invite", Invite, GroupResult)
 CONFERENCE_LIST = Method("conference.list", Nothing, GroupsResult)
 CONFERENCE_PEERS = Method("conference.peers", Group, MembersResult)
-CONFERENCE_LEAVE = Method("conference.leave", Group, GroupResult)
+CONFERENCE_LEAVE = Method("conference.leave", Group, GroupResult, changes=True)

@@ -11,23 +11,34 @@ P = TypeVar("P")
 R = TypeVar("R", bound=Mapping[str, object])
 
 
+async def _saved() -> str | None:
+    return None
+
+
 class Dispatcher:
     """The methods on offer. Call it with a method's name and raw parameters."""
 
-    def __init__(self) -> None:
-        self._handlers: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Mapping[str, object]]]]] = {}
+    def __init__(self, save: Callable[[], Awaitable[str | None]] = _saved) -> None:
+        """`save` writes what a method has changed; returns the warning where that cannot be done."""
+        self._save = save
+        self._handlers: dict[
+            str, tuple[Method[Any, Any], Callable[[Any], Awaitable[Mapping[str, object]]]]
+        ] = {}
 
     def add(self, method: Method[P, R], handler: Callable[[P], Awaitable[R]]) -> None:
         """Has `handler` answer `method`: it gets decoded parameters and may raise ControlError."""
-        self._handlers[method.name] = (method.params, handler)
+        self._handlers[method.name] = (method, handler)
 
-    async def __call__(self, method: str, params: dict[str, object]) -> Mapping[str, object]:
+    async def __call__(self, name: str, params: dict[str, object]) -> Mapping[str, object]:
         """The method's result. ControlError: unknown method, bad parameters, and what the handler finds."""
-        if method not in self._handlers:
-            raise ControlError("usage", f"this daemon knows no method {method!r}: is it another version?")
-        kind, handler = self._handlers[method]
+        if name not in self._handlers:
+            raise ControlError("usage", f"this daemon knows no method {name!r}: is it another version?")
+        method, handler = self._handlers[name]
         try:
-            decoded = decode(cast(type[object], kind), params)
+            decoded = decode(cast(type[object], method.params), params)
         except Mismatch as wrong:
             raise ControlError("usage", str(wrong)) from None
-        return await handler(decoded)
+        result = await handler(decoded)
+        if method.changes and (warning := await self._save()):
+            return {**result, "warning": warning}
+        return result

@@ -19,6 +19,7 @@ from tunfwd.daemon.pings import Pings
 from tunfwd.daemon.portfolio import Portfolio, describe, read_service, service
 from tunfwd.daemon.room_commands import RoomCommands
 from tunfwd.daemon.rooms import Room, RoomOffer, Rooms
+from tunfwd.daemon.storage import Storage
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.states import MappingState, Role
@@ -58,6 +59,7 @@ class Commands:
         device: Device,
         rooms: Rooms,
         room_commands: RoomCommands,
+        storage: Storage,
     ) -> None:
         self._client = client
         self._contacts = contacts
@@ -69,7 +71,8 @@ class Commands:
         self._device = device
         self._rooms = rooms
         self._room_commands = room_commands
-        self.dispatcher = dispatcher = Dispatcher()
+        self._storage = storage
+        self.dispatcher = dispatcher = Dispatcher(storage.save)
         dispatcher.add(api.IDENTITY, self._identity)
         dispatcher.add(api.STATUS, self._status)
         dispatcher.add(api.VERSION, self._version)
@@ -117,6 +120,7 @@ class Commands:
             "contacts": [_contact_entry(peer) for peer in self._peers],
             "drops": self._drops(),
             "groups": self._room_commands.entries(),
+            "warnings": await self._storage.warnings(),
         }
 
     def _drops(self) -> dict[str, int]:
@@ -139,6 +143,7 @@ class Commands:
         checks: list[api.Check] = [
             _check("tox network", online, "connected" if online else "not connected; see [tox] bootstrap"),
             *(_check("libtoxcore", False, warning) for warning in report.warnings),
+            *await self._storage.checks(),
             _check("device", True, f"{self._device.name} has {self._book.network} and {self._book.network6}"),
             self._addresses(),
         ]

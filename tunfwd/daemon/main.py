@@ -35,6 +35,7 @@ from tunfwd.daemon.rooms import Rooms
 from tunfwd.daemon.saver import Saver
 from tunfwd.daemon.serving import Serving
 from tunfwd.daemon.state import State
+from tunfwd.daemon.storage import Storage
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.negotiation import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
@@ -185,7 +186,17 @@ async def _serve(
         contacts.attach(client, rooms)
         room_commands = RoomCommands(client, contacts, peers, rooms)
         commands = Commands(
-            client, contacts, peers, portfolio, pings, switch, book, device, rooms, room_commands
+            client,
+            contacts,
+            peers,
+            portfolio,
+            pings,
+            switch,
+            book,
+            device,
+            rooms,
+            room_commands,
+            Storage(state, saver, client),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(poller.run)

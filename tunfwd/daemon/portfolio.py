@@ -288,6 +288,7 @@ class Portfolio:
     def end(self, peer: Peer, mapping: Mapping) -> None:
         """Deny, withdraw or kill."""
         peer.session.end(mapping, trio.current_time())
+        self.changed(peer, mapping)  # now, so that it is saved with the command that did it
 
 
 def mistake(pattern: str, peer: Peer) -> str:

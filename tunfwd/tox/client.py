@@ -79,10 +79,14 @@ class Client:
         self.conferences = Conferences(self._tox, handler, self.save, self.public_key)
         if settings.name:
             self._tox.name = settings.name.encode()
-        self.save()
+        self.unsaved: str | None = None
+        """Why the identity on disk is not as it is here, while that lasts."""
+        if not self.save() and self._is_new:  # nobody may get to know us under keys that are lost at the end
+            raise IdentityError(self.unsaved)
 
     def _start(self, library: Library, savedata: bytes | None) -> Tox_Ptr:
         settings = self.settings
+        self._is_new = savedata is None
         with library.Tox_Options_Ptr() as options:
             options.ipv6_enabled = settings.ipv6
             options.udp_enabled = settings.udp and settings.proxy is None
@@ -178,7 +182,7 @@ class Client:
                     await self._sleep()
             finally:
                 nursery.cancel_scope.cancel()
-                self._save_or_log()
+                self.save()
 
     def wake(self) -> None:
         """Make the loop go round at once: something is due that no packet announces."""
@@ -259,13 +263,20 @@ class Client:
 
     # The identity on disk
 
-    def save(self) -> None:
-        """Write the identity now. Raises IdentityError; it is tried again later."""
+    def save(self) -> bool:
+        """Write the identity now; False where that failed. Then `unsaved` says why, and it is tried again."""
         try:
             self._identity.save(self._tox.savedata)
-        except IdentityError:
+        except IdentityError as error:
+            if str(error) != self.unsaved:
+                log.error("%s", error)  # noqa: TRY400 the message says it all
+            self.unsaved = str(error)
             self._dirty.set()
-            raise
+        else:
+            if self.unsaved is not None:
+                log.info("the identity is saved again")
+            self.unsaved = None
+        return self.unsaved is None
 
     def save_soon(self) -> None:
         """Write the identity in a while: toxcore changed it."""
@@ -276,13 +287,5 @@ class Client:
             await self._dirty.wait()
             await trio.sleep(SAVE_DELAY)
             self._dirty = trio.Event()
-            if not self._save_or_log():
+            if not self.save():
                 await trio.sleep(SAVE_RETRY)
-
-    def _save_or_log(self) -> bool:
-        try:
-            self.save()
-        except IdentityError as error:
-            log.error("%s", error)  # noqa: TRY400 the message says it all
-            return False
-        return True

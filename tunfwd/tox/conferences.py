@@ -67,7 +67,7 @@ class Conference:
 class Conferences:
     """The conferences we are in, and the invitations to others."""
 
-    def __init__(self, tox: Tox_Ptr, handler: Handler, save: Callable[[], None], own_key: bytes) -> None:
+    def __init__(self, tox: Tox_Ptr, handler: Handler, save: Callable[[], object], own_key: bytes) -> None:
         self._tox = tox
         self._handler = handler
         self._save = save

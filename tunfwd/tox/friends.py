@@ -63,7 +63,7 @@ def parse_address(text: str) -> bytes:
 class Friends:
     """The list of friends and the pending requests."""
 
-    def __init__(self, tox: Tox_Ptr, pacing: Pacing, handler: Handler, save: Callable[[], None]) -> None:
+    def __init__(self, tox: Tox_Ptr, pacing: Pacing, handler: Handler, save: Callable[[], object]) -> None:
         self._tox = tox
         self._pacing = pacing
         self._handler = handler

@@ -149,7 +149,7 @@ class Groups:
         tox: Tox_Ptr,
         pacing: Pacing,
         handler: Handler,
-        save: Callable[[], None],
+        save: Callable[[], object],
         save_soon: Callable[[], None],
         nickname: Callable[[], str],
     ) -> None:
