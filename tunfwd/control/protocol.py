@@ -77,7 +77,7 @@ def _line(content: Mapping[str, object]) -> bytes:
 
 def _object(line: bytes) -> dict[str, object]:
     try:
-        content = json.loads(line)
+        content = json.loads(line.decode())  # UTF-8, whatever the bytes look like
     except (ValueError, RecursionError):  # not JSON, not UTF-8, a number of 5000 digits; [[[[[[…
         content = None
     if not isinstance(content, dict):

@@ -314,7 +314,7 @@ def _read(path: Path) -> tuple[Content, bytes]:
 
 def _decode(data: bytes) -> Content:
     try:
-        document = json.loads(data)
+        document = json.loads(data.decode())  # UTF-8, whatever the bytes look like
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(document, dict):
