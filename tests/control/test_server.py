@@ -9,19 +9,22 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunfwd.control import api
 from tunfwd.control.client import Client
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.control.errors import ControlError
 from tunfwd.control.listener import listening
-from tunfwd.control.protocol import MAX_REQUEST
+from tunfwd.control.protocol import MAX_REQUEST, decode_request, encode_error
 from tunfwd.control.server import (
     BURST,
     IDLE_TIME,
@@ -178,7 +181,7 @@ async def test_garbage_is_answered_then_hung_up_on(path: Path) -> None:
             answer = await peer.answer()
             assert answer == {
                 "id": None,
-                "error": {"code": "usage", "message": "a line holds one JSON object"},
+                "error": {"code": "usage", "message": "a line holds one JSON object, each key of it once"},
             }
         assert await peer.answer() is None
 
@@ -216,22 +219,55 @@ async def test_requests_are_paced(path: Path, autojump_clock: trio.testing.MockC
         assert trio.current_time() - began == pytest.approx((count - BURST) / RATE, rel=0.1)
 
 
-async def test_too_many_connections(path: Path) -> None:
-    async with serving(path):
+async def test_a_new_client_is_served_however_many_are_idle(path: Path) -> None:
+    """Of those with nothing to say, or half a line, the one that has been idle for longest gives way."""
+    async with serving(path), AsyncExitStack() as stack:
+
+        async def connect() -> Peer:
+            peer = await Peer.connect(path)
+            await stack.enter_async_context(peer.stream)
+            return peer
+
+        peers = [await connect() for _ in range(MAX_CONNECTIONS)]
+        for number, peer in enumerate(peers[:-1]):
+            if number % 2:
+                assert await peer.call(b'{"id": 1, "method": "a"}\n') is not None
+            else:
+                await peer.stream.send_all(b'{"id": 1, "met')
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        for _ in range(3 * MAX_CONNECTIONS):
+            assert await (await connect()).call(b'{"id": 1, "method": "a"}\n') is not None
+        assert all([await peer.answer() is None for peer in peers])
+
+
+async def test_the_longest_idle_one_gives_way_and_no_other(path: Path) -> None:
+    async with serving(path), AsyncExitStack() as stack:
         peers = [await Peer.connect(path) for _ in range(MAX_CONNECTIONS)]
         for peer in peers:
+            await stack.enter_async_context(peer.stream)
+        for peer in (peers[1], peers[0], *peers[2:]):
             assert await peer.call(b'{"id": 1, "method": "a"}\n') is not None
         extra = await Peer.connect(path)
+        await stack.enter_async_context(extra.stream)
+        assert await extra.call(b'{"id": 1, "method": "a"}\n') is not None
+        assert await peers[1].answer() is None
+        for peer in (peers[0], *peers[2:]):
+            assert await peer.call(b'{"id": 1, "method": "a"}\n') is not None
+
+
+async def test_clients_that_are_waited_for_do_not_give_way(path: Path) -> None:
+    async with serving(path), AsyncExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            peer = await Peer.connect(path)
+            await stack.enter_async_context(peer.stream)
+            await peer.stream.send_all(b'{"id": 1, "method": "sleep"}\n')
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        extra = await Peer.connect(path)
+        await stack.enter_async_context(extra.stream)
         answer = await extra.answer()
         assert answer is not None
         assert "64 clients already" in str(answer["error"])
         assert await extra.answer() is None
-        await peers.pop().stream.aclose()
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        again = await Peer.connect(path)
-        assert await again.call(b'{"id": 1, "method": "a"}\n') is not None
-        for peer in [*peers, again, extra]:
-            await peer.stream.aclose()
 
 
 @pytest.mark.parametrize(
@@ -445,3 +481,90 @@ async def test_dispatch(path: Path) -> None:
             assert isinstance(error, dict)
             assert error["code"] == "usage"
             assert message in error["message"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400), 2**63, 2**64, 65536, -1, 0])
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(
+        ["", "\0", "\ud800", "x" * 60_000, "group:", "group:/", "conference:", "..", "*", "0" * 76]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+METHODS = [value for value in vars(api).values() if isinstance(value, api.Method)]
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
+    """A method, and for its parameters whatever JSON has; now and then one that is right."""
+    method = draw(st.sampled_from(METHODS))
+    keys = [field.name for field in fields(method.params)]
+    right = st.sampled_from(["alice", "tcp", 80, ["alice"], "127.0.0.1:80", 2.5, "F" * 64])
+    params = draw(st.fixed_dictionaries({}, optional={key: right | JSON for key in [*keys, "unheard"]}))
+    return method.name, params
+
+
+@settings(max_examples=300, deadline=None)
+@given(calls())
+def test_whatever_the_parameters_are_they_are_taken_or_refused_as_a_mistake_of_usage(
+    call: tuple[str, dict[str, object]],
+) -> None:
+    taken: list[object] = []
+
+    async def handler(params: object) -> Mapping[str, object]:
+        taken.append(params)
+        return {}
+
+    async def run() -> None:
+        dispatcher = Dispatcher()
+        for method in METHODS:
+            dispatcher.add(method, handler)
+        line = json.dumps({"id": 1, "method": call[0], "params": call[1]}).encode()
+        refusals: list[ControlError] = []
+        try:
+            request = decode_request(line)
+            await dispatcher(request.method, request.params)
+        except ControlError as refused:
+            refusals.append(refused)
+        assert len(refusals) + len(taken) == 1
+        for refusal in refusals:
+            assert refusal.code == "usage"
+            assert len(encode_error(1, refusal)) < 16 * MAX_REQUEST
+
+    trio.run(run)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (f'{{"name": "a", "timeout": {"9" * 400}}}', "timeout is too large a number"),
+        (f'{{"name": "a", "timeout": -{"9" * 400}}}', "timeout is too large a number"),
+        ('{"name": "a", "timeout": 1e400}', "timeout must be a finite number"),
+        ('{"name": "a", "timeout": NaN}', "one JSON object"),
+        ('{"name": "a", "timeout": Infinity}', "one JSON object"),
+        ('{"name": "a", "name": "b"}', "each key of it once"),
+        ('{"name": "\\ud800"}', "name is not valid Unicode text"),
+        (f'{{"name": {"[" * 400}1{"]" * 400}}}', "name must be a string, not a list"),
+        (f'{{"name": {"[" * 30_000}1{"]" * 30_000}}}', "one JSON object"),
+        ('{"name": "a", "timeout": "5"}', "timeout must be a number, not a string"),
+        ('{"name": "a", "timeout": true}', "timeout must be a number"),
+    ],
+)
+async def test_numbers_and_nesting_beyond_all_bounds(path: Path, params: str, message: str) -> None:
+    async def ping(params: api.Ping) -> api.PingResult:
+        raise AssertionError
+
+    dispatcher = Dispatcher()
+    dispatcher.add(api.PING, ping)
+    async with serving(path, dispatcher), (await Peer.connect(path)).stream as stream:
+        answer = await Peer(stream).call(b'{"id": 1, "method": "ping", "params": %s}\n' % params.encode())
+        assert answer is not None
+        error = answer["error"]
+        assert isinstance(error, dict)
+        assert error["code"] == "usage"
+        assert message in error["message"]

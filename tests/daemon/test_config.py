@@ -1,8 +1,15 @@
+import codecs
+import json
 import os
+import re
+import socket
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunfwd.control.errors import ConfigurationError
 from tunfwd.control.notation import Target
@@ -288,3 +295,132 @@ def test_unreadable_files(tmp_path: Path) -> None:
     deep.write_text("x = " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ConfigurationError, match="nested too deeply"):
         _load(deep)
+
+
+# Files that are not what they should be.
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_a_byte_order_mark_and_line_ends_make_no_difference(tmp_path: Path, mark: bytes, ends: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(mark + EVERYTHING.replace("\n", ends).encode())
+    assert _load(file).tox.nickname == "Zoë"
+    file.write_bytes(mark + f"[tox]{ends}udp = 1{ends}".encode())
+    with pytest.raises(ConfigurationError, match=r"line 2: \[tox\] udp must be true or false"):
+        _load(file)
+    file.write_bytes(mark + f"[tox]{ends}udp = \xff".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match="line 2: not UTF-8 text"):
+        _load(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes("[tox]\nudp = true\n".encode(encoding))
+    with pytest.raises(
+        ConfigurationError, match="line 1: not UTF-8 text, but UTF-16 perhaps; save it as UTF-8"
+    ):
+        _load(file)
+
+
+def test_what_is_no_file_is_said_and_not_waited_for(tmp_path: Path) -> None:
+    pipe, directory, listener = tmp_path / "pipe", tmp_path / "directory", tmp_path / "socket"
+    os.mkfifo(pipe)
+    directory.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.fspath(listener))
+        for path, reason in (
+            (pipe, "Not a regular file"),
+            (directory, "Is a directory"),
+            (listener, "No such device"),
+            (Path("/dev/zero"), "Not a regular file"),
+            (directory / "x" / "y", "there is no such file"),
+            (tmp_path / ("x" * 300), "File name too long"),
+        ):
+            with pytest.raises(ConfigurationError, match=reason):
+                _load(path)
+    assert _load(Path("/dev/null")).tox.udp
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[forwarding]\nudp_idle = " + "9" * 400, r"line 2: \[forwarding\] udp_idle is too large a number"),
+        ("[forwarding]\n\nudp_idle = -" + "9" * 400, "line 3: .* is too large a number"),
+        ("[forwarding]\nudp_idle = 1e400", "line 2: .* must be a finite number"),
+        ("[forwarding]\nudp_idle = nan", "line 2: .* must be a finite number"),
+        ("[forwarding]\noutage = -inf", "line 2: .* must be a finite number"),
+        ("[network]\nmtu = " + "9" * 400, r"line 2: \[network\] mtu is too large a number"),
+        ("[network]\nmtu = 0x" + "f" * 9000, r"line 2: \[network\] mtu is too large a number"),
+        ("[network]\n\n\nmtu = " + "9" * 5000, "line 4: too large a number"),
+        (
+            "[[rule]]\nports = 0x" + "f" * 9000 + "\naction = 'ask'\ncontact = 'x'",
+            r"line 2: \[\[rule\]\] ports .*so large a number is not a port",
+        ),
+        ("[tox]\nudp_port = 1" + "0" * 400, "line 2: .* is too large a number"),
+        ("[[rule]]\nports = " + "[" * 300 + "]" * 300, "nested too deeply|must be a port|'action'|lacks"),
+        ("[a]\nx = " + "[" * 5000, "line 2: nested too deeply"),
+        ("[a]\nx = " + "{a=" * 5000, "line 2: nested too deeply"),
+        ('[control]\nsocket = "~no-such-user/x"', "line 2: .*there is no such user"),
+        ('[control]\nsocket = "/run/\\u0000"', "line 2: .*is not a path"),
+        ('[control]\ngroup = "a\\u0000b"', "line 2: .*is not the name of a user or group"),
+        ('[daemon]\nuser = ""', "line 2: .*is not the name of a user or group"),
+        ('[network]\ninterface = "a\\u0000"', "line 2: .*is not an interface name"),
+        (f'[tox]\nbootstrap = ["a\\u0000b:1:{KEY}"]', "line 2: .*is not a host name or address"),
+        ('[tox]\nudp = false\nproxy = "http://a\\u0000:1"', "line 3: .*is not socks5"),
+        ('[[expose]]\nprotocol = "tcp"\nport = 1\ntarget = "a..b:1"', "line 4: .*is not a host name"),
+        (f'[[expose]]\nprotocol = "tcp"\nport = 1\ntarget = "{"a" * 64}:1"', "line 4: .*is not a host name"),
+    ],
+)
+def test_values_beyond_all_bounds(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        parse(text, "config.toml")
+
+
+VALUES = st.one_of(
+    st.integers().map(str),
+    st.floats(allow_nan=True).map(lambda number: repr(number).replace("e+", "e")),
+    st.sampled_from(
+        ["true", "1979-05-27", "07:32:00", "9" * 400, "-" + "9" * 400, "9" * 5000, "0x" + "f" * 5000]
+    ),
+    st.sampled_from(
+        ["[]", "{}", "[[[1]]]", "{a = {b = 1}}", "[" * 200, "''", '"~x/"', '"group:"', '"0"', '"*"']
+    ),
+    st.text(max_size=30).map(json.dumps),  # TOML's basic strings are JSON's, but for some
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_document_is_taken_or_refused_with_its_line(data: st.DataObject) -> None:
+    """One that is right, with some values replaced, lines doubled or left out, and characters put in."""
+    lines = EVERYTHING.splitlines()
+    for number in data.draw(st.lists(st.integers(0, len(lines) - 1), max_size=4)):
+        key, equals, _ = lines[number].partition(" = ")
+        if equals and data.draw(st.booleans()):
+            lines[number] = f"{key} = {data.draw(VALUES)}"
+        else:
+            lines[number] = data.draw(st.sampled_from(["", f"{lines[number]}\n{lines[number]}"]) | st.text())
+    text = "\n".join(lines)
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(text)))
+        text = text[:place] + data.draw(st.text(max_size=3)) + text[place:]
+    message = None
+    try:
+        parse(text, "config.toml")
+    except ConfigurationError as wrong:
+        message = wrong.message
+    if message is not None:
+        found = re.match(r"config\.toml, line (\d+): ", message)
+        assert found, message
+        assert 1 <= int(found[1]) <= text.count("\n") + 1
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "config.toml"
+    file.write_bytes(content)
+    with suppress(ConfigurationError):
+        _load(file)

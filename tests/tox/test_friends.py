@@ -13,7 +13,7 @@ from tests.tox.conftest import Person
 from tunfwd.tox.errors import FriendAddBadChecksum, FriendAddOwnKey
 from tunfwd.tox.friends import MAX_REQUESTS, REQUEST_LIFE, NoSuchRequest, parse_address
 from tunfwd.tox.identity import IdentityError
-from tunfwd.tox.settings import Settings
+from tunfwd.tox.settings import Node, Settings
 
 
 @pytest.fixture
@@ -143,6 +143,14 @@ def test_a_full_disk_keeps_a_known_identity_from_nothing_and_a_new_one_from_begi
     with pytest.raises(IdentityError, match="cannot be saved: No space left on device"):
         Person(tmp_path, "new", udp=False)
     assert [file.name for file in tmp_path.iterdir()] == ["alone.tox"]
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "a..b", "x" * 5000])
+async def test_a_node_with_a_name_that_no_resolver_takes_ends_nothing(
+    alone: Person, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    await alone._use_node(Node(host, 33445, bytes(32)), bootstrap=True)
+    assert f"node {host}" in caplog.text
 
 
 def test_encrypted_client(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ RoomState = Literal["online", "connecting", "invited", "lost"]
 Direction = Literal["server", "connection"]
 Origin = Literal["local", "remote"]
 Source = Literal["auto", "peer", "host"]
+MAX_PASSWORD = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
 
 
 # Parameters
@@ -138,13 +139,22 @@ class Ping:
     timeout: Annotated[float, Parse(float, _read_timeout)] = 5.0
 
 
+def _read_password(text: str) -> str:
+    if not 0 < len(text.encode()) <= MAX_PASSWORD:
+        raise ValueError(f"must be 1 to {MAX_PASSWORD} bytes long")
+    return text
+
+
+Password = Annotated[str, Parse(str, _read_password)]
+
+
 @dataclass(frozen=True, slots=True)
 class GroupCreate:
     """Founds a group. Only a public one can be joined by its chat id; a private one takes an invitation."""
 
     name: ContactName
     public: bool = False
-    password: str | None = field(default=None, repr=False)
+    password: Password | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +163,7 @@ class GroupJoin:
 
     group: Spoken
     name: ContactName | None = None  # what to call it here; None: as its founder does
-    password: str | None = field(default=None, repr=False)
+    password: Password | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

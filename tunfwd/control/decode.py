@@ -13,6 +13,7 @@ from functools import cache
 from typing import (
     Annotated,
     Any,
+    Final,
     Literal,
     NotRequired,
     TypeVar,
@@ -26,6 +27,8 @@ from typing import (
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]  # ("rule", 2, "ports") is the key `ports` of the third rule
+
+INTEGER_BITS: Final = 64  # what TOML and most JSON readers take; Python prints no number of 5000 digits
 
 
 class Mismatch(ValueError):
@@ -102,6 +105,8 @@ def _scalar(kind: Any, value: object, path: Path) -> object:
             return value
         case bool() if kind is not bool:  # a bool is an int to isinstance, never to a person
             pass
+        case int() if kind in (int, float) and value.bit_length() > INTEGER_BITS:
+            raise Mismatch(path, "is too large a number")
         case int() if kind is float:
             return float(value)
         case float() if kind is float and not math.isfinite(value):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from socket import AF_INET6, inet_pton
 from typing import Annotated, Final, Literal, cast
 
-from tunfwd.control.decode import Parse
+from tunfwd.control.decode import INTEGER_BITS, Parse
 
 Protocol = Literal["tcp", "udp"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
@@ -18,7 +18,8 @@ KEY_DIGITS = 64  # hex digits of a 32-byte public key
 ADDRESS_DIGITS = 76  # hex digits of a Tox address: key, 4 bytes of nospam, 2 of checksum
 
 _HEX = re.compile(r"[0-9a-fA-F]+")
-_HOST = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_])?\.?")
+_LABEL = r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?"  # RFC 1035 2.3.4: 63 octets
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ def read_port(text: str | int) -> int:
     # isascii: "²" and "٣" are digits to Python
     if isinstance(text, str) and not (text.isascii() and text.isdigit() and len(text) <= 5):
         raise ValueError(f"{text!r} is not a port: a port is a number from 1 to 65535")
+    if isinstance(text, int) and text.bit_length() > INTEGER_BITS:
+        raise ValueError("so large a number is not a port: a port is a number from 1 to 65535")
     if not 1 <= int(text) <= 65535:
         raise ValueError(f"{text} is not a port: a port is a number from 1 to 65535")
     return int(text)

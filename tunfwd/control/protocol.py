@@ -77,9 +77,21 @@ def _line(content: Mapping[str, object]) -> bytes:
 
 def _object(line: bytes) -> dict[str, object]:
     try:
-        content = json.loads(line.decode())  # UTF-8, whatever the bytes look like
+        # UTF-8, whatever the bytes look like
+        content = json.loads(line.decode(), object_pairs_hook=_each_once, parse_constant=_no_number)
     except (ValueError, RecursionError):  # not JSON, not UTF-8, a number of 5000 digits; [[[[[[…
         content = None
     if not isinstance(content, dict):
-        raise ControlError("usage", "a line holds one JSON object")
+        raise ControlError("usage", "a line holds one JSON object, each key of it once")
     return content
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands twice")
+    return content
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is not JSON")

@@ -1,9 +1,9 @@
 """Serves the control socket: lines in, the handler's answers out.
 
 Whoever may connect could end the daemon anyway, so this guards against accidents: programs gone wild,
-garbage, clients that stop halfway. Everything is bounded: the connections, a line's length and time, the work
-in flight (one request a connection) and the rate of requests over all connections. A failure of one request
-or client stays with it.
+garbage, clients that stop halfway. Everything is bounded: the connections (the longest idle one gives way to
+a new one), the length and time of a line, the work in flight (one request a connection) and the rate of
+requests over all connections. A failure of one request or client stays with it.
 """
 
 import contextlib
@@ -48,6 +48,7 @@ async def serve(
     """Serves until cancelled, on a listener made before privileges were given up."""
     accepting = trio.socket.from_stdlib_socket(listener.socket)
     pace = _Pace()
+    connections: dict[_Connection, None] = {}  # the one idle for longest first
     task_status.started()
     async with trio.open_nursery() as nursery:
         while True:
@@ -60,10 +61,10 @@ async def serve(
                 await trio.sleep(0.1)
                 continue
             stream = trio.SocketStream(peer)
-            if refusal := _refusal(peer, listener.access, len(nursery.child_tasks)):
+            if refusal := _refusal(peer, listener.access, connections):
                 await _turn_away(stream, refusal)
             else:
-                nursery.start_soon(_Connection(stream, handler, pace).run)
+                nursery.start_soon(_Connection(stream, handler, pace, connections).run)
 
 
 # errnos of accept(2) that concern one connection or this moment, not the listening socket
@@ -78,12 +79,32 @@ class _TooLong:
 class _Connection:
     """One client: a task that reads lines, and one that answers them in order."""
 
-    def __init__(self, stream: trio.SocketStream, handler: Handler, pace: "_Pace") -> None:
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        handler: Handler,
+        pace: "_Pace",
+        connections: "dict[_Connection, None]",
+    ) -> None:
+        """`connections` are all there are, this one among them from now on."""
         self._stream = stream
         self._handler = handler
         self._pace = pace
+        self._connections = connections
+        self._life = trio.CancelScope()
         self._answering = False
         self._bad_lines = 0
+        connections[self] = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked that is not answered."""
+        return not self._answering
+
+    def end(self) -> None:
+        """Hang up."""
+        self._connections.pop(self, None)
+        self._life.cancel()
 
     async def run(self) -> None:
         """Serve the client until one side has had enough; whatever fails in that is this client's loss."""
@@ -95,13 +116,17 @@ class _Connection:
     async def _serve(self) -> None:
         # A task apart reads, so that a client that hangs up takes its unfinished request with it.
         send, receive = trio.open_memory_channel[bytes | _TooLong](0)
-        async with self._stream, trio.open_nursery() as nursery:
-            nursery.start_soon(self._read, send, nursery.cancel_scope)
-            async with receive:
-                async for line in receive:
-                    if not await self._answer(line):
-                        break
-            nursery.cancel_scope.cancel()
+        try:
+            with self._life:
+                async with self._stream, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read, send, nursery.cancel_scope)
+                    async with receive:
+                        async for line in receive:
+                            if not await self._answer(line):
+                                break
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._connections.pop(self, None)
 
     async def _read(self, lines: trio.MemorySendChannel[bytes | _TooLong], client: trio.CancelScope) -> None:
         buffer = bytearray()
@@ -156,6 +181,9 @@ class _Connection:
             return go_on and not patience.cancelled_caught
         finally:
             self._answering = False
+            if self in self._connections:  # to the end of the line
+                del self._connections[self]
+                self._connections[self] = None
 
     async def _outcome(self, line: bytes | _TooLong) -> tuple[bool, bytes]:
         """Whether to go on after this line, and the answer to it."""
@@ -197,13 +225,18 @@ class _Pace:
         await trio.sleep_until(self._due)
 
 
-def _refusal(peer: trio.socket.SocketType, access: Access, connections: int) -> ControlError | None:
+def _refusal(
+    peer: trio.socket.SocketType, access: Access, connections: dict[_Connection, None]
+) -> ControlError | None:
     if not access.allows(peer):
         return ControlError(
             "denied", "you may not use this daemon: ask its owner to add you to [control] group"
         )
-    if connections >= MAX_CONNECTIONS:
-        return ControlError("failed", f"the daemon serves {MAX_CONNECTIONS} clients already; try again")
+    if len(connections) >= MAX_CONNECTIONS:
+        if idle := next((connection for connection in connections if connection.idle), None):
+            idle.end()
+        else:
+            return ControlError("failed", f"the daemon serves {MAX_CONNECTIONS} clients already; try again")
     return None
 
 

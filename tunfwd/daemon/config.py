@@ -4,6 +4,7 @@ Read once, at start. Nothing is guessed: an unknown key, a wrong type or a bad v
 that names file, line and reason. What a value means is said beside it; README has the tour.
 """
 
+import codecs
 import os
 import re
 import tomllib
@@ -21,6 +22,7 @@ from tunfwd.control.notation import Key
 from tunfwd.daemon.rules import Expose, RuleTable
 from tunfwd.daemon.toml_lines import line_of, locate
 from tunfwd.forwarding.policy import Rule
+from tunfwd.tox.files import read_whole
 from tunfwd.tox.settings import Node, Proxy, Settings
 
 T = TypeVar("T")
@@ -28,6 +30,8 @@ T = TypeVar("T")
 DEFAULT_RANGE: Final = IPv4Network("10.77.0.0/16")
 DEFAULT_RANGE6: Final = IPv6Network("fd74:756e:6677::/48")  # a unique local prefix (RFC 4193): "tunfw"
 MAX_FILE: Final = 1 << 20  # bytes
+_LONG_NUMBER: Final = re.compile(r"[0-9_]{4000}")
+_DEEP: Final = 50  # brackets within each other; no key takes as many
 MAX_NICKNAME: Final = 128  # bytes; TOX_MAX_NAME_LENGTH
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -39,7 +43,8 @@ def _read_proxy(text: str) -> Proxy:
         kind, host, port = url.scheme, url.hostname, url.port
     except ValueError:
         kind, host, port = "", None, None
-    if kind not in ("socks5", "http") or not host or not port or url.path or url.username is not None:
+    whole = host and port and not url.path and url.username is None and host.isprintable()
+    if kind not in ("socks5", "http") or not host or not port or not whole:
         raise ValueError(f"{text!r} is not socks5://HOST:PORT or http://HOST:PORT")
     return Proxy("socks5" if kind == "socks5" else "http", host, port)
 
@@ -51,7 +56,12 @@ def _read_port_or_0(port: int) -> int:
 
 
 def _read_file(text: str) -> Path:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r}: there is no such user") from None
+    if "\0" in text:
+        raise ValueError(f"{text!r} is not a path")
     if not path.is_absolute():
         raise ValueError(f"{text!r} is not an absolute path")
     return path
@@ -87,8 +97,14 @@ def _read_range6(text: str) -> IPv6Network:
 
 def _read_interface(text: str) -> str:
     # IFNAMSIZ is 16 with the terminating zero; the kernel refuses these characters (dev_valid_name)
-    if not re.fullmatch(r"[^\s/:%]{1,15}", text) or not text.isascii() or text in (".", ".."):
+    if not re.fullmatch(r"[!-$&-.0-9;-~]{1,15}", text) or text in (".", ".."):
         raise ValueError(f"{text!r} is not an interface name: 1 to 15 characters")
+    return text
+
+
+def _read_account(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError(f"{text!r} is not the name of a user or group")
     return text
 
 
@@ -100,6 +116,7 @@ def _read_mtu(mtu: int) -> int:
 
 Seconds = Annotated[float, Parse(float, _read_seconds)]
 File = Annotated[Path, Parse(str, _read_file)]
+Account = Annotated[str, Parse(str, _read_account)]
 NodeText = Annotated[Node, Parse(str, Node.parse)]
 PortOr0 = Annotated[int, Parse(int, _read_port_or_0)]
 
@@ -175,7 +192,7 @@ class Forwarding:
 class Daemon:
     """[daemon]: the process."""
 
-    user: str | None = None  # whom it becomes when root starts it; None: tunfwd
+    user: Account | None = None  # whom it becomes when root starts it; None: tunfwd
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +200,7 @@ class Control:
     """[control]: the socket of the commands."""
 
     socket: File | None = None
-    group: str | None = None  # whose members may use it too
+    group: Account | None = None  # whose members may use it too
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,19 +293,34 @@ def parse(text: str, name: str) -> Document:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as wrong:
         raise ConfigurationError(_syntax(text, name, str(wrong))) from None
+    except ValueError:  # Python reads no decimal number as long as that
+        found = _LONG_NUMBER.search(text)
+        line = text.count("\n", 0, found.start()) + 1 if found else 1
+        raise ConfigurationError(f"{name}, line {line}: too large a number") from None
     except RecursionError:
-        raise ConfigurationError(f"{name}: nested too deeply") from None
+        raise _too_deep(text, name) from None
     try:
         return decode(Document, content)
     except Mismatch as wrong:
         line = line_of(locate(text), wrong.path)
         raise ConfigurationError(f"{name}, line {line}: {_subject(wrong)}{wrong.reason}") from None
+    except RecursionError:  # a list of lists of ports
+        raise _too_deep(text, name) from None
+
+
+def _too_deep(text: str, name: str) -> ConfigurationError:
+    depth = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        for character in line:
+            depth += (character in "[{") - (character in "]}")
+            if depth > _DEEP:
+                return ConfigurationError(f"{name}, line {number}: nested too deeply")
+    return ConfigurationError(f"{name}, line 1: nested too deeply")
 
 
 def _text(file: Path, *, required: bool) -> str | None:
     try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_FILE + 1)
+        data = read_whole(file, MAX_FILE + 1)
     except FileNotFoundError:
         if required:
             raise ConfigurationError(f"{file}: there is no such file") from None
@@ -297,10 +329,13 @@ def _text(file: Path, *, required: bool) -> str | None:
         raise ConfigurationError(f"{file}: cannot be read: {failure.strerror}") from None
     if len(data) > MAX_FILE:
         raise ConfigurationError(f"{file}: longer than {MAX_FILE} bytes")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        line = data.count(b"\n", 0, data.find(b"\0")) + 1
+        raise ConfigurationError(f"{file}, line {line}: not UTF-8 text, but UTF-16 perhaps; save it as UTF-8")
     try:
-        return data.decode()
+        return data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as wrong:
-        line = data.count(b"\n", 0, wrong.start) + 1
+        line = data.removeprefix(codecs.BOM_UTF8).count(b"\n", 0, wrong.start) + 1
         raise ConfigurationError(f"{file}, line {line}: not UTF-8 text") from None
 
 

@@ -240,8 +240,8 @@ class Client:
     async def _use_node(self, node: Node, *, bootstrap: bool) -> None:
         try:  # toxcore would block on the name
             addresses = await trio.socket.getaddrinfo(node.host, node.port, type=trio.socket.SOCK_DGRAM)
-        except OSError as error:
-            log.warning("node %s: %s", node.host, error.strerror)
+        except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
+            log.warning("node %s: %s", node.host, getattr(error, "strerror", None) or error)
             return
         for host in {str(address[4][0]) for address in addresses}:
             try:

@@ -7,15 +7,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+_NULL_DEVICE: Final = os.makedev(1, 3)
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
 
 
-def read_whole(path: Path) -> bytes:
-    """Return a file's content. Raises OSError, also for what is no file: a pipe would keep us waiting."""
+def read_whole(path: Path, limit: int = -1) -> bytes:
+    """Return a file's content, at most `limit` bytes of it.
+
+    Raises OSError, also for what is no file: a pipe would keep us waiting. /dev/null is an empty one.
+    """
     with open(path, "rb", opener=_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) and status.st_rdev != _NULL_DEVICE:
             raise OSError(errno.EINVAL, "Not a regular file")
-        return file.read()
+        return file.read(limit)
 
 
 def write_whole(path: Path, data: bytes, *, keep: bool = False) -> None:

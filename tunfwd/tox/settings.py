@@ -25,10 +25,13 @@ class Node:
         match = _NODE.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r} is not HOST:PORT:KEY with a key of 64 hex digits")
+        host = match["v6"] or match["host"]
+        if not host.isprintable():
+            raise ValueError(f"{text!r}: {host!r} is not a host name or address")
         port = int(match["port"])
         if not 1 <= port <= 65535:
             raise ValueError(f"{port} in {text!r} is not a port")
-        return cls(match["v6"] or match["host"], port, bytes.fromhex(match["key"]))
+        return cls(host, port, bytes.fromhex(match["key"]))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
