@@ -389,6 +389,9 @@ def test_an_identity_that_is_missing_beside_its_contacts_is_an_error(tmp_path: P
             (tmp_path / name).write_bytes(b"")
             assert state.identity() == tmp_path / "identity.tox"
             (tmp_path / name).unlink()
+        (tmp_path / "identity.tox").symlink_to(tmp_path / "elsewhere" / "identity.tox")
+        with pytest.raises(ConfigurationError, match="is missing"):
+            state.identity()
 
 
 def test_a_full_disk_keeps_nobody_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

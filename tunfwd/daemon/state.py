@@ -196,7 +196,8 @@ class State:
         Beginning as somebody new would lose them all without a word.
         """
         path, known = self.directory / IDENTITY, len(self.content.contacts())
-        if known and not any(os.path.lexists(file) for file in (path, previous(path))):
+        real = Path(os.path.realpath(path))  # a link may lead to a disk that is not there
+        if known and not any(os.path.lexists(file) for file in (real, previous(real))):
             raise ConfigurationError(
                 f"{path} is missing, but {FILE} beside it knows of {known} contacts: restore it from a "
                 f"backup, or move {self.directory} away to begin as somebody new"
