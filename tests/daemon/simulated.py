@@ -173,13 +173,15 @@ class SimulatedFriends(list[Friend]):
     def __init__(self, tox: Any, pacing: Pacing) -> None:
         self._tox = tox
         self._pacing = pacing
+        self.nodes: dict[bytes, bytes] = {}
+        self.reunion: Any = SimpleNamespace(remember=self.nodes.__setitem__)
         self.requests: list[FriendRequest] = []
         self.broken = False
 
     def add_key(self, key: bytes) -> Friend:
         if self.broken:
             raise_code("TOX_ERR_FRIEND_ADD", 8)  # malloc
-        friend = Friend(self._tox, self._pacing, len(self), key, "")
+        friend = Friend(self._tox, self._pacing, self.reunion, len(self), key, "")
         self.append(friend)
         return friend
 
@@ -234,7 +236,9 @@ class Daemon:
         groups = Groups(self.tox, self.pacing, self.contacts, self._save, self._save, lambda: "us")
         conferences = Conferences(self.tox, self.contacts, self._save, key_of("us"))
         self.friends = SimulatedFriends(self.tox, self.pacing)
-        client: Any = SimpleNamespace(groups=groups, conferences=conferences, friends=self.friends)
+        client: Any = SimpleNamespace(
+            groups=groups, conferences=conferences, friends=self.friends, dht_key=b""
+        )
         self.client = client
         self.groups, self.conferences = groups, conferences
         self.rooms = Rooms(
@@ -286,7 +290,7 @@ class Daemon:
 
     def befriend(self, name: str, *, given: bool = True) -> Peer:
         """Make a friend whose nickname is `name`; `given`: a person calls it so, too."""
-        friend = Friend(self.tox, self.pacing, len(self.friends), key_of(name), name)
+        friend = Friend(self.tox, self.pacing, self.friends.reunion, len(self.friends), key_of(name), name)
         self.friends.append(friend)
         friend.connection = UDP
         peer = self.contacts.added(friend, name if given else None)

@@ -41,10 +41,11 @@ class Side:
         features: Feature = FEATURES,
         limits: Limits | None = None,
         outage: float = 60.0,
+        node_key: bytes = b"",
     ) -> None:
         self.random = Random(seed)
         self.carrier = carrier
-        self.settings = Settings(features, limits or Limits(), outage)
+        self.settings = Settings(features, limits or Limits(), outage, node_key=node_key)
         self.service: Callable[[Flow], Answer] = lambda flow: True
         self.auto_take = True
         self.auto_read = True

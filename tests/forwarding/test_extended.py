@@ -817,3 +817,33 @@ def test_a_connection_that_was_under_way_when_the_contact_came_back_is_given_up_
         pair.a.session.receive_lossless(packet, pair.now)
     pair.run(1)
     pair.no_leaks()
+
+
+def test_friends_tell_each_other_their_nodes_once_in_an_online_period() -> None:
+    pair = Pair(Side(1, node_key=b"a" * 32), Side(2, node_key=b"b" * 32))
+    pair.a.session.offer(TCP, 80, "web", pair.now)
+    for period in range(1, 4):
+        pair.connect()
+        pair.run(10)
+        assert pair.a.events.count(ev.NodeArrived(b"b" * 32)) == period
+        assert pair.b.events.count(ev.NodeArrived(b"a" * 32)) == period
+        pair.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (Side(1, node_key=b"a" * 32, carrier=GROUP), Side(2, node_key=b"b" * 32, carrier=GROUP)),
+        (Side(1, node_key=b"a" * 32), Side(2)),
+    ],
+    ids=["members", "one of them does not"],
+)
+def test_nodes_are_for_friends_that_both_tell(left: Side, right: Side) -> None:
+    pair = Pair(left, right)
+    pair.a.session.offer(TCP, 80, "web", pair.now)
+    pair.connect()
+    pair.run(10)
+    assert Feature.NODE not in pair.a.session.features | pair.b.session.features
+    assert not any(isinstance(event, ev.NodeArrived) for side in pair.sides for event in side.events)
+    pair.b.session.receive_lossless(right.carrier.lossless + b"\x13" + bytes(32), pair.now)
+    assert pair.b.session.counters["node_unexpected"] == 1

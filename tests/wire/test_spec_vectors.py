@@ -21,6 +21,7 @@ from tunfwd.wire.packets import (
     Hello,
     Kill,
     Malformed,
+    Node,
     Offer,
     Ping,
     Pong,
@@ -46,7 +47,7 @@ def table(heading: str) -> list[list[str]]:
 def value_of(text: str) -> Packet:
     """Read how SPEC.md writes a packet."""
     name, first, *rest = shlex.split(text)
-    number = int(first, 0) if first[0].isdigit() else 0
+    number = int(first, 0) if first[0].isdigit() and name != "Node" else 0
     match name:
         case "Offer":
             protocol, direction, port, label = rest
@@ -57,6 +58,8 @@ def value_of(text: str) -> Packet:
             return Hello(Feature(int(rest[0], 0)), int(rest[2], 0))
         case "Reset":
             return Reset(number, Reason[rest[0].upper()])
+        case "Node":
+            return Node(bytes.fromhex(first))
         case "Credit":
             return Credit(number, int(rest[0]))
         case "Accept" | "AckAcc" | "Kill" | "Fin" | "Ping" | "Pong":
@@ -123,7 +126,7 @@ def test_invalid_vector(kind: str, where: str, cell: str, why: str) -> None:
 def test_every_packet_has_a_vector_on_each_carrier() -> None:
     have = {(type(value_of(text)), where.split()[0]) for text, where, _ in VECTORS}
     types = {Offer, Accept, AckAcc, Kill, Data, Hello, Fin, Reset, Credit, Ping, Pong}
-    assert have == {(kind, carrier) for kind in types for carrier in CARRIERS}
+    assert have == {(kind, carrier) for kind in types for carrier in CARRIERS} | {(Node, "friend")}
 
 
 def test_every_kind_of_malformed_has_a_vector() -> None:

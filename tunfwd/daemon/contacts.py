@@ -5,6 +5,7 @@ The client's `Handler`: what toxcore says about friends and groups arrives here,
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
@@ -81,6 +82,7 @@ class Contacts(Handler):
         """Make peers of the contacts that the client knows from earlier runs."""
         self._client = client
         self._rooms = rooms
+        self._settings = replace(self._settings, node_key=client.dht_key)
         self._portfolio.agreed = self._agreed
         self._portfolio.ended = rooms.mapping_ended
         self.residents.forget_strangers()

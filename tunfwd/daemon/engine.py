@@ -259,6 +259,8 @@ class Engine:
                 self._pings.answered(token)
             case session_events.HelloArrived():
                 self._pings.introduced(peer)
+            case session_events.NodeArrived(key):
+                peer.contact.remember_node(key)
 
     def _send(self, peer: Peer) -> None:
         session, contact = peer.session, peer.contact

@@ -85,6 +85,13 @@ class HelloArrived:
     """The contact speaks our extensions."""
 
 
+@dataclass(frozen=True, slots=True)
+class NodeArrived:
+    """The contact's key as a node of the DHT."""
+
+    key: bytes
+
+
 Event = (
     OfferArrived
     | MappingChanged
@@ -97,4 +104,5 @@ Event = (
     | FlowEnded
     | PongArrived
     | HelloArrived
+    | NodeArrived
 )

@@ -8,7 +8,7 @@ A contact is plain (v0.1 only) until it says Hello.
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from tunfwd.forwarding.events import Event, HelloArrived, PongArrived
+from tunfwd.forwarding.events import Event, HelloArrived, NodeArrived, PongArrived
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.linked import LinkTransport
 from tunfwd.forwarding.lossless import LosslessTransport
@@ -17,7 +17,7 @@ from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_UDP_FLOWS, Limits, Nego
 from tunfwd.forwarding.transport import Random
 from tunfwd.link import Bbr, Link, LinkClosed
 from tunfwd.link.congestion import ControllerFactory
-from tunfwd.wire.carriers import Carrier
+from tunfwd.wire.carriers import FRIEND, Carrier
 from tunfwd.wire.packets import (
     Accept,
     AckAcc,
@@ -31,6 +31,7 @@ from tunfwd.wire.packets import (
     Kill,
     Lossless,
     Malformed,
+    Node,
     Offer,
     Ping,
     Pong,
@@ -69,6 +70,8 @@ class Settings:
     """s that a link's flows outlive a contact that is offline."""
     controller: ControllerFactory = Bbr
     """The link's congestion control."""
+    node_key: bytes = b""
+    """Our key as a node of the DHT, for friends to find us again by; empty where they are not to be told."""
 
 
 def next_epoch(epoch: int) -> int:
@@ -89,6 +92,9 @@ class Session:
         self._epoch = epoch
         self._random = random
         self._settings = settings or Settings()
+        self._own_features = self._settings.features
+        if self._settings.node_key and carrier is FRIEND:
+            self._own_features |= Feature.NODE
         self._events: deque[Event] = deque()
         self._lossless = LosslessTransport(carrier)
         self._linked: LinkTransport | None = None
@@ -109,6 +115,7 @@ class Session:
         self._failed_at = -PAUSE[1]
         self._pause = 0.0
         self._resumes: float | None = None  # after a failure
+        self._node_sent = False  # in this online period
 
     @property
     def is_online(self) -> bool:
@@ -146,6 +153,7 @@ class Session:
         self._outage_ends = None
         self._hello_sent_at = None
         self._hello_awaited = False
+        self._node_sent = False
         if self._linked is not None:
             self._linked.link.path_restored(now)
         else:
@@ -155,6 +163,7 @@ class Session:
         self._orphans.clear()
         if self.mappings or self._peer_epoch is not None:  # it may not have noticed, and must offer again
             self._greet()
+            self._send_node()
             # What we offered before there was a link may be lost with what the carrier had queued.
             self._negotiation.offer_all(again=self._linked is not None)
 
@@ -235,7 +244,7 @@ class Session:
 
     def _say_hello(self) -> None:
         self._hello_sent_at = self._now
-        self._lossless.send(Hello(self._settings.features, self._epoch))
+        self._lossless.send(Hello(self._own_features, self._epoch))
 
     def introduced(self, now: float) -> None:
         """The owner has said Hello, to the contact and others at once."""
@@ -253,7 +262,7 @@ class Session:
             self._negotiation.lose(restarted=known & RUN != hello.epoch & RUN)
         linked = self._linked is not None
         if not linked:
-            self._set_features(hello.features & self._settings.features)
+            self._set_features(hello.features & self._own_features)
             if Feature.LINK in self.features:
                 self._start_link(hello.epoch)
         sent_at = self._hello_sent_at
@@ -263,11 +272,18 @@ class Session:
         if anew or unasked:
             self._say_hello()
         self._events.append(HelloArrived())
+        self._send_node()
         if anew:
             self._negotiation.offer_all()
         elif unasked and not linked:
             # It came back without our noticing it gone, and has forgotten: offer again, keep what runs.
             self._negotiation.offer_all(again=True, renew=True)
+
+    def _send_node(self) -> None:
+        """Tell a friend where we are in the DHT, once in an online period."""
+        if Feature.NODE in self.features and not self._node_sent:
+            self._node_sent = True
+            self._say(Node(self._settings.node_key))
 
     def _start_link(self, peer_epoch: int) -> None:
         """Leave the lossless carrier behind: from now on all but Hello goes over the link."""
@@ -307,6 +323,8 @@ class Session:
                 self._negotiation.on_data(value, now)
             case Hello():
                 self._on_hello(value)
+            case Node():
+                self._on_node(value)
             case Offer():
                 self._negotiation.on_offer(value, now)
             case Accept():
@@ -317,6 +335,12 @@ class Session:
                 self._negotiation.on_kill(value.msg_id, now)
             case Fin() | Reset() | Credit():
                 self._negotiation.on_flow_control(value, now)
+
+    def _on_node(self, node: Node) -> None:
+        if Feature.NODE in self.features:
+            self._events.append(NodeArrived(node.key))
+        else:
+            self.counters["node_unexpected"] += 1
 
     def receive_public(self, packet: bytes, now: float) -> None:
         """Take a packet that the contact sent to a whole group: Hello, Offer and Kill may be public."""

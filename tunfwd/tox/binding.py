@@ -110,6 +110,11 @@ class Tox_Ptr(Groups, Conferences):
         return fixed(PUBLIC_KEY_SIZE, lambda data: self._lib.tox_self_get_public_key(self._get(), data))
 
     @property
+    def secret_key(self) -> bytes:
+        """The secret half of it."""
+        return fixed(PUBLIC_KEY_SIZE, lambda data: self._lib.tox_self_get_secret_key(self._get(), data))
+
+    @property
     def dht_id(self) -> bytes:
         """Our key as a node of the DHT, new in each run; others bootstrap with it."""
         return fixed(PUBLIC_KEY_SIZE, lambda data: self._lib.tox_self_get_dht_id(self._get(), data))

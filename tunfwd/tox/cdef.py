@@ -71,6 +71,7 @@ Tox_Enum tox_self_get_connection_status(const Tox *tox);
 void tox_self_get_address(const Tox *tox, uint8_t *address);
 void tox_self_get_public_key(const Tox *tox, uint8_t *public_key);
 void tox_self_get_dht_id(const Tox *tox, uint8_t *dht_id);
+void tox_self_get_secret_key(const Tox *tox, uint8_t *secret_key);
 uint16_t tox_self_get_udp_port(const Tox *tox, Tox_Err *error);
 uint16_t tox_self_get_tcp_port(const Tox *tox, Tox_Err *error);
 bool tox_self_set_name(Tox *tox, const uint8_t *name, size_t length, Tox_Err *error);

@@ -7,6 +7,7 @@ called; pacing.py says how long exactly, and why. Every round passes a checkpoin
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -28,6 +29,7 @@ from tunfwd.tox.handler import Handler
 from tunfwd.tox.identity import Damaged, Identity, IdentityError, read_passphrase
 from tunfwd.tox.library import Library, choose
 from tunfwd.tox.pacing import Pacing
+from tunfwd.tox.reunion import LAST_PORT, Reunion
 from tunfwd.tox.settings import Node, Settings
 from tunfwd.tox.sockets import Activity, descriptors
 
@@ -39,6 +41,7 @@ CHECK_INTERVAL = (
 )
 SAVE_DELAY = 2.0  # s from a change that toxcore made by itself to the file
 SAVE_RETRY = 60.0  # s until an identity that could not be written is tried again
+INTRODUCTIONS = (0.2, 0.8, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # s between; toxcore forgets a key in time
 
 
 class Client:
@@ -56,6 +59,7 @@ class Client:
         if passphrase is None and settings.passphrase_file:
             passphrase = read_passphrase(settings.passphrase_file)
         self._identity = Identity(settings.savedata, passphrase, library.encryption)
+        self._reunion = Reunion(settings.savedata)
         older = descriptors()
         self._tox = self._identity.start(lambda savedata: self._start(library, savedata))
         self._handler = handler
@@ -71,10 +75,12 @@ class Client:
         """Our UDP port, None when UDP is off."""
         self.tcp_relay_port = self._port("tcp_port")
         """The port we relay at, None when we do not."""
+        self._reunion.made(self._drawn, self.dht_key, self.udp_port)
+        self._reunion.save()
         self._activity = Activity(descriptors() - older, self.udp_port, self.tcp_relay_port)
         if self.udp_port and self._activity.udp is None:
             log.warning("toxcore's UDP socket was not found: latency will be tens of milliseconds")
-        self.friends = Friends(self._tox, self._pacing, handler, self.save)
+        self.friends = Friends(self._tox, self._pacing, self._reunion, handler, self.save)
         self.groups = Groups(self._tox, self._pacing, handler, self.save, self.save_soon, self._nickname)
         self.conferences = Conferences(self._tox, handler, self.save, self.public_key)
         if settings.name:
@@ -92,6 +98,8 @@ class Client:
             options.udp_enabled = settings.udp and settings.proxy is None
             options.local_discovery_enabled = settings.local_discovery
             options.start_port = options.end_port = settings.udp_port
+            if settings.udp_port == 0 and (first := self._reunion.first_port):
+                options.start_port, options.end_port = first, LAST_PORT
             options.tcp_port = settings.tcp_relay_port
             options.experimental_groups_persistence = True
             if settings.proxy is not None:
@@ -105,7 +113,8 @@ class Client:
                 options.savedata_data = savedata
             node: Any = type("Node", (Events, library.Tox_Ptr), {"client": self})
             try:
-                return node(options)  # type: ignore[no-any-return]
+                with self._reunion.making() as self._drawn:
+                    return node(options)  # type: ignore[no-any-return]
             except NewLoadBadFormat:
                 raise Damaged("is damaged: toxcore does not take it") from None
 
@@ -140,7 +149,7 @@ class Client:
 
     @property
     def dht_key(self) -> bytes:
-        """Our key as a node of the DHT, new in each run; others bootstrap with it."""
+        """Our key as a node of the DHT, new after a crash; others bootstrap with it."""
         return self._tox.dht_id
 
     @property
@@ -168,6 +177,7 @@ class Client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._bootstrap)
             nursery.start_soon(self._add_relays)
+            nursery.start_soon(self._introduce_friends)
             nursery.start_soon(self._save_when_dirty)
             nursery.start_soon(self._check_connections)
             task_status.started()
@@ -183,6 +193,7 @@ class Client:
             finally:
                 nursery.cancel_scope.cancel()
                 self.save()
+                self._reunion.save()
 
     def wake(self) -> None:
         """Make the loop go round at once: something is due that no packet announces."""
@@ -206,6 +217,7 @@ class Client:
 
     def close(self) -> None:
         """Leave the network at once. The client is of no use afterwards."""
+        self._reunion.end()
         self._activity.close()
         self._tox.__exit__(None, None, None)
 
@@ -251,9 +263,18 @@ class Client:
             except ToxError as error:
                 log.info("node %s: %s", node, error)
 
+    async def _introduce_friends(self) -> None:
+        """Help toxcore to find friends where they were last."""
+        for attempt in itertools.count():
+            await trio.sleep(INTRODUCTIONS[min(attempt, len(INTRODUCTIONS) - 1)])
+            for friend in self.friends:
+                if not friend.online:
+                    self._reunion.introduce(friend.key, self._tox.secret_key)
+
     async def _check_connections(self) -> None:
         while True:
             await trio.sleep(CHECK_INTERVAL)
+            self._reunion.save()
             survives("a look at how members are reached", self.groups.check_connections)
             self._activity.refresh()
             members = (member for group in self.groups for member in group.by_peer.values())

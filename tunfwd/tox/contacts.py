@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tunfwd.tox.binding import Tox_Ptr
     from tunfwd.tox.groups import Group
     from tunfwd.tox.pacing import Pacing
+    from tunfwd.tox.reunion import Reunion
 
 Connection = Tox_Connection
 NONE = Tox_Connection.TOX_CONNECTION_NONE
@@ -79,6 +80,10 @@ class Contact(ABC):
         """
 
     @abstractmethod
+    def remember_node(self, key: bytes) -> None:
+        """Note the contact's key in the DHT, to find it again by after a restart."""
+
+    @abstractmethod
     def send_lossy(self, packet: bytes) -> bool:
         """Send a packet, carrier prefix included, at most 1373 bytes, that may be lost.
 
@@ -89,16 +94,23 @@ class Contact(ABC):
 class Friend(Contact):
     """A Tox friend."""
 
-    __slots__ = ("number", "online_since")
+    __slots__ = ("_reunion", "number", "online_since")
 
     kind = "friend"
     carrier = carriers.FRIEND
 
-    def __init__(self, tox: Tox_Ptr, pacing: Pacing, number: int, key: bytes, nickname: str) -> None:
+    def __init__(
+        self, tox: Tox_Ptr, pacing: Pacing, reunion: Reunion, number: int, key: bytes, nickname: str
+    ) -> None:
         super().__init__(tox, pacing, key, nickname)
+        self._reunion = reunion
         self.number = number
         self.online_since = 0.0
         """time.monotonic() of when the friend came online last."""
+
+    def remember_node(self, key: bytes) -> None:
+        """See Contact."""
+        self._reunion.remember(self.key, key)
 
     def send_lossless(self, packet: bytes) -> bool:
         """See Contact."""
@@ -142,6 +154,9 @@ class Member(Contact):
         self.group = group
         self.peer_id: int | None = None
         """toxcore's number for the member, new each time it joins; None while it is away."""
+
+    def remember_node(self, key: bytes) -> None:
+        """See Contact: a member is found through its group."""
 
     def send_lossless(self, packet: bytes) -> bool:
         """See Contact. Above 500 bytes toxcore splits the packet, at more than half the speed."""

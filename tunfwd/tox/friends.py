@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tunfwd.tox.enums import Tox_Connection
     from tunfwd.tox.handler import Handler
     from tunfwd.tox.pacing import Pacing
+    from tunfwd.tox.reunion import Reunion
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,17 @@ def parse_address(text: str) -> bytes:
 class Friends:
     """The list of friends and the pending requests."""
 
-    def __init__(self, tox: Tox_Ptr, pacing: Pacing, handler: Handler, save: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        tox: Tox_Ptr,
+        pacing: Pacing,
+        reunion: Reunion,
+        handler: Handler,
+        save: Callable[[], object],
+    ) -> None:
         self._tox = tox
         self._pacing = pacing
+        self._reunion = reunion
         self._handler = handler
         self._save = save
         self._by_number: dict[int, Friend] = {}
@@ -121,6 +130,7 @@ class Friends:
         """Remove a friend, without telling it."""
         self._tox.friend_delete(friend.number)
         del self._by_number[friend.number], self._by_key[friend.key]
+        self._reunion.forget(friend.key)
         if friend.connection is not NONE:
             friend.connection = NONE
             self._handler.contact_offline(friend)
@@ -140,7 +150,7 @@ class Friends:
     def _know(self, number: int) -> Friend:
         key = self._tox.friend_get_public_key(number)
         nickname = clean(self._tox.friend_get_name(number), NICKNAME_LIMIT)
-        friend = Friend(self._tox, self._pacing, number, key, nickname)
+        friend = Friend(self._tox, self._pacing, self._reunion, number, key, nickname)
         self._by_number[number] = self._by_key[key] = friend
         return friend
 

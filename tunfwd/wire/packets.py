@@ -16,6 +16,7 @@ VERSION = 1  # of Hello
 MAX_NAME = 255  # bytes of UTF-8
 MAX_PORT = 0xFFFF
 MAX_MSG_ID = 0xFFFF_FFFF
+NODE_KEY = 32  # bytes
 
 
 class Malformed(ValueError):
@@ -48,6 +49,7 @@ class Feature(IntFlag):
     FRAGMENT = 1 << 2
     FLOW = 1 << 3
     PING = 1 << 4
+    NODE = 1 << 5
 
 
 class Reason(IntEnum):
@@ -77,6 +79,7 @@ class Type(IntEnum):
     FIN = 0x10
     RESET = 0x11
     CREDIT = 0x12
+    NODE = 0x13
 
 
 class ExtensionType(IntEnum):
@@ -160,6 +163,13 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """The sender's key as a node of Tox's DHT in this run of it: `NODE_KEY` bytes (feature NODE)."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """To be answered with a Pong that carries the same token (feature PING)."""
 
@@ -173,7 +183,7 @@ class Pong:
     token: int
 
 
-Lossless = Offer | Accept | AckAcc | Kill | Data | Hello | Fin | Reset | Credit
+Lossless = Offer | Accept | AckAcc | Kill | Data | Hello | Fin | Reset | Credit | Node
 Extension = Ping | Pong
 
 _OFFER = struct.Struct("<IBBHB")
@@ -219,6 +229,8 @@ def encode(carrier: Carrier, packet: Lossless) -> bytes:
             kind, body = Type.RESET, _RESET.pack(packet.msg_id, packet.reason)
         case Credit():
             kind, body = Type.CREDIT, _CREDIT.pack(packet.msg_id, packet.limit)
+        case Node():
+            kind, body = Type.NODE, packet.key
         case _:
             assert_never(packet)
     return carrier.lossless + bytes((kind,)) + body
@@ -272,6 +284,12 @@ def _read_hello(body: bytes) -> Hello:
     return Hello(Feature(features), epoch, version)
 
 
+def _read_node(body: bytes) -> Node:
+    if len(body) != NODE_KEY:
+        raise Malformed("length")
+    return Node(body)
+
+
 def _read_reset(body: bytes) -> Reset:
     msg_id, reason = _RESET.unpack(body)
     return Reset(msg_id, Reason(reason))
@@ -286,6 +304,7 @@ _READERS: dict[int, Callable[[bytes], Lossless]] = {
     Type.FIN: lambda body: Fin(*_ID.unpack(body)),
     Type.RESET: _read_reset,
     Type.CREDIT: lambda body: Credit(*_CREDIT.unpack(body)),
+    Type.NODE: _read_node,
 }
 
 

@@ -1,0 +1,133 @@
+"""Friends find each other again after a restart, by the DHT keys that they told each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.tox.conftest import Person, befriend, running
+from tunfwd.tox import sodium
+from tunfwd.tox.reunion import FIRST_PORT, LAST_PORT, Reunion, announcement
+
+BACK = 30.0  # s; what a person is promised
+FRIEND, KEY, SECRET = b"f" * 32, b"k" * 32, b"s" * 32
+
+
+def run(savedata: Path, secret: bytes = SECRET, port: int = FIRST_PORT) -> Reunion:
+    """A run that has made an instance whose third draw is the DHT key's secret."""
+    reunion = Reunion(savedata)
+    reunion.made([b"1" * 32, b"2" * 32, secret], sodium.public_key(secret), port)
+    reunion.save()
+    return reunion
+
+
+def test_an_orderly_end_keeps_the_key_and_the_port_and_a_crash_neither(tmp_path: Path) -> None:
+    savedata = tmp_path / "identity.tox"
+    assert Reunion(savedata).first_port == 0
+    run(savedata).end()
+    assert Reunion(savedata).first_port == 0
+    run(savedata)  # and no end
+    assert Reunion(savedata).first_port == FIRST_PORT + 1
+    run(savedata, port=LAST_PORT)
+    assert Reunion(savedata).first_port == FIRST_PORT
+    run(savedata, port=1234)  # the person's choice
+    assert Reunion(savedata).first_port == 0
+
+
+def test_the_secret_is_on_disk_only_between_runs(tmp_path: Path) -> None:
+    savedata = tmp_path / "identity.tox"
+    file = tmp_path / "identity.reunion.json"
+    reunion = run(savedata)
+    assert json.loads(file.read_text())["secret"] == ""
+    reunion.end()
+    assert json.loads(file.read_text())["secret"] == SECRET.hex()
+    assert file.stat().st_mode & 0o777 == 0o600
+    run(savedata)
+    assert json.loads(file.read_text())["secret"] == ""
+
+
+def test_friends_are_remembered_and_forgotten(tmp_path: Path) -> None:
+    savedata = tmp_path / "identity.tox"
+    reunion = run(savedata)
+    reunion.remember(FRIEND, KEY)
+    reunion.remember(b"g" * 32, KEY)
+    reunion.forget(b"g" * 32)
+    reunion.forget(b"h" * 32)
+    reunion.save()
+    assert json.loads((tmp_path / "identity.reunion.json").read_text())["friends"] == {
+        FRIEND.hex().upper(): KEY.hex().upper()
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"udp_port": 1, "draw": 0, "secret": "zz", "friends": {}}',
+        b'{"udp_port": 1, "draw": 0, "secret": "00", "friends": {}}',
+        b'{"udp_port": 1, "draw": 0, "secret": "", "friends": {"00": "00"}}',
+        b'{"udp_port": 1, "draw": 0, "secret": "", "friends": []}',
+        b'{"udp_port": null, "draw": 0, "secret": "", "friends": {}}',
+        b'{"udp_port": 1e400, "draw": 0, "secret": "", "friends": {}}',
+        b'{"udp_port": 1, "draw": 0, "secret": 7, "friends": {}}',
+    ],
+)
+def test_a_file_of_no_use_is_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "identity.reunion.json").write_bytes(content)
+    reunion = Reunion(tmp_path / "identity.tox")
+    assert reunion.first_port == 0
+    reunion.introduce(FRIEND, SECRET)
+    reunion.remember(FRIEND, KEY)
+    reunion.save()
+    assert json.loads((tmp_path / "identity.reunion.json").read_text())["friends"]
+
+
+def test_a_directory_that_cannot_be_written_is_no_end(tmp_path: Path) -> None:
+    reunion = run(tmp_path / "gone" / "identity.tox")
+    reunion.end()
+
+
+def test_an_announcement_differs_each_time_and_has_the_layout_of_toxcore() -> None:
+    own = sodium.public_key(SECRET)
+    packets = {announcement(FRIEND, KEY, 1, own, SECRET, SECRET) for _ in range(2)}
+    assert len(packets) == 2
+    for packet in packets:
+        assert packet[:65] == b"\x20" + own + KEY
+        assert len(packet) == 1 + 32 + 32 + 24 + 16 + 1 + 32 + 24 + 16 + 1 + 8 + 32
+
+
+def test_a_key_that_is_none_is_forgotten(tmp_path: Path) -> None:
+    reunion = run(tmp_path / "identity.tox")
+    reunion.remember(FRIEND, bytes(32))  # no point of the curve that a box can be sealed for
+    reunion.introduce(FRIEND, SECRET)
+    reunion.save()
+    assert json.loads((tmp_path / "identity.reunion.json").read_text())["friends"] == {}
+
+
+@pytest.mark.toxnet
+@pytest.mark.patient
+@pytest.mark.timeout(600)
+async def test_two_alone_are_back_after_each_restart_of_either(tmp_path: Path) -> None:
+    with Person(tmp_path, "ann") as ann, Person(tmp_path, "ben", ann) as ben:
+        async with running(ann, ben):
+            await befriend(ann, ben)
+        for turn in range(6):
+            ann.friend(ben).remember_node(ben.dht_key)
+            ben.friend(ann).remember_node(ann.dht_key)
+            restarted, stays = (ann, ben) if turn % 2 else (ben, ann)
+            key = restarted.dht_key
+            restarted.restart()
+            assert restarted.dht_key == key
+            assert not restarted.friend(stays).online
+            async with running(ann, ben):
+                with trio.fail_after(BACK):
+                    await restarted.seen.until(lambda one=restarted, other=stays: one.friend(other).online)
+                    await stays.seen.until(lambda one=restarted, other=stays: other.friend(one).online)
