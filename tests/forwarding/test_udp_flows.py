@@ -10,7 +10,8 @@ from tunfwd.forwarding.negotiation import MAX_UDP_FLOWS, Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import FlowState
 from tunfwd.forwarding.udp_flows import BRIEF_IDLE, STREAM_AGE
-from tunfwd.wire.packets import Feature, Protocol, Reason
+from tunfwd.wire.carriers import FRIEND
+from tunfwd.wire.packets import Direction, Feature, Offer, Protocol, Reason, encode
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 FEW = 20
@@ -160,16 +161,16 @@ def test_udp_takes_nothing_from_tcp_nor_from_the_other_side(pair: Pair) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_a_contact_that_opens_more_than_its_share_keeps_to_it() -> None:
-    """Whoever displaces nothing itself: the serving side bounds it as well."""
-    pair = joined()
-    mapping = pair.serve(UDP)
-    pair.b.session._negotiation._make_room = lambda mapping: True  # type: ignore[method-assign]
-    for _ in range(3 * FEW):
-        flow = ask(pair, mapping)
-        pair.run(0.1)
-    assert flow.is_open
-    assert len(pair.a.session._negotiation._flows) == FEW
-    assert len(pair.b.session._negotiation._flows) == FEW  # the rest has ended there, too
+    """Whatever the contact does itself: its oldest flows end on the serving side."""
+    pair = joined(CARRIER_FEATURES)
+    pair.serve(UDP)
+    session = pair.a.session
+    for number in range(1, 3 * FEW + 1):
+        offer = Offer(number, UDP, Direction.CONNECTION, 80, "")
+        session.receive_lossless(encode(FRIEND, offer), pair.now)
+        pair.a.drain(pair.now)
+    assert [flow.msg_id for flow in pair.a.ended] == list(range(1, 2 * FEW + 1))
+    assert {flow.msg_id for flow in session._negotiation._flows} == set(range(2 * FEW + 1, 3 * FEW + 1))
 
 
 def test_five_thousand_one_shot_queries_within_two_minutes(pair: Pair) -> None:
