@@ -203,6 +203,7 @@ def commands_of(daemon: Daemon) -> Commands:
         daemon.switch,
         daemon.book,
         None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
         daemon.rooms,
         rooms,
         storage,

@@ -61,7 +61,8 @@ def test_first_start_and_orderly_end(node: Node) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert node.stop() == 0
     assert identity["interface"] not in links(node)
-    assert "10.77" not in node.host.run(["ip", "route"]).stdout
+    routes = [line for line in node.host.run(["ip", "route"]).stdout.splitlines() if "10.77" in line]
+    assert [line.split()[:2] for line in routes] == [["unreachable", "10.77.0.0/16"]]
     assert not (node.folder / "control.sock").exists()
     node.start()
     assert node.identity()["address"] == identity["address"]
@@ -358,6 +359,69 @@ def test_a_deleted_device_ends_it(node: Node) -> None:
     assert node.daemon is not None
     assert node.daemon.wait(5) == 1
     assert "tunfwd0" in node.log.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["link set tunfwd0 down; link set tunfwd0 up", "addr flush dev tunfwd0", "link set tunfwd0 down"],
+)
+def test_what_others_do_to_the_device_is_put_back_and_said(node: Node, damage: str) -> None:
+    node.start()
+    assert "ok       device: tunfwd0 is up" in node.cli("doctor", check=False).stdout
+    before = len(node.log)
+    for step in damage.split("; "):
+        node.host.run(["ip", *step.split()])
+
+    def is_whole() -> bool:
+        shown = node.host.run(["ip", "addr", "show", "dev", "tunfwd0"]).stdout
+        return "10.77.0.1/16" in shown and "fd74:756e:6677::1/48" in shown and ",UP" in shown
+
+    node.wait_for(is_whole, 5, "the device is as it was")
+    node.wait_for(lambda: "tunfwd0 was changed; put back: " in node.log[before:], 5, "it is said")
+    assert "ok       device: tunfwd0 is up" in node.cli("doctor", check=False).stdout
+
+
+def test_doctor_looks_at_the_kernel(node: Node) -> None:
+    node.start()
+    node.host.run(["ip", "link", "add", "vpn0", "type", "veth"])
+    try:
+        node.host.run(["ip", "link", "set", "vpn0", "up"])
+        node.host.run(["ip", "route", "add", "10.77.0.0/16", "dev", "vpn0", "table", "52"])
+        node.host.run(["ip", "rule", "add", "lookup", "52", "pref", "100"])
+        shown = node.cli("doctor", check=False).stdout
+        assert "warning  device: tunfwd0: a rule or table leads 10.77.0.0/16 to vpn0 instead" in shown
+        assert "warning  device: tunfwd0: 10.77.0.0/16 overlaps 10.77.0.0/16 on vpn0" in shown
+    finally:
+        node.host.run(["ip", "rule", "del", "pref", "100"])
+        node.host.run(["ip", "link", "del", "vpn0"])
+
+
+def test_nothing_leaves_by_the_default_route_after_kill_9(node: Node) -> None:
+    gateway = ("default", "via", str(node.host.address - 1))
+    node.host.run(["ip", "route", "add", *gateway])
+    try:
+        node.start()
+        assert "dev tunfwd0" in node.host.run(["ip", "route", "get", "10.77.3.9"]).stdout
+        node.kill()
+        node.wait_for(lambda: "tunfwd0" not in links(node), 5, "the device is gone")
+        lookup = node.host.run(["ip", "route", "get", "10.77.3.9"], check=False)
+        assert "No route to host" in lookup.stderr
+        node.start()
+        assert "dev tunfwd0" in node.host.run(["ip", "route", "get", "10.77.3.9"]).stdout
+    finally:
+        node.host.run(["ip", "route", "del", *gateway])
+
+
+def test_two_daemons_in_one_namespace_have_prefixes_of_their_own(node: Node, net: Topology) -> None:
+    with folder_of_daemons() as folder, Node(net["eve"], folder) as second:
+        node.start()
+        assert second.identity()["virtual_address6"] == "fd74:756e:6677::1"
+        assert node.identity()["virtual_address6"] == "fd74:756e:6678::1"
+        assert node.identity()["virtual_address"] != second.identity()["virtual_address"]
+        for each in (node, second):
+            six = each.identity()["virtual_address6"].removesuffix("1") + "77"
+            lookup = each.host.run(["ip", "-6", "route", "get", six]).stdout
+            assert f"dev {each.identity()['interface']}" in lookup
 
 
 def test_idle_costs_next_to_nothing(node: Node) -> None:

@@ -14,6 +14,7 @@ from tunfwd.control.errors import ControlError
 from tunfwd.control.names import folded, is_key_prefix
 from tunfwd.daemon.addresses import AddressBook
 from tunfwd.daemon.contacts import Contacts, link_of
+from tunfwd.daemon.health import Health
 from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
 from tunfwd.daemon.pings import Pings
 from tunfwd.daemon.portfolio import Portfolio, describe, read_service, service
@@ -57,6 +58,7 @@ class Commands:
         switch: Switch,
         book: AddressBook,
         device: Device,
+        health: Health,
         rooms: Rooms,
         room_commands: RoomCommands,
         storage: Storage,
@@ -69,6 +71,7 @@ class Commands:
         self._switch = switch
         self._book = book
         self._device = device
+        self._health = health
         self._rooms = rooms
         self._room_commands = room_commands
         self._storage = storage
@@ -144,7 +147,7 @@ class Commands:
             _check("tox network", online, "connected" if online else "not connected; see [tox] bootstrap"),
             *(_check("libtoxcore", False, warning) for warning in report.warnings),
             *await self._storage.checks(),
-            _check("device", True, f"{self._device.name} has {self._book.network} and {self._book.network6}"),
+            *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
             self._addresses(),
         ]
         return {"checks": checks}

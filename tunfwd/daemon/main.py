@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface
 from random import SystemRandom
 
@@ -26,6 +27,7 @@ from tunfwd.daemon.confinement import confine
 from tunfwd.daemon.contacts import Contacts
 from tunfwd.daemon.engine import Engine
 from tunfwd.daemon.handover import leave_root
+from tunfwd.daemon.health import Health
 from tunfwd.daemon.logs import Log
 from tunfwd.daemon.peers import Peers
 from tunfwd.daemon.pings import Pings
@@ -50,7 +52,9 @@ from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError, read_passphrase
 from tunfwd.tun import network, privileges
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
+from tunfwd.tun.keeper import Keeper, keep
 from tunfwd.tun.local_addresses import LocalAddresses
+from tunfwd.tun.upkeep import Layout, set_guards
 
 GC_THRESHOLD = 50_000  # allocations; at the default of 700 collecting takes a part of every packet's time
 
@@ -64,8 +68,8 @@ class Tunnel:
     """The TUN device, set up, with our addresses on it."""
 
     device: Device
-    ipv4: IPv4Interface
-    ipv6: IPv6Interface
+    layout: Layout
+    keeper: Keeper
     local: LocalAddresses | None
     """Where packets may come from; None: from anywhere."""
 
@@ -116,22 +120,28 @@ def _device(config: Config) -> Iterator[Device]:
 
 @contextlib.contextmanager
 def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
-    """Give the device its addresses and routes."""
-    wanted = config.network.range or DEFAULT_RANGE
+    """Give the device its addresses and routes, and have them kept as they are."""
+    name, wanted = device.name, config.network
     try:
-        chosen = network.choose_range(wanted, device.name)
-        if chosen.conflict is not None:
-            log.warning("%s is in use (%s): using %s instead", wanted, chosen.conflict, chosen.network)
-        range6 = config.network.range6
-        ipv4 = IPv4Interface((chosen.network[1], chosen.network.prefixlen))
-        ipv6 = IPv6Interface((range6[1], range6.prefixlen))
-        if reason := network.configure(device.name, ipv4, ipv6):
-            log.warning("%s has IPv4 only: %s", device.name, reason)
-        log.info("%s is up: we are %s", device.name, ipv4.ip)
-        with contextlib.nullcontext() if config.network.forwarded else LocalAddresses() as local:
-            yield Tunnel(device, ipv4, ipv6, local)
+        range4 = network.choose_range(wanted.range or DEFAULT_RANGE, name)
+        range6 = network.choose_range(wanted.range6, name)
+        for preferred, chosen in ((wanted.range or DEFAULT_RANGE, range4), (wanted.range6, range6)):
+            if chosen.conflict is not None:
+                log.warning("%s is in use (%s): using %s instead", preferred, chosen.conflict, chosen.network)
+        ipv4 = IPv4Interface((range4.network[1], range4.network.prefixlen))
+        ipv6 = IPv6Interface((range6.network[1], range6.network.prefixlen))
+        if reason := network.configure(name, ipv4, ipv6):
+            log.warning("%s has IPv4 only: %s", name, reason)
     except network.NetworkError as error:
         raise ControlError("privilege", str(error)) from None
+    layout = Layout.of(name, ipv4, ipv6)
+    set_guards(layout)
+    log.info("%s is up: we are %s", name, ipv4.ip)
+    with (
+        contextlib.nullcontext() if wanted.forwarded else LocalAddresses() as local,
+        contextlib.closing(keep(layout, partial(confine, ()))) as keeper,
+    ):
+        yield Tunnel(device, layout, keeper, local)
 
 
 async def _serve(
@@ -146,7 +156,7 @@ async def _serve(
     device, random, poller, peers = tunnel.device, SystemRandom(), Poller(raise_descriptor_limit()), Peers()
     saver = Saver(state)
     stack = Stack(
-        (tunnel.ipv4, tunnel.ipv6),
+        tunnel.layout.addresses,
         peers.host_state,
         random,
         device.mtu,
@@ -161,10 +171,10 @@ async def _serve(
         switch,
         portfolio,
         Callers(switch),
-        Serving(switch, tunnel.ipv4.ip.packed, config.forwarding.connect_timeout, random),
+        Serving(switch, tunnel.layout.ipv4.ip.packed, config.forwarding.connect_timeout, random),
         pings,
     )
-    book = AddressBook(tunnel.ipv4.network, config.network.range6, state.content.addresses)
+    book = AddressBook(tunnel.layout.ipv4.network, tunnel.layout.ipv6.network, state.content.addresses)
     contacts = Contacts(
         engine,
         peers,
@@ -185,6 +195,7 @@ async def _serve(
         rooms = Rooms(client, peers, switch, state.content, saver.save, lambda: contacts.hello, random)
         contacts.attach(client, rooms)
         room_commands = RoomCommands(client, contacts, peers, rooms)
+        health = Health(tunnel.layout, tunnel.keeper)
         commands = Commands(
             client,
             contacts,
@@ -194,6 +205,7 @@ async def _serve(
             switch,
             book,
             device,
+            health,
             rooms,
             room_commands,
             Storage(state, saver, client),
@@ -202,6 +214,7 @@ async def _serve(
             await nursery.start(poller.run)
             await nursery.start(saver.run)
             await nursery.start(engine.run)
+            nursery.start_soon(_log_reports, tunnel.keeper)
             await nursery.start(client.run)
             await nursery.start(serve, listener, commands.dispatcher)
             log.info("our Tox address is %s", client.address)
@@ -211,6 +224,13 @@ async def _serve(
                     break
             engine.end()
             nursery.cancel_scope.cancel()
+
+
+async def _log_reports(keeper: Keeper) -> None:
+    """Say what others changed on the device, and what became of it."""
+    while (report := await keeper.next_report()) is not None:
+        log.warning("%s", report)
+    log.warning("the process that keeps the device as it is has ended: what others change is not put back")
 
 
 def _session_settings(forwarding: Forwarding) -> SessionSettings:

@@ -1,16 +1,17 @@
-"""The addresses and routes of the TUN device: a range nobody else uses, ours until the device closes.
+"""The addresses and routes of the TUN device: ranges nobody else uses, ours until the device closes.
 
-The only user of pyroute2. Called by daemon between opening the device and giving up privileges; blocks for a
-few milliseconds, so it belongs before the trio run or in a thread. Nothing is ever undone here: addresses and
-routes go when the device does.
+Called by daemon between opening the device and giving up privileges. Nothing is ever undone here: addresses
+and routes go when the device does. Only this package uses pyroute2; a call blocks for a few milliseconds.
 """
 
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from typing import Final, Generic, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -25,6 +26,11 @@ IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
 # Where another range is looked for: RFC 1918 without 192.168 (too often a home network), the shared space of
 # RFC 6598, and at last the benchmarking space of RFC 2544.
 PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10", "198.18.0.0/15")))
+UNIQUE_LOCAL: Final = IPv6Network("fd00::/8")  # RFC 4193
+PREFIXES: Final = 4096  # that are tried in IPv6, where each has more room than all of IPv4
+
+Network = IPv4Network | IPv6Network
+N = TypeVar("N", IPv4Network, IPv6Network)
 
 
 class NetworkError(Exception):
@@ -35,7 +41,7 @@ class NetworkError(Exception):
 class Use:
     """A network that something else on this machine already uses."""
 
-    network: IPv4Network
+    network: Network
     interface: str
 
     def __str__(self) -> str:
@@ -43,14 +49,14 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class Range(Generic[N]):
     """The range to use, and what stood in the way of the preferred one."""
 
-    network: IPv4Network
+    network: N
     conflict: Use | None
 
 
-def choose_range(preferred: IPv4Network, interface: str) -> Range:
+def choose_range(preferred: N, interface: str) -> Range[N]:
     """Return `preferred`, or where that is in use the next one of its size that is not.
 
     In use means that a route or an address of an interface other than `interface` overlaps it, in any routing
@@ -58,38 +64,57 @@ def choose_range(preferred: IPv4Network, interface: str) -> Range:
     range of that size is free.
     """
     with IPRoute() as netlink:
-        uses = list(_uses(netlink, interface))
-    conflict = _conflict(preferred, uses)
-    if conflict is None:
+        family = socket.AF_INET if preferred.version == 4 else socket.AF_INET6
+        others = list(uses(netlink, interface, family))
+    in_the_way = conflict(preferred, others)
+    if in_the_way is None:
         return Range(preferred, None)
     for network in _alternatives(preferred):
-        if _conflict(network, uses) is None:
-            return Range(network, conflict)
-    raise NetworkError(f"the range {preferred} overlaps {conflict}, and no other range of that size is free")
+        if conflict(network, others) is None:
+            return Range(network, in_the_way)
+    raise NetworkError(f"the range {preferred} overlaps {in_the_way}, and no other of that size is free")
 
 
-def _uses(netlink: IPRoute, interface: str) -> Iterator[Use]:
+def uses(netlink: IPRoute, interface: str, family: int) -> Iterator[Use]:
+    """Find the networks that interfaces other than `interface` have, or lead to."""
     names = {link["index"]: link.get("ifname") for link in netlink.get_links()}
-    for address in netlink.get_addr(family=2):  # an interface that is down has addresses, but no routes yet
+    for address in netlink.get_addr(family=family):  # an interface that is down has these, but no routes yet
         name = names.get(address["index"], "no interface")
         if name != interface:
             for end in {address.get("local"), address.get("address")} - {None}:  # two on point-to-point links
-                yield Use(IPv4Network((end, address["prefixlen"]), strict=False), name)
-    for route in netlink.get_routes(family=2):
+                yield Use(ip_network((end, address["prefixlen"]), strict=False), name)
+    for route in netlink.get_routes(family=family):
         destination, length = route.get("dst"), route["dst_len"]
         if destination is None or length <= 1 or route["type"] not in (RTN_UNICAST, RTN_LOCAL):
             continue
         hops = route.get("multipath") or ()
         index = route.get("oif") or (hops[0]["oif"] if hops else 0)
         if (name := names.get(index, "no interface")) != interface:
-            yield Use(IPv4Network((destination, length), strict=False), name)
+            yield Use(ip_network((destination, length), strict=False), name)
 
 
-def _conflict(network: IPv4Network, uses: Iterable[Use]) -> Use | None:
-    return next((use for use in uses if use.network.overlaps(network)), None)
+def conflict(network: Network, others: Iterable[Use]) -> Use | None:
+    """Return the first of the others that has some of the network."""
+    return next((use for use in others if use.network.overlaps(network)), None)
 
 
-def _alternatives(preferred: IPv4Network) -> Iterator[IPv4Network]:
+def _alternatives(preferred: N) -> Iterator[N]:
+    if isinstance(preferred, IPv4Network):
+        yield from _alternatives4(preferred)
+    else:
+        yield from _alternatives6(preferred)
+
+
+def _alternatives6(preferred: IPv6Network) -> Iterator[IPv6Network]:
+    """Prefixes of the same length after `preferred`, around the end of the unique local ones."""
+    step = preferred.num_addresses
+    first, size = int(UNIQUE_LOCAL.network_address), UNIQUE_LOCAL.num_addresses
+    start = int(preferred.network_address) - first
+    for number in range(1, PREFIXES):
+        yield IPv6Network((first + (start + number * step) % size, preferred.prefixlen))
+
+
+def _alternatives4(preferred: IPv4Network) -> Iterator[IPv4Network]:
     """Ranges of the same size, one in each /16: after `preferred`, before it, then in other spaces."""
     step = min(preferred.prefixlen, 16)
     for space in PRIVATE:

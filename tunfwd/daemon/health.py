@@ -1,0 +1,31 @@
+"""Looks whether the device is as it should be: at the kernel, for `tunfwd doctor`, not at our own memory."""
+
+from collections.abc import Iterator
+
+from tunfwd.control import api
+from tunfwd.tun.keeper import Keeper
+from tunfwd.tun.upkeep import Layout, inspect
+
+
+class Health:
+    """Of the device, and of the process that keeps it."""
+
+    def __init__(self, layout: Layout, keeper: Keeper) -> None:
+        self._layout = layout
+        self._keeper = keeper
+
+    def checks(self) -> Iterator[api.Check]:
+        """Look; blocks for a few milliseconds, so it belongs into a thread."""
+        name, (ipv4, ipv6) = self._layout.name, self._layout.addresses
+        problems = inspect(self._layout)
+        for problem in problems:
+            yield _check("device", fine=False, detail=f"{name}: {problem}")
+        if not problems:
+            yield _check("device", fine=True, detail=f"{name} is up, with {ipv4.network} and {ipv6.network}")
+        if not self._keeper.alive:
+            detail = "has ended, so that what others change on the device is not put back: restart the daemon"
+            yield _check("keeper", fine=False, detail=f"the process beside the daemon {detail}")
+
+
+def _check(name: str, *, fine: bool, detail: str) -> api.Check:
+    return {"name": name, "ok": True, "level": "ok" if fine else "warning", "detail": detail}

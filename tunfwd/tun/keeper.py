@@ -1,0 +1,177 @@
+"""A process beside the daemon that keeps the TUN device as it was set up, whatever others do to it.
+
+That takes CAP_NET_ADMIN, which a process that reads packets from a network is not to have: `keep` forks one
+that has it, and reads nothing but the kernel's own messages. Nobody can ask it for anything. It reports over
+a socket what it has put back, one text a packet, and ends when the other end of that is closed, however the
+daemon has ended.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import pyprctl
+import trio
+from pyprctl import Cap, CapState
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from tunfwd.tun.upkeep import Layout, Restored, restore
+
+SETTLE: Final = 0.02  # s; changes that come together are looked at once
+LONGEST_PAUSE: Final = 5.0  # s between two rounds with somebody who takes away again what is put back
+PEACE: Final = 10.0  # s without a change, after which it is put back at once again
+REPORT: Final = 4096  # bytes at most
+
+RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40  # linux/rtnetlink.h
+RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
+ADDRESSES: Final = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+EVERYTHING: Final = ADDRESSES | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+
+
+class Keeper:
+    """The daemon's end: what the process beside it reports."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self.alive = True
+        self._channel = channel
+        channel.setblocking(False)
+
+    async def next_report(self) -> str | None:
+        """Return what it has to say next; None when it is no more."""
+        while True:
+            try:
+                report = self._channel.recv(REPORT)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._channel)
+            except OSError:
+                report = b""
+                break
+            else:
+                break
+        self.alive = bool(report)
+        return report.decode() if report else None
+
+    def close(self) -> None:
+        """Have it end."""
+        self._channel.close()
+
+
+def keep(layout: Layout, confine: Callable[[], object]) -> Keeper:
+    """Start the process; `confine` is what it calls before it begins. There must be no other threads."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become_keeper(theirs)
+            _Watch(layout, theirs).run(confine)
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                theirs.send(f"the process that keeps {layout.name} as it is fails: {error!r}".encode())
+        finally:
+            os._exit(0)  # whatever the daemon has to tidy up is the daemon's
+    theirs.close()
+    return Keeper(pid, ours)
+
+
+def _become_keeper(channel: socket.socket) -> None:
+    """Hold nothing of the daemon's: the device, its locks and its log end with the daemon itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)  # for the daemon, at whose end this one ends
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor <= 2:
+            os.dup2(null, descriptor)
+        elif descriptor != channel.fileno():
+            with contextlib.suppress(OSError):  # that of the listing
+                os.close(descriptor)
+    pyprctl.set_name("tunfwd-keeper")
+    kept = {Cap.NET_ADMIN} & set(CapState.get_current().permitted)
+    CapState(permitted=kept, effective=kept).set_current()
+
+
+def monitor(groups: int) -> socket.socket:
+    """Return a socket that is readable when something of `groups` has changed; takes no privilege."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+    made.bind((0, groups))
+    return made
+
+
+def drain(made: socket.socket) -> None:
+    """Read all that waits at a monitor: that something has changed is enough, or was too much to be told."""
+    while True:
+        try:
+            made.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:  # ENOBUFS: more than it could hold
+            continue
+
+
+@dataclass(slots=True)
+class _Pause:
+    """How long to wait before looking: longer each time that what was put back did not last."""
+
+    length: float = SETTLE
+    last: float = float("-inf")
+
+    def restored(self, now: float) -> None:
+        self.length = min(2 * self.length, LONGEST_PAUSE) if now - self.last < PEACE else SETTLE
+        self.last = now
+
+
+class _Watch:
+    """The process: waits for a change, looks, puts back, reports."""
+
+    def __init__(self, layout: Layout, channel: socket.socket) -> None:
+        self._layout = layout
+        self._channel = channel
+        self._failed: tuple[str, ...] = ()
+        self._pause = _Pause()
+
+    def run(self, confine: Callable[[], object]) -> None:
+        changes = monitor(EVERYTHING)
+        with IPRoute() as netlink:
+            confine()
+            waiting = select.poll()
+            waiting.register(self._channel, select.POLLIN)
+            waiting.register(changes, select.POLLIN)
+            while True:
+                drain(changes)
+                try:
+                    restored = restore(netlink, self._layout)  # at first what changed since it was set up
+                except NetlinkError:
+                    self._report(f"{self._layout.name} is gone")
+                    return
+                if restored.done:
+                    self._pause.restored(time.monotonic())
+                self._tell(restored)
+                if self._ended(waiting, None) or self._ended_within(self._pause.length):
+                    return
+
+    def _ended(self, waiting: select.poll, timeout: float | None) -> bool:
+        """Wait for a change. True if the daemon has ended."""
+        return any(fd == self._channel.fileno() for fd, _ in waiting.poll(timeout))
+
+    def _ended_within(self, seconds: float) -> bool:
+        waiting = select.poll()
+        waiting.register(self._channel, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
+
+    def _tell(self, restored: Restored) -> None:
+        if restored.done:
+            self._report(f"{self._layout.name} was changed; put back: {', '.join(restored.done)}")
+        if restored.failed != self._failed and restored.failed:
+            self._report(f"{self._layout.name} lacks what cannot be put back: {', '.join(restored.failed)}")
+        self._failed = restored.failed
+
+    def _report(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads; the daemon has other troubles
+            self._channel.send(text.encode()[:REPORT], socket.MSG_DONTWAIT)
