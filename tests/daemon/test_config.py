@@ -42,6 +42,7 @@ range6 = "fd00:1:2::/48"
 interface = "tox0"
 mtu = 9000
 forwarded = true
+users = ["alice", "root"]
 
 [forwarding]
 udp_idle = 30
@@ -112,6 +113,7 @@ def test_everything(tmp_path: Path) -> None:
     assert config.network.range6 == IPv6Network("fd00:1:2::/48")
     assert (config.network.interface, config.network.mtu) == ("tox0", 9000)
     assert config.network.forwarded
+    assert config.network.users == ("alice", "root")
     forwarding = config.forwarding
     assert (forwarding.udp_idle, forwarding.connect_timeout, forwarding.link, forwarding.outage) == (
         *(30.0, 2.5, False, 5.0),

@@ -445,3 +445,19 @@ def test_json_is_for_programs(node: Node) -> None:
     for command in ("id", "status", "friend list", "offers", "ports", "doctor", "version"):
         document = json.loads(node.cli(*command.split(), "--json").stdout)
         assert document["schema"] == 1
+
+
+def test_only_some_users_reach_contacts(node: Node) -> None:
+    node.configure({"network": {"users": ["nobody"]}})
+    node.start()
+    ask = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('10.77.3.9', 80))"
+    for uid, admitted in ((65534, True), (1235, False), (0, False)):
+        command = ["setpriv", f"--reuid={uid}", "--clear-groups", "/usr/bin/python3", "-c", ask]
+        assert (node.host.run(command, check=False).returncode == 0) == admitted, uid
+    node.stop()
+    node.configure({"network": {"users": ["no-such-user"]}})
+    result = fails(node)
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (
+        8,
+        "tunfwd: [network] users: there is no user 'no-such-user'",
+    )

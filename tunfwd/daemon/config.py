@@ -175,6 +175,7 @@ class Network:
     interface: Annotated[str, Parse(str, _read_interface)] = "tunfwd0"
     mtu: Annotated[int, Parse(int, _read_mtu)] = 1500  # bytes
     forwarded: bool = False  # whether hosts that this machine routes for may reach contacts, too
+    users: tuple[str, ...] | None = None  # who of this machine reaches contacts; None: everybody
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ from tunfwd.tox.client import Client
 from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError, read_passphrase
 from tunfwd.tun import network, privileges
+from tunfwd.tun.admission import admitting, find_users
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
 from tunfwd.tun.keeper import Keeper, keep
 from tunfwd.tun.local_addresses import LocalAddresses
@@ -132,16 +133,17 @@ def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
         ipv6 = IPv6Interface((range6.network[1], range6.network.prefixlen))
         if reason := network.configure(name, ipv4, ipv6):
             log.warning("%s has IPv4 only: %s", name, reason)
+        layout = Layout.of(name, ipv4, ipv6)
+        set_guards(layout)
+        log.info("%s is up: we are %s", name, ipv4.ip)
+        with (
+            contextlib.nullcontext() if wanted.users is None else admitting(name, find_users(wanted.users)),
+            contextlib.nullcontext() if wanted.forwarded else LocalAddresses() as local,
+            contextlib.closing(keep(layout, partial(confine, ()))) as keeper,
+        ):
+            yield Tunnel(device, layout, keeper, local)
     except network.NetworkError as error:
         raise ControlError("privilege", str(error)) from None
-    layout = Layout.of(name, ipv4, ipv6)
-    set_guards(layout)
-    log.info("%s is up: we are %s", name, ipv4.ip)
-    with (
-        contextlib.nullcontext() if wanted.forwarded else LocalAddresses() as local,
-        contextlib.closing(keep(layout, partial(confine, ()))) as keeper,
-    ):
-        yield Tunnel(device, layout, keeper, local)
 
 
 async def _serve(
