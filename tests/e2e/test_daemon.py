@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pwd
@@ -241,9 +242,62 @@ def test_root_is_left_for_a_user_without_privileges(node: Node) -> None:
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[name], 16) == 0, name
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-    assert "confined by seccomp and Landlock" in node.log
+    confined = f"ok       confinement: user {user.pw_name}, confined by seccomp and Landlock"
+    assert confined in node.cli("doctor", check=False).stdout
     for path in (node.folder / "state", *(node.folder / "state").iterdir(), node.folder / "control.sock"):
         assert path.stat().st_uid == user.pw_uid, path
+
+
+def test_beside_it_a_process_keeps_the_device_with_one_capability(node: Node) -> None:
+    node.start()
+    assert node.daemon is not None
+    [keeper] = map(int, Path(f"/proc/{node.daemon.pid}/task/{node.daemon.pid}/children").read_text().split())
+    status = status_of(keeper)
+    assert status["Uid"].split() == [str(pwd.getpwnam("tunfwd").pw_uid)] * 4
+    assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")] == [1 << 12] * 2 + [
+        0
+    ] * 2
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    node.kill()
+    node.wait_for(lambda: not Path(f"/proc/{keeper}").exists(), 5, "it ends with the daemon")
+
+
+def test_the_control_group_is_the_only_other_one(node: Node) -> None:
+    group = grp.getgrnam("users")
+    node.configure({"control": {"group": group.gr_name}})
+    node.start()
+    assert node.daemon is not None
+    assert status_of(node.daemon.pid)["Groups"] == str(group.gr_gid)
+    socket_status = (node.folder / "control.sock").stat()
+    assert (socket_status.st_gid, stat.S_IMODE(socket_status.st_mode)) == (group.gr_gid, 0o660)
+
+
+def test_an_ordinary_user_with_net_admin(node: Node) -> None:
+    """As from systemd's AmbientCapabilities; the interpreter may be readable for root alone."""
+    start = (
+        "import pyprctl\n"
+        "from pyprctl import Cap, CapState\n"
+        "import tunfwd.cli.daemon, tunfwd.daemon.main\n"
+        "pyprctl.cap_set_ids(uid=65534, gid=65534, groups=[])\n"
+        "CapState(permitted={Cap.NET_ADMIN}, effective={Cap.NET_ADMIN}).set_current()\n"
+        "from tunfwd.cli.main import main\n"
+        "main()\n"
+    )
+    for_all = 'mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec "$@"'
+    os.chown(node.folder, 65534, 65534)
+    with node.log_file.open("ab") as log:
+        node.daemon = node.host.start(
+            ["unshare", "--mount", "sh", "-c", for_all, "sh", sys.executable, "-c", start, "daemon"],
+            env=os.environ | node.environment,
+            stdout=log,
+            stderr=log,
+        )
+    node.wait_for(lambda: node.cli("id", check=False).returncode == 0, 20, "the daemon answers")
+    status = status_of(node.daemon.pid)
+    assert status["Uid"].split() == ["65534"] * 4
+    assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")] == [0] * 4
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert (node.folder / "state" / "identity.tox").stat().st_uid == 65534
 
 
 def test_ports_below_1024_are_bound_all_the_same(node: Node) -> None:

@@ -192,12 +192,12 @@ async def _serve(
     settings = config.tox.settings(state.identity(), _nickname())
     with Client(settings, contacts, passphrase) as client:
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
-        log.info("%s", confine([state.directory, config.socket.parent]))
+        confinement = confine([state.directory, config.socket.parent])
         writer.start()
         rooms = Rooms(client, peers, switch, state.content, saver.save, lambda: contacts.hello, random)
         contacts.attach(client, rooms)
         room_commands = RoomCommands(client, contacts, peers, rooms)
-        health = Health(tunnel.layout, tunnel.keeper)
+        health = Health(tunnel.layout, tunnel.keeper, confinement)
         commands = Commands(
             client,
             contacts,
