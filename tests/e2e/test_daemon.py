@@ -368,8 +368,9 @@ def test_state_of_root_is_handed_over(net: Topology) -> None:
         (state / "state.json").write_text('{"schema": 1}\n')
         (state / "link").symlink_to(secret)
         os.link(secret, state / "other-name")
+        Path(place, "way").symlink_to(state)
         node = Node(net["eve"], folder)
-        node.environment["TUNFWD_STATE_DIR"] = str(state)
+        node.environment["TUNFWD_STATE_DIR"] = f"{place}/way"
         with node:
             for path in (state, state / "state.json", state / "identity.tox"):
                 assert path.stat().st_uid == user.pw_uid, path

@@ -60,7 +60,7 @@ def hand_over(directory: Path, user: User, mode: int = 0o700) -> None:
         return
     if not directory.exists():
         _make(directory, mode)
-    fd = os.open(directory, _OPEN)
+    fd = os.open(os.path.realpath(directory), _OPEN)  # a link on the way is root's, as what it leads to
     try:
         status = os.fstat(fd)
         if status.st_uid == 0 and not status.st_mode & 0o022:

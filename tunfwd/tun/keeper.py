@@ -26,6 +26,7 @@ from tunfwd.tun.upkeep import Layout, Restored, restore
 
 SETTLE: Final = 0.02  # s; changes that come together are looked at once
 LONGEST_PAUSE: Final = 5.0  # s between two rounds with somebody who takes away again what is put back
+SHARE: Final = 10  # times as long as a look took is rested before the next, where routes come and go all day
 PEACE: Final = 10.0  # s without a change, after which it is put back at once again
 REPORT: Final = 4096  # bytes at most
 
@@ -145,6 +146,7 @@ class _Watch:
             waiting.register(changes, select.POLLIN)
             while True:
                 drain(changes)
+                began = time.monotonic()
                 try:
                     restored = restore(netlink, self._layout)  # at first what changed since it was set up
                 except NetlinkError:
@@ -153,7 +155,8 @@ class _Watch:
                 if restored.done:
                     self._pause.restored(time.monotonic())
                 self._tell(restored)
-                if self._ended(waiting, None) or self._ended_within(self._pause.length):
+                rest = max(self._pause.length, min(SHARE * (time.monotonic() - began), LONGEST_PAUSE))
+                if self._ended(waiting, None) or self._ended_within(rest):
                     return
 
     def _ended(self, waiting: select.poll, timeout: float | None) -> bool:
