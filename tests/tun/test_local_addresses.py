@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
+import trio
+import trio.testing
 
 from tunfwd.tun.local_addresses import REFRESH, LocalAddresses
 
@@ -62,3 +64,16 @@ def test_one_that_is_gone_is_forgotten_with_the_next_question(local: LocalAddres
     clock.now += REFRESH
     assert packed("192.168.1.7") not in local  # asks
     assert packed("192.168.1.2") not in local
+
+
+async def test_one_that_comes_or_goes_is_heard_of(local: LocalAddresses, nursery: trio.Nursery) -> None:
+    """Without a question: the clock stands still."""
+    nursery.start_soon(local.follow)
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.fail_after(10):
+        ip("addr", "add", "192.168.1.3/24", "dev", "other0")
+        while packed("192.168.1.3") not in local:  # noqa: ASYNC110  nothing tells but the kernel
+            await trio.sleep(0.01)
+        ip("addr", "del", "192.168.1.2/24", "dev", "other0")
+        while packed("192.168.1.2") in local:  # noqa: ASYNC110
+            await trio.sleep(0.01)

@@ -217,6 +217,8 @@ async def _serve(
             await nursery.start(saver.run)
             await nursery.start(engine.run)
             nursery.start_soon(_log_reports, tunnel.keeper)
+            if tunnel.local is not None:
+                nursery.start_soon(tunnel.local.follow)
             await nursery.start(client.run)
             await nursery.start(serve, listener, commands.dispatcher)
             log.info("our Tox address is %s", client.address)

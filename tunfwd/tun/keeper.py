@@ -22,6 +22,7 @@ from pyprctl import Cap, CapState
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from tunfwd.tun.monitor import EVERYTHING, drain, monitor
 from tunfwd.tun.upkeep import Layout, Restored, restore
 
 SETTLE: Final = 0.02  # s; changes that come together are looked at once
@@ -29,11 +30,6 @@ LONGEST_PAUSE: Final = 5.0  # s between two rounds with somebody who takes away 
 SHARE: Final = 10  # times as long as a look took is rested before the next, where routes come and go all day
 PEACE: Final = 10.0  # s without a change, after which it is put back at once again
 REPORT: Final = 4096  # bytes at most
-
-RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40  # linux/rtnetlink.h
-RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
-ADDRESSES: Final = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
-EVERYTHING: Final = ADDRESSES | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
 
 
 class Keeper:
@@ -96,24 +92,6 @@ def _become_keeper(channel: socket.socket) -> None:
     pyprctl.set_name("tunfwd-keeper")
     kept = {Cap.NET_ADMIN} & set(CapState.get_current().permitted)
     CapState(permitted=kept, effective=kept).set_current()
-
-
-def monitor(groups: int) -> socket.socket:
-    """Return a socket that is readable when something of `groups` has changed; takes no privilege."""
-    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-    made.bind((0, groups))
-    return made
-
-
-def drain(made: socket.socket) -> None:
-    """Read all that waits at a monitor: that something has changed is enough, or was too much to be told."""
-    while True:
-        try:
-            made.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:  # ENOBUFS: more than it could hold
-            continue
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """The addresses of this machine, so that what it forwards for others is told from what its programs send.
 
-The netstack asks whether it has a packet's source. An address that is not known may be new: the kernel is
-asked again, at a bounded rate, as anybody on a network beside us can bring that about.
+The netstack asks whether it has a packet's source. `follow` hears of each address that comes or goes. One
+that is not known may be newer still: the kernel is asked again, at a bounded rate, as anybody on a network
+beside us can bring that about.
 """
 
 import time
@@ -10,9 +11,13 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Final, Self
 
+import trio
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from tunfwd.tun.monitor import ADDRESSES, drain, monitor
+
+SETTLE: Final = 0.05  # s; changes that come together are one
 REFRESH: Final = 1.0  # s between two questions to the kernel that unknown addresses cause
 
 
@@ -42,6 +47,15 @@ class LocalAddresses:
             return False
         self.refresh()
         return address in self._addresses
+
+    async def follow(self) -> None:
+        """Ask whenever an address has come or gone, until cancelled."""
+        with monitor(ADDRESSES) as changes:
+            while True:
+                self.refresh()
+                await trio.lowlevel.wait_readable(changes)
+                await trio.sleep(SETTLE)
+                drain(changes)
 
     def refresh(self) -> None:
         """Ask the kernel. What it does not answer leaves all as it was."""
