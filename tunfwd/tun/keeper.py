@@ -7,6 +7,7 @@ daemon has ended.
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -113,6 +114,7 @@ class _Watch:
         self._layout = layout
         self._channel = channel
         self._failed: tuple[str, ...] = ()
+        self._told = False
         self._pause = _Pause()
 
     def run(self, confine: Callable[[], object]) -> None:
@@ -127,14 +129,16 @@ class _Watch:
                 began = time.monotonic()
                 try:
                     restored = restore(netlink, self._layout)  # at first what changed since it was set up
-                except NetlinkError:
-                    self._report(f"{self._layout.name} is gone")
-                    return
+                except NetlinkError as error:
+                    if error.code == errno.ENODEV:
+                        self._report(f"{self._layout.name} is gone from this network namespace")
+                        return
+                    restored = Restored((), (str(error),))  # changed while it was read, as a rule
                 if restored.done:
                     self._pause.restored(time.monotonic())
-                self._tell(restored)
+                surely = self._tell(restored)
                 rest = max(self._pause.length, min(SHARE * (time.monotonic() - began), LONGEST_PAUSE))
-                if self._ended(waiting, None) or self._ended_within(rest):
+                if self._ended(waiting, None if surely else 0) or self._ended_within(rest):
                     return
 
     def _ended(self, waiting: select.poll, timeout: float | None) -> bool:
@@ -146,12 +150,18 @@ class _Watch:
         waiting.register(self._channel, select.POLLIN)
         return bool(waiting.poll(seconds * 1000))
 
-    def _tell(self, restored: Restored) -> None:
+    def _tell(self, restored: Restored) -> bool:
+        """Report. False where another look has to show whether a failure was but a change under way."""
         if restored.done:
             self._report(f"{self._layout.name} was changed; put back: {', '.join(restored.done)}")
-        if restored.failed != self._failed and restored.failed:
-            self._report(f"{self._layout.name} lacks what cannot be put back: {', '.join(restored.failed)}")
+        if restored.failed and restored.failed != self._failed:
+            self._failed, self._told = restored.failed, False
+            return False
         self._failed = restored.failed
+        if restored.failed and not self._told:
+            self._report(f"{self._layout.name} lacks what cannot be put back: {', '.join(restored.failed)}")
+            self._told = True
+        return True
 
     def _report(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads; the daemon has other troubles
