@@ -15,7 +15,7 @@ def daemon(ctx: click.Context) -> int:
     """Run the daemon, in the foreground.
 
     It logs to stderr, and ends at Ctrl-C or SIGTERM. It needs CAP_NET_ADMIN, and gives it up once the TUN
-    device is there.
+    device is there; started by root, it goes on as the user tunfwd.
     """
     from tunfwd.daemon.main import run  # noqa: PLC0415  the engine is the daemon's alone
 
