@@ -1,5 +1,6 @@
 """What a peer may not do ends its link and nothing else; what makes no sense is counted."""
 
+import gc
 import struct
 import tracemalloc
 
@@ -7,7 +8,7 @@ import pytest
 from rawpeer import RawPeer
 
 from tunfwd.link import ControlReceived, LinkClosed, StreamEnded, StreamReadable, StreamReset
-from tunfwd.link.streams import CONTROL_WINDOW, INITIAL_WINDOW, LINK_WINDOW, MAX_PIECES, MAX_UNCLAIMED
+from tunfwd.link.streams import CONTROL_WINDOW, INITIAL_WINDOW, LINK_WINDOW, MAX_PIECES, MAX_STREAMS
 from tunfwd.wire.frames import (
     ACK_HEADER,
     Close,
@@ -69,6 +70,7 @@ def test_credit_of_the_link_is_a_bound():
     sent = 0
     id_ = 1
     while not peer.link.closed and sent <= LINK_WINDOW:
+        peer.link.stream_open(id_)
         peer.say(Stream(id_, INITIAL_WINDOW - 1, b"x", False))
         sent += INITIAL_WINDOW
         id_ += 1
@@ -76,13 +78,92 @@ def test_credit_of_the_link_is_a_bound():
     assert sent <= LINK_WINDOW + INITIAL_WINDOW
 
 
-def test_streams_nobody_asked_for_are_bounded():
+def held_by(peer, talk):
+    """Bytes that a peer makes the link hold by talking, and what is left when the link is over."""
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    talk()
+    peer.events()
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0] - before
+    peer.link.discard()
+    left = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return held, left
+
+
+STRANGERS = {
+    "many streams": lambda n: [Stream(1 + n, 0, b"x" * 1300, False)],
+    "full windows": lambda n: [Stream(1 + n // 50, 1300 * (n % 50), b"x" * 1300, False)],
+    "one-byte pieces with gaps": lambda n: [Stream(1, 2 * (20 * n + i), b"x", False) for i in range(20)],
+    "pieces of many streams": lambda n: [Stream(1 + n % 100, 5 + n, b"x", False) for i in range(20)],
+    "resets": lambda n: [ResetStream(1 + 20 * n + i, 0, 9) for i in range(20)],
+    "stops": lambda n: [StopSending(1 + 20 * n + i, 0) for i in range(20)],
+    "resets and stops": lambda n: [f for f in (ResetStream(1 + n, 0, 9), StopSending(1 + n, 0))],
+    "pieces of control messages": lambda n: [Stream(0, 3 + 40 * n + 2 * i, b"x", False) for i in range(20)],
+    "fragments": lambda n: [Fragment(1, n, 65_507, 512, b"x" * 1000)],
+}
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_stranger_can_make_us_hold_little(what, listens):
+    """No stream was opened, because nothing was accepted; whether or not it acknowledges what we say."""
+
+    def talk(peer, packets):
+        for number in range(packets):
+            peer.say(*STRANGERS[what](number))
+            if number % 50 == 49:
+                heard = peer.hear()
+                if listens and heard:
+                    peer.acknowledge(heard)
+            if peer.link.closed:
+                return
+
+    talk(RawPeer(is_wanted=lambda _: False), 100)  # what is made once in a process is not the peer's
+    peer = RawPeer(is_wanted=lambda _: False)
+    held, left = held_by(peer, lambda: talk(peer, 1500))
+    assert held < 250_000
+    assert left < 60_000
+
+
+def test_what_is_refused_comes_again_when_the_stream_is_opened():
+    """To the peer it is a lost packet: not acknowledged, so sent again, and then there is room."""
     peer = RawPeer()
-    for id_ in range(1, MAX_UNCLAIMED + 1):
-        peer.say(Stream(id_, 0, b"x", False))
-    assert not peer.link.closed
-    peer.say(Stream(MAX_UNCLAIMED + 1, 0, b"x", False))
-    assert "too many streams" in peer.violation()
+    text = bytes(range(256)) * 100
+    for offset in range(0, len(text), 1024):
+        peer.say(Stream(7, offset, text[offset : offset + 1024], False))
+    refused = peer.link.statistics.refused
+    assert 0 < refused < 25
+    assert peer.violation() is None
+    assert peer.link.stream_open(7)
+    for offset in range(0, len(text), 1024):
+        peer.say(Stream(7, offset, text[offset : offset + 1024], False))
+    assert peer.link.statistics.refused == refused
+    assert peer.link.stream_read(7, 1 << 20) == text
+
+
+def test_a_stream_that_was_given_up_before_it_was_opened():
+    """Its id is used up; a stop is answered, and again when the answer is lost."""
+    peer = RawPeer()
+    peer.say(ResetStream(7, 3, 0), StopSending(7, 3))
+    heard = peer.hear()
+    assert ResetStream(7, 3, 0) in [frame for _, frames in heard for frame in frames]
+    assert not peer.link.stream_open(7)
+    peer.acknowledge(heard)
+    assert not peer.link.stream_open(7)
+    peer.say(StopSending(7, 3))
+    assert peer.frames(ResetStream) == []
+
+
+def test_streams_that_the_peer_never_ends_are_bounded():
+    peer = RawPeer()
+    for id_ in range(1, MAX_STREAMS + 1):
+        assert peer.link.stream_open(id_)
+        peer.link.stream_reset(id_, 0)
+        peer.link.stream_stop(id_, 0)
+    assert not peer.link.stream_open(MAX_STREAMS + 1)
 
 
 def test_pieces_behind_gaps_are_bounded():

@@ -38,12 +38,24 @@ class LinkTransport:
         *,
         fragment: bool,
         controller: ControllerFactory = Bbr,
+        is_wanted: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        """`epochs` are ours and the contact's; `fragment` is whether large datagrams may be cut."""
+        """`epochs` are ours and the contact's; `fragment` is whether large datagrams may be cut.
+
+        `is_wanted` is whether there is a flow of a msg_id.
+        """
         self._carrier = carrier
         self._fragment = fragment
         prefix = carrier.extension + bytes((ExtensionType.LINK,))
-        self.link = Link(*epochs, random, now, prefix=prefix, fragment=fragment, controller=controller)
+        self.link = Link(
+            *epochs,
+            random,
+            now,
+            prefix=prefix,
+            fragment=fragment,
+            controller=controller,
+            is_wanted=is_wanted,
+        )
         self.dropped_control = 0
         self._channels: dict[int, LinkChannel] = {}
         self._arrived: list[bytes] = []

@@ -556,6 +556,10 @@ class Negotiation:
             flow.mapping.rx_bytes += len(data.payload)
             self._events.append(DatagramArrived(flow, data.payload))
 
+    def is_flow(self, msg_id: int) -> bool:
+        """Whether there is a flow of that id, whose datagrams are wanted."""
+        return isinstance(self._ids.get(msg_id), Flow)
+
     def send_datagram(self, flow: Flow, payload: bytes, now: float) -> bool:
         """Send a datagram of an open flow; False where it is too large to be carried."""
         if not self.transport.send_datagram(flow.msg_id, payload):

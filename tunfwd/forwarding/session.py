@@ -294,6 +294,7 @@ class Session:
             self._now,
             fragment=Feature.FRAGMENT in self.features,
             controller=self._settings.controller,
+            is_wanted=self._negotiation.is_flow,
         )
 
     def _set_features(self, features: Feature) -> None:

@@ -12,7 +12,7 @@ packet that makes no sense is counted and dropped, one that breaks the rules end
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,6 +63,7 @@ class Statistics:
     foreign: int = 0  # packets of another pair of epochs
     malformed: int = 0
     duplicates: int = 0
+    refused: int = 0  # for want of room; they count as lost
 
 
 class Link:
@@ -79,11 +80,13 @@ class Link:
         max_packet: int = MAX_PACKET,
         fragment: bool = True,
         controller: ControllerFactory = Bbr,
+        is_wanted: Callable[[int], bool] = lambda _: True,
     ) -> None:
         """Begin a link; both ends do so when both have said Hello.
 
         `prefix` is carrier prefix and packet type: it begins each packet, counts in `max_packet`, and is
-        skipped in what arrives. `fragment`: the peer puts split datagrams together.
+        skipped in what arrives. `fragment`: the peer puts split datagrams together. `is_wanted`: whether we
+        are to put those together that come for a flow of that id.
         """
         self.statistics = Statistics()
         self._send_tag = link_tag(local_epoch, remote_epoch)
@@ -91,6 +94,7 @@ class Link:
         self._prefix = prefix
         self._max_packet = max_packet
         self._fragment = fragment
+        self._is_wanted = is_wanted
         self._new_controller = controller
         self._random = random
         self._last = self._skew = 0.0
@@ -127,6 +131,8 @@ class Link:
         """Drop all that the link holds: it is over. Calls about streams find none from then on."""
         self._streams.clear()
         self._events.clear()
+        self._datagrams.clear()
+        self._reassembly = Reassembly()
 
     def stream_is_known(self, id_: int) -> bool:
         """Whether the id is in use by the owner, or was so not long ago."""
@@ -265,19 +271,24 @@ class Link:
                 except Malformed:
                     statistics.malformed += 1
                     continue
-                eliciting = False
+                eliciting, kept = False, True
                 for frame in frames:
                     if type(frame) is Stream:
-                        streams.on_stream(frame)
+                        if not streams.on_stream(frame):
+                            kept = False
                         eliciting = True
                     elif type(frame) is Ack:
                         self._recovery.on_ack(frame, now)
                     else:
                         eliciting = True
-                        self._on_frame(frame)
+                        if not self._on_frame(frame):
+                            kept = False
                         if self._closed:
                             return
-                acks.record(number, eliciting, now)
+                if kept:
+                    acks.record(number, eliciting, now)
+                else:  # as if it were lost: what it brought comes again, when there may be room
+                    statistics.refused += 1
         except PeerViolation as violation:
             self._close_frame = encode_frame(Close(REASON_VIOLATION))
             self._end()
@@ -286,12 +297,12 @@ class Link:
         streams.cwnd = self._recovery.controller.cwnd
         streams.round_trip = self._recovery.rtt.smoothed
 
-    def _on_frame(self, frame: object) -> None:
-        """The frames that are not in every packet."""
+    def _on_frame(self, frame: object) -> bool:
+        """The frames that are not in every packet; False where there is no room for what one asks for."""
         match frame:
             case Datagram(id_, data):
                 self._events.append(DatagramReceived(id_, data))
-            case Fragment():
+            case Fragment() if self._is_wanted(frame.id):
                 whole = self._reassembly.add(frame)
                 if whole is not None:
                     self._events.append(DatagramReceived(frame.id, whole))
@@ -302,12 +313,13 @@ class Link:
             case ResetStream():
                 self._streams.on_reset(frame)
             case StopSending():
-                self._streams.on_stop(frame)
+                return self._streams.on_stop(frame)
             case Close(reason):
                 self._end()
                 self._events.append(LinkClosed(reason, None))
             case _:
                 pass  # a Ping: being acknowledged is all it wants
+        return True
 
     def _receive_closed(self, packets: Iterable[bytes]) -> None:
         """Repeat our Close to a peer that has missed it, ever more rarely."""

@@ -43,9 +43,16 @@ MIN_SEND_BUFFER: Final = 65_536  # bytes a stream may always have waiting …
 MAX_SEND_BUFFER: Final = 8 << 20  # … and at most; between them, four congestion windows: a loss holds two up
 # bytes of room that are worth waking a writer for, and that a stream has in any case
 WRITABLE: Final = 16_384
-MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
+MAX_STREAMS: Final = 8192  # at once; twice as many as a contact may have flows
+MAX_UNCLAIMED: Final = 16  # streams with data that the owner has not opened …
+UNCLAIMED_BYTES: Final = 16_384  # … and what all of them may hold
+PIECE_COST: Final = 256  # bytes that a piece beyond a gap is taken to need beside its data
+MAX_REFUSED: Final = 256  # streams that the peer stopped before they were opened, and waits for us to reset
+MAX_CONTROL_PIECES: Final = 4096  # beyond gaps in stream 0; before a stream was opened, an eighth of it
 MAX_PIECES: Final = 65_536  # pieces beyond gaps, in all streams
-MAX_FORGOTTEN: Final = 16_384  # closed streams whose late packets are still recognised
+# closed streams whose late packets are still recognised: before many were opened, as many and these
+MAX_FORGOTTEN: Final = 16_384
+FORGOTTEN_AT_FIRST: Final = 256
 MAX_MESSAGE: Final = 1373  # bytes of a control message
 CONTROL: Final = 0  # the stream that carries control messages
 _LENGTH_SIZE: Final = 2
@@ -128,10 +135,12 @@ class Streams:
         self._consumed = 0
         self._charged = 0
         self._pieces = 0
-        self._unclaimed = 0
+        self._unclaimed: dict[int, Pair] = {}  # begun by the peer, and not opened by the owner
+        self._opened = 0  # streams that the owner has opened, ever
+        self._refused: dict[int, int] = {}  # the reason of those we owe a ResetStream
         self._events = events
         self._pairs: dict[int, Pair] = {}
-        self._forgotten: dict[int, None] = {}
+        self._forgotten: dict[int, bool] = {}  # whether it was unseen
         self.control = Pair(ReceiveStream(CONTROL, CONTROL_WINDOW), SendStream(CONTROL, CONTROL_WINDOW, self))
         self._message = b""  # the beginning of a control message
 
@@ -143,7 +152,10 @@ class Streams:
         nobody = SendStream(CONTROL, CONTROL_WINDOW, _Nobody())
         self.control = Pair(ReceiveStream(CONTROL, CONTROL_WINDOW), nobody)
         self.resets = _Resets(None)
+        self._message = b""
         self._pairs.clear()
+        self._unclaimed.clear()
+        self._refused.clear()
         self._forgotten.clear()
         self.fresh.clear()
         self.active.clear()
@@ -161,16 +173,19 @@ class Streams:
             return False
         pair = self._pairs.get(id_)
         if pair is None:
+            if len(self._pairs) >= MAX_STREAMS:
+                return False
             self._create(id_).claimed = True
         else:
-            pair.claimed = True
-            self._unclaimed -= 1
+            self._claim(id_)
+        self._opened += 1
         return True
 
     def is_known(self, id_: int) -> bool:
         """Whether `open` would refuse the id."""
         pair = self._pairs.get(id_)
-        return id_ == CONTROL or id_ in self._forgotten or (pair is not None and pair.claimed)
+        burnt = id_ == CONTROL or id_ in self._forgotten or id_ in self._refused
+        return burnt or (pair is not None and pair.claimed)
 
     def write(self, id_: int, data: bytes | bytearray | memoryview) -> int:
         """How many bytes of `data` were taken; all, and for nothing, if the stream is gone or reset."""
@@ -259,20 +274,23 @@ class Streams:
 
     # -- the peer's frames -------------------------------------------------------------------------------
 
-    def on_stream(self, frame: Stream) -> None:
-        """Data of a stream."""
+    def on_stream(self, frame: Stream) -> bool:
+        """Data of a stream; False where there is no room for it, and its packet is to count as lost."""
         id_, offset, data, fin = frame
         pair = self._pairs.get(id_)
         if pair is None:
             if id_ == CONTROL:
-                self._on_control(offset, data, fin)
-                return
-            if id_ in self._forgotten:
-                return
-            pair = self._create_unclaimed(id_)
+                return self._on_control(offset, data, fin)
+            if id_ in self._forgotten or id_ in self._refused:
+                return True
+            if len(self._unclaimed) >= MAX_UNCLAIMED or not self._has_room(data):
+                return False
+            pair = self._unclaimed[id_] = self._create(id_)
         receive = pair.receive
         if receive.ended and offset + len(data) <= receive.highest:
-            return
+            return True
+        if not pair.claimed and not self._has_room(data):
+            return False
         before, pieces = receive.received, receive.pieces_waiting
         used = receive.on_data(offset, data, fin)
         if used:
@@ -293,16 +311,27 @@ class Streams:
         elif fin:
             self._end_if_read(pair)
             self._close_if_done(id_, pair)
+        return True
+
+    def _has_room(self, data: bytes) -> bool:
+        """Whether one more piece of a stream that nobody has opened can be kept."""
+        held = len(data) + PIECE_COST
+        for pair in self._unclaimed.values():
+            receive = pair.receive
+            held += receive.received - receive.read_offset
+            held += receive.pieces_waiting * (MAX_MESSAGE + PIECE_COST)
+        return held <= UNCLAIMED_BYTES
 
     def on_reset(self, frame: ResetStream) -> None:
-        """The peer gives its half up."""
+        """The peer gives its half up. Of a stream that is not there, only the id has to be remembered."""
         pair = self._pairs.get(frame.id)
         if frame.id == CONTROL:
             raise PeerViolation("reset of the control stream")
         if pair is None:
-            if frame.id in self._forgotten:
-                return
-            pair = self._create_unclaimed(frame.id)
+            if frame.id not in self._refused and frame.id not in self._forgotten:
+                self._forget(frame.id, unseen=True)
+                self._count_unseen(frame.final_size)
+            return
         receive = pair.receive
         if receive.reset_reason is not None or receive.ended:
             return  # a repetition, or too late: all of it has been read
@@ -318,19 +347,38 @@ class Streams:
             self._events.append(StreamReset(frame.id, frame.reason))
         self._close_if_done(frame.id, pair)
 
-    def on_stop(self, frame: StopSending) -> None:
-        """The peer reads no further."""
+    def _count_unseen(self, final_size: int) -> None:
+        """All that was sent of a stream that is not there counts, and is given back at once."""
+        if final_size > INITIAL_WINDOW:
+            raise PeerViolation(f"reset at {final_size} of a stream without credit")
+        self._received += final_size
+        if self._received > self.granted:
+            raise PeerViolation("final size beyond the link's credit")
+        self._consume(final_size)
+
+    def on_stop(self, frame: StopSending) -> bool:
+        """The peer reads no further. Of a stream that is not there, it is told that nothing comes.
+
+        False where too many of those wait for it to know, and the packet is to count as lost.
+        """
         if frame.id == CONTROL:
             raise PeerViolation("stop of the control stream")
         pair = self._pairs.get(frame.id)
         if pair is None:
-            if frame.id in self._forgotten:
-                return
-            pair = self._create_unclaimed(frame.id)
-        if pair.send.done or pair.send.reset_reason is not None:
-            return
-        self._reset(pair.send, frame.reason)
-        self._events.append(StreamStopped(frame.id, frame.reason))
+            return self._refuse(frame.id, frame.reason)
+        if not pair.send.done and pair.send.reset_reason is None:
+            self._reset(pair.send, frame.reason)
+            self._events.append(StreamStopped(frame.id, frame.reason))
+        return True
+
+    def _refuse(self, id_: int, reason: int) -> bool:
+        if id_ in self._refused or self._forgotten.get(id_) is False:
+            return True
+        if len(self._refused) >= MAX_REFUSED:
+            return False
+        self._refused[id_] = reason
+        self.resets_due[id_] = None
+        return True
 
     def on_stream_credit(self, frame: MaxStreamData) -> None:
         """The peer takes more of one stream."""
@@ -349,15 +397,16 @@ class Streams:
                 for pair in self._pairs.values():
                     self.sendable(pair.send)
 
-    def _on_control(self, offset: int, data: bytes, fin: bool) -> None:
+    def _on_control(self, offset: int, data: bytes, fin: bool) -> bool:
         receive = self.control.receive
         if fin:
             raise PeerViolation("end of the control stream")
+        most = MAX_CONTROL_PIECES if self._opened else MAX_CONTROL_PIECES // 8
+        if offset > receive.received and receive.pieces_waiting >= most:
+            return False
         receive.on_data(offset, data, False)
-        if receive.pieces_waiting > CONTROL_WINDOW // 64:
-            raise PeerViolation("too many pieces out of order")
         if receive.received == receive.read_offset:
-            return
+            return True
         buffer = self._message + receive.read(CONTROL_WINDOW)
         position = 0
         while len(buffer) - position >= _LENGTH_SIZE:
@@ -373,6 +422,7 @@ class Streams:
         if receive.granted - receive.read_offset < CONTROL_WINDOW // 2:
             receive.granted = receive.read_offset + CONTROL_WINDOW
             self.credits_due[CONTROL] = None
+        return True
 
     # -- what became of what we sent ---------------------------------------------------------------------
 
@@ -396,6 +446,9 @@ class Streams:
 
     def reset_acked(self, id_: int) -> None:
         """The peer knows that we gave our half up."""
+        if self._refused.pop(id_, None) is not None:
+            self._forget(id_)
+            return
         pair = self._pairs.get(id_)
         if pair is not None:
             pair.send.reset_acked = True
@@ -435,6 +488,8 @@ class Streams:
 
     def reset_frame(self, id_: int) -> ResetStream | None:
         """The ResetStream for `resets_due`."""
+        if id_ in self._refused:
+            return ResetStream(id_, self._refused[id_], 0)
         pair = self._pairs.get(id_)
         if pair is None or pair.send.reset_reason is None:
             return None
@@ -455,7 +510,7 @@ class Streams:
             return None
         if not pair.claimed:
             pair.claimed = True
-            self._unclaimed -= 1
+            del self._unclaimed[id_]
         return pair
 
     def _create(self, id_: int) -> Pair:
@@ -464,12 +519,6 @@ class Streams:
         pair.granted_at = self.now
         self._charge(pair, INITIAL_WINDOW)
         return pair
-
-    def _create_unclaimed(self, id_: int) -> Pair:
-        self._unclaimed += 1
-        if self._unclaimed > MAX_UNCLAIMED:
-            raise PeerViolation("too many streams nobody asked for")
-        return self._create(id_)
 
     def _end_if_read(self, pair: Pair) -> None:
         receive = pair.receive
@@ -483,12 +532,18 @@ class Streams:
             return
         self._charge(pair, 0)
         del self._pairs[id_]
-        if not pair.claimed:
-            self._unclaimed -= 1
-        self._forgotten[id_] = None
-        if len(self._forgotten) > MAX_FORGOTTEN:
-            del self._forgotten[next(iter(self._forgotten))]
+        self._unclaimed.pop(id_, None)
+        self._forget(id_)
         self._events.append(StreamClosed(id_))
+
+    def _forget(self, id_: int, *, unseen: bool = False) -> None:
+        """Remember an id, and no more of its stream: late packets that speak of it mean nothing.
+
+        `unseen`: the peer gave it up before anything of it was here, and may yet ask us to.
+        """
+        self._forgotten[id_] = unseen
+        if len(self._forgotten) > min(MAX_FORGOTTEN, self._opened + FORGOTTEN_AT_FIRST):
+            del self._forgotten[next(iter(self._forgotten))]
 
     # -- the pool ----------------------------------------------------------------------------------------
 
