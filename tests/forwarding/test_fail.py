@@ -105,6 +105,18 @@ def test_while_it_rests_the_contact_may_come_and_go() -> None:
     assert pair.b.session.is_online
 
 
+@ALL
+def test_what_the_contact_says_meanwhile_it_says_again(features: Feature) -> None:
+    """Even where neither has said anything before."""
+    pair = Pair(Side(1, features=features), Side(2), delay=0.01)
+    pair.connect()
+    pair.a.fail(pair.now)
+    mapping = pair.b.session.offer(Protocol.TCP, 80, "web", pair.now)
+    pair.run(10)
+    assert mapping.state is (MappingState.RUNNING if features else MappingState.OFFERED)
+    assert len(pair.a.session.mappings) == 1
+
+
 def test_offline_it_fails_in_silence() -> None:
     side = Side(1)
     side.fail(50.0)

@@ -610,9 +610,8 @@ def test_ten_thousand_offers_that_are_all_accepted(peer: Plain) -> None:
         peer.heard()
     assert len(peer.session.mappings) == MAX_MAPPINGS
     with pytest.raises(Misuse, match="too many"):
-        peer.session.offer(TCP, 1, "", peer.now)
-    with pytest.raises(Misuse, match="too many"):
-        peer.session.expect(SERVER, TCP, 1, "")
+        peer.session.expect(SERVER, TCP, 60_000, "")
+    peer.session.offer(TCP, 1, "", peer.now)  # what a contact offers takes no room from what we do
 
 
 @pytest.mark.parametrize(
@@ -665,4 +664,4 @@ def test_origin_and_key_of_a_mapping(peer: Plain) -> None:
     peer.offer(TCP, SERVER, 80, "ж".encode())
     mapping = peer.side.mapping()
     assert mapping.origin is Origin.REMOTE
-    assert mapping.key == (SERVER, TCP, 80, "ж")
+    assert mapping.key == (SERVER, TCP, 80, "")

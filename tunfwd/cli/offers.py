@@ -230,6 +230,8 @@ def _offers_table(result: api.OffersResult) -> None:
     )
     if any(entry["origin"] == "remote" and entry["state"] == "pending" for entry in entries):
         hint("Answer what is pending with: tunfwd accept NAME|ID, or: tunfwd deny NAME|ID")
+    for contact, count in result.get("unseen", {}).items():
+        hint(f"{contact} offers {count} more, which there is no room for: they come when others are answered")
 
 
 def _ports_table(result: api.MappingsResult) -> None:

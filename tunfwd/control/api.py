@@ -312,6 +312,7 @@ class OffersResult(Change):
     """offer.add, offer.list, offer.request, offer.deny: the offers concerned."""
 
     offers: list[OfferEntry]
+    unseen: NotRequired[dict[str, int]]  # offers that there is no room for until others are decided on
 
 
 class MappingEntry(TypedDict):

@@ -284,7 +284,11 @@ class Commands:
 
     async def _offer_list(self, _: api.Nothing) -> api.OffersResult:
         to_rooms = [self._room_offer_entry(offer) for offer in self._rooms.offers]
-        return {"offers": to_rooms + [_offer_entry(peer, mapping) for peer, mapping in self._all()]}
+        unseen = {peer.label: peer.session.unseen_offers for peer in self._peers}
+        return {
+            "offers": to_rooms + [_offer_entry(peer, mapping) for peer, mapping in self._all()],
+            "unseen": {label: count for label, count in unseen.items() if count},
+        }
 
     async def _offer_accept(self, params: api.OfferAccept) -> api.MappingResult:
         peer, mapping = self._find_pending(params.offer, params.contact, "accept")

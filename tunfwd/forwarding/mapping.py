@@ -19,6 +19,13 @@ class Origin(Enum):
     REMOTE = "remote"
 
 
+def offer_key(
+    direction: Direction, protocol: Protocol, port: int, name: str
+) -> tuple[Direction, Protocol, int, str]:
+    """Return what two Offers of the same thing have in common: the port, or where that is any, the name."""
+    return (direction, protocol, port, "" if port else name)
+
+
 @dataclass(eq=False, slots=True)
 class Mapping:
     """One offered port. `Negotiation` changes it; everybody else reads.
@@ -63,7 +70,7 @@ class Mapping:
     @property
     def key(self) -> tuple[Direction, Protocol, int, str]:
         """What makes an Offer the same one as before, under another msg_id."""
-        return (self.direction, self.protocol, self.port, self.name)
+        return offer_key(self.direction, self.protocol, self.port, self.name)
 
     def handle(self, event: MappingEvent) -> bool:
         """Change state by the table; False where the table has nothing for it."""

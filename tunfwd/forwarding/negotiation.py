@@ -28,7 +28,7 @@ from tunfwd.forwarding.events import (
 )
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.lossless import LosslessChannel
-from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.mapping import Mapping, Origin, offer_key
 from tunfwd.forwarding.states import FlowEvent, FlowState, MappingEvent, MappingState, Role
 from tunfwd.forwarding.timers import Timers
 from tunfwd.forwarding.transport import Random, Transport
@@ -53,12 +53,13 @@ from tunfwd.wire.packets import (
 )
 
 MAX_PENDING = 64  # undecided offers of one contact: more than a person reads
-MAX_MAPPINGS = 1024  # of one contact, both origins
+MAX_MAPPINGS = 1024  # of one contact, and as many of ours
 MAX_FLOWS = 4096  # of one contact, each way, but for those of UDP that run over one mapping:
 MAX_UDP_FLOWS = 2048  # of one contact, each way; the least recently used gives way
 MAX_HELD = 256  # local connections waiting for one mapping
 MAX_SPARE = 64  # a plain server's offers of one service that no connection has used
 HELD_TIMEOUT = 5.0  # s; a plain peer's next offer takes one round trip, a contact's return a few
+ASK_AGAIN = 3.0  # s from a decision until offers without room are asked for; longer than HELLO_INTERVAL
 LINGER = 2.0  # s; see Negotiation.flow_finished
 RETRY = 1.0, 60.0  # s; first and longest wait before a plain mapping that came to nothing is offered again
 
@@ -100,6 +101,10 @@ class Negotiation:
         self._say = say
         self._random = random
         self._limits = limits
+        self.unseen = 0
+        """Offers of the contact that there was no room for, since it last was asked for all."""
+        self.ask_again_at: float | None = None
+        """When to ask for them: there is room."""
         self._now = 0.0
         self._ids: dict[int, Mapping | Flow] = {}
         self._flows: set[Flow] = set()
@@ -169,6 +174,9 @@ class Negotiation:
 
     def expect(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
         """Remember an acceptance from before: when the contact offers this again, it is taken at once."""
+        key = offer_key(direction, protocol, port, name)
+        if any(mapping.origin is Origin.REMOTE and mapping.key == key for mapping in self.mappings):
+            raise Misuse(f"{port}/{protocol.name.lower()} is accepted already")
         mapping = self._add(Mapping(Origin.REMOTE, direction, protocol, port, name))
         mapping.taken = True
         return mapping
@@ -293,16 +301,20 @@ class Negotiation:
                 self._counters["flow_over_limit" if mapping else "flow_unserved"] += 1
                 self._decline(offer.msg_id, Reason.REFUSED)
         elif (found := self._place(offer)) is not None:
+            undecided = found.state is MappingState.PENDING
             found.msg_id = offer.msg_id
             self._ids[offer.msg_id] = found
             self._move(found, MappingEvent.OFFER_RECEIVED)
             if found.taken:
                 self.take(found, now)
-            else:
+            elif not undecided:
                 self._events.append(OfferArrived(found))
         else:
             self._counters["offer_over_limit"] += 1
-            self._say(Kill(offer.msg_id))
+            if self.features and self._is_full_of_undecided():
+                self.unseen += 1  # left unanswered: it is asked for again when there is room
+            else:
+                self._say(Kill(offer.msg_id))
 
     def _is_flow(self, offer: Offer) -> bool:
         """Whether a connection offer is one flow of a mapping. Else it is a request, to be decided on."""
@@ -325,15 +337,24 @@ class Negotiation:
 
     def _place(self, offer: Offer) -> Mapping | None:
         """Return the mapping that an Offer renews, or a new one; None where there are too many."""
-        key = (offer.direction, offer.protocol, offer.port, offer.name)
-        pending = 0
+        key = offer_key(offer.direction, offer.protocol, offer.port, offer.name)
+        remote = 0
         for mapping in self.mappings:
             if mapping.port == offer.port and mapping.key == key and mapping.origin is Origin.REMOTE:
-                return mapping if self._make_way(mapping) else None
-            pending += mapping.state is MappingState.PENDING
-        if pending >= MAX_PENDING or len(self.mappings) >= MAX_MAPPINGS:
+                return self._renamed(mapping, offer.name) if self._make_way(mapping) else None
+            remote += mapping.origin is Origin.REMOTE
+        if remote >= MAX_MAPPINGS or self._is_full_of_undecided():
             return None
-        return self._add(Mapping(Origin.REMOTE, *key))
+        return self._add(Mapping(Origin.REMOTE, offer.direction, offer.protocol, offer.port, offer.name))
+
+    def _is_full_of_undecided(self) -> bool:
+        return sum(mapping.state is MappingState.PENDING for mapping in self.mappings) >= MAX_PENDING
+
+    def _renamed(self, mapping: Mapping, name: str) -> Mapping:
+        """Call a mapping as its latest Offer does, unless it was accepted under the name that it has."""
+        if not mapping.taken:
+            mapping.name = name
+        return mapping
 
     def _make_way(self, mapping: Mapping) -> bool:
         """Let go of what a newer Offer of the same puts out of date; False where one more is too many."""
@@ -734,7 +755,7 @@ class Negotiation:
     # Small things.
 
     def _add(self, mapping: Mapping) -> Mapping:
-        if len(self.mappings) >= MAX_MAPPINGS:
+        if sum(other.origin is mapping.origin for other in self.mappings) >= MAX_MAPPINGS:
             raise Misuse("too many mappings with this contact")
         mapping.msg_id = self._new_id()  # until it is offered: an id for people to name it by
         self.mappings.append(mapping)
@@ -749,6 +770,8 @@ class Negotiation:
             self.timers.cancel(mapping)
             for msg_id in self._ids_of(mapping):
                 del self._ids[msg_id]
+        if before is MappingState.PENDING and mapping.state is not before and self.unseen:
+            self.ask_again_at = self.ask_again_at or self._now + ASK_AGAIN
         if mapping.state is not before:
             self._events.append(MappingChanged(mapping))
         if mapping.state in (MappingState.ENDED, MappingState.DECLINED):

@@ -116,6 +116,7 @@ class Session:
         self._pause = 0.0
         self._resumes: float | None = None  # after a failure
         self._node_sent = False  # in this online period
+        self._missed = False  # whether the contact has said something since
 
     @property
     def is_online(self) -> bool:
@@ -131,6 +132,11 @@ class Session:
     def mappings(self) -> list[Mapping]:
         """All mappings, in the order they were made. To be read, not changed."""
         return self._negotiation.mappings
+
+    @property
+    def unseen_offers(self) -> int:
+        """Offers of the contact that there was no room for; they come again when others were decided on."""
+        return self._negotiation.unseen
 
     @property
     def epoch(self) -> int:
@@ -178,6 +184,7 @@ class Session:
         self._now = now
         self._resumes = None
         self._negotiation.is_online = False
+        self._negotiation.unseen, self._negotiation.ask_again_at = 0, None
         self._lossless.clear()
         if self._linked is not None:
             self._linked.link.path_lost(now)
@@ -207,10 +214,24 @@ class Session:
         self._set_features(Feature(0))
         self._epoch = next_epoch(self._epoch)
         self._resumes = now + self._pause if was_online else None
+        self._missed = False
         flows = self._negotiation.abandon()
         if not linked:  # over a link the new epoch says it
             self._orphans = (self._orphans + [flow.msg_id for flow in flows if flow.msg_id])[-MAX_ORPHANS:]
         return flows
+
+    def _resume(self, now: float) -> None:
+        """Be there again after a failure. What came meanwhile is lost, and the contact has to repeat it."""
+        self._resumes = None
+        if self._missed and self._peer_epoch is None:
+            # It may not know our epoch yet, and takes a first one for the answer to its Hello: say a second.
+            self._lossless.send(Hello(self._settings.features, self._epoch))
+            self._epoch = next_epoch(self._epoch)
+            self.online(now)
+            self._greet()
+        else:
+            self.online(now)
+        self._missed = False
 
     def part(self, now: float) -> None:
         """The contact, or we, have left for good: not even a link waits any longer."""
@@ -275,9 +296,10 @@ class Session:
         self._send_node()
         if anew:
             self._negotiation.offer_all()
-        elif unasked and not linked:
-            # It came back without our noticing it gone, and has forgotten: offer again, keep what runs.
-            self._negotiation.offer_all(again=True, renew=True)
+        elif unasked:
+            # It came back without our noticing it gone, and without a link has forgotten: offer again, keep
+            # what runs. Or it had no room for all that was offered, and now has.
+            self._negotiation.offer_all(again=True, renew=not linked)
 
     def _send_node(self) -> None:
         """Tell a friend where we are in the DHT, once in an online period."""
@@ -308,6 +330,7 @@ class Session:
         self._now = now
         if not self.is_online:
             self.counters["offline"] += 1
+            self._missed = True
             return
         self._on_packet(packet)
 
@@ -452,20 +475,36 @@ class Session:
         """Return when `handle_timeout` is due, or None."""
         link = self._active_link
         link_timeout = None if link is None else link.next_timeout()
-        deadlines = (self._negotiation.timers.next(), link_timeout, self._outage_ends, self._resumes)
+        negotiation = self._negotiation
+        deadlines = (
+            negotiation.timers.next(),
+            link_timeout,
+            self._outage_ends,
+            self._resumes,
+            negotiation.ask_again_at,
+        )
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self._now = now
         if self._resumes is not None and self._resumes <= now:
-            self._resumes = None
-            self.online(now)
+            self._resume(now)
         self._negotiation.handle_timeout(now)
+        again_at = self._negotiation.ask_again_at
+        if again_at is not None and again_at <= now:
+            self._ask_again()
         if self._outage_ends is not None and self._outage_ends <= now:
             self._end_link()
         if self._linked is not None:
             self._linked.link.handle_timeout(now)
+
+    def _ask_again(self) -> None:
+        """Have the contact repeat its offers, some of which found no room: a Hello not asked for does."""
+        self._negotiation.unseen, self._negotiation.ask_again_at = 0, None
+        if self.is_online:
+            self._say_hello()
+            self._hello_awaited = True
 
     # What the owner wants.
 

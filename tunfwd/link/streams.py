@@ -43,7 +43,7 @@ MIN_SEND_BUFFER: Final = 65_536  # bytes a stream may always have waiting …
 MAX_SEND_BUFFER: Final = 8 << 20  # … and at most; between them, four congestion windows: a loss holds two up
 # bytes of room that are worth waking a writer for, and that a stream has in any case
 WRITABLE: Final = 16_384
-MAX_STREAMS: Final = 8192  # at once; twice as many as a contact may have flows
+MAX_STREAMS: Final = 16_384  # at once; twice as many as a contact may have flows, both ways
 MAX_UNCLAIMED: Final = 16  # streams with data that the owner has not opened …
 UNCLAIMED_BYTES: Final = 16_384  # … and what all of them may hold
 PIECE_COST: Final = 256  # bytes that a piece beyond a gap is taken to need beside its data
