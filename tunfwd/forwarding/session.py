@@ -116,7 +116,6 @@ class Session:
         self._pause = 0.0
         self._resumes: float | None = None  # after a failure
         self._node_sent = False  # in this online period
-        self._missed = False  # whether the contact has said something since
 
     @property
     def is_online(self) -> bool:
@@ -214,7 +213,6 @@ class Session:
         self._set_features(Feature(0))
         self._epoch = next_epoch(self._epoch)
         self._resumes = now + self._pause if was_online else None
-        self._missed = False
         flows = self._negotiation.abandon()
         if not linked:  # over a link the new epoch says it
             self._orphans = (self._orphans + [flow.msg_id for flow in flows if flow.msg_id])[-MAX_ORPHANS:]
@@ -223,7 +221,7 @@ class Session:
     def _resume(self, now: float) -> None:
         """Be there again after a failure. What came meanwhile is lost, and the contact has to repeat it."""
         self._resumes = None
-        if self._missed and self._peer_epoch is None:
+        if self._peer_epoch is None:
             # It may not know our epoch yet, and takes a first one for the answer to its Hello: say a second.
             self._lossless.send(Hello(self._settings.features, self._epoch))
             self._epoch = next_epoch(self._epoch)
@@ -231,7 +229,6 @@ class Session:
             self._greet()
         else:
             self.online(now)
-        self._missed = False
 
     def part(self, now: float) -> None:
         """The contact, or we, have left for good: not even a link waits any longer."""
@@ -330,7 +327,6 @@ class Session:
         self._now = now
         if not self.is_online:
             self.counters["offline"] += 1
-            self._missed = True
             return
         self._on_packet(packet)
 
