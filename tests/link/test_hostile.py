@@ -8,7 +8,16 @@ import pytest
 from rawpeer import RawPeer
 
 from tunfwd.link import ControlReceived, LinkClosed, StreamEnded, StreamReadable, StreamReset
-from tunfwd.link.streams import CONTROL_WINDOW, INITIAL_WINDOW, LINK_WINDOW, MAX_PIECES, MAX_STREAMS
+from tunfwd.link.streams import (
+    CONTROL_WINDOW,
+    INITIAL_WINDOW,
+    LINK_WINDOW,
+    MAX_PIECES,
+    MAX_STREAMS,
+    MAX_UNCLAIMED,
+    UNEARNED_BYTES,
+    UNEARNED_STREAMS,
+)
 from tunfwd.wire.frames import (
     ACK_HEADER,
     Close,
@@ -128,20 +137,25 @@ def test_a_stranger_can_make_us_hold_little(what, listens):
     assert left < 60_000
 
 
-def test_what_is_refused_comes_again_when_the_stream_is_opened():
-    """To the peer it is a lost packet: not acknowledged, so sent again, and then there is room."""
+def test_data_of_streams_that_nobody_opened_is_bounded():
+    """A little before the first flow, windows of 4096 streams after it."""
     peer = RawPeer()
-    text = bytes(range(256)) * 100
-    for offset in range(0, len(text), 1024):
-        peer.say(Stream(7, offset, text[offset : offset + 1024], False))
-    refused = peer.link.statistics.refused
-    assert 0 < refused < 25
+    for id_ in range(1, UNEARNED_STREAMS + 1):
+        peer.say(Stream(id_, 0, b"x", False))
     assert peer.violation() is None
-    assert peer.link.stream_open(7)
-    for offset in range(0, len(text), 1024):
-        peer.say(Stream(7, offset, text[offset : offset + 1024], False))
-    assert peer.link.statistics.refused == refused
-    assert peer.link.stream_read(7, 1 << 20) == text
+    peer.say(Stream(UNEARNED_STREAMS + 1, 0, b"x", False))
+    assert "too many streams" in peer.violation()
+    peer = RawPeer()
+    for offset in range(0, UNEARNED_BYTES, 1024):
+        peer.say(Stream(1, offset, bytes(1024), False))
+    assert "too much data" in peer.violation()
+    peer = RawPeer()
+    peer.link.stream_open(1 << 30)
+    for id_ in range(1, MAX_UNCLAIMED + 1):
+        peer.say(Stream(id_, 0, b"x", False))
+    assert peer.violation() is None
+    peer.say(Stream(MAX_UNCLAIMED + 1, 0, b"x", False))
+    assert "too many streams" in peer.violation()
 
 
 def test_a_stream_that_was_given_up_before_it_was_opened():

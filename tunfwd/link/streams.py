@@ -44,8 +44,10 @@ MAX_SEND_BUFFER: Final = 8 << 20  # … and at most; between them, four congesti
 # bytes of room that are worth waking a writer for, and that a stream has in any case
 WRITABLE: Final = 16_384
 MAX_STREAMS: Final = 16_384  # at once; twice as many as a contact may have flows, both ways
-MAX_UNCLAIMED: Final = 16  # streams with data that the owner has not opened …
-UNCLAIMED_BYTES: Final = 16_384  # … and what all of them may hold
+MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
+# the same, and what they may hold in bytes, before the owner has opened any: credit is earned by a flow
+UNEARNED_STREAMS: Final = 16
+UNEARNED_BYTES: Final = 16_384
 PIECE_COST: Final = 256  # bytes that a piece beyond a gap is taken to need beside its data
 MAX_REFUSED: Final = 256  # streams that the peer stopped before they were opened, and waits for us to reset
 MAX_CONTROL_PIECES: Final = 4096  # beyond gaps in stream 0; before a stream was opened, an eighth of it
@@ -283,14 +285,14 @@ class Streams:
                 return self._on_control(offset, data, fin)
             if id_ in self._forgotten or id_ in self._refused:
                 return True
-            if len(self._unclaimed) >= MAX_UNCLAIMED or not self._has_room(data):
-                return False
+            if len(self._unclaimed) >= (MAX_UNCLAIMED if self._opened else UNEARNED_STREAMS):
+                raise PeerViolation("too many streams nobody asked for")
             pair = self._unclaimed[id_] = self._create(id_)
         receive = pair.receive
         if receive.ended and offset + len(data) <= receive.highest:
             return True
-        if not pair.claimed and not self._has_room(data):
-            return False
+        if not self._opened:
+            self._check_unearned(data)
         before, pieces = receive.received, receive.pieces_waiting
         used = receive.on_data(offset, data, fin)
         if used:
@@ -313,14 +315,15 @@ class Streams:
             self._close_if_done(id_, pair)
         return True
 
-    def _has_room(self, data: bytes) -> bool:
-        """Whether one more piece of a stream that nobody has opened can be kept."""
+    def _check_unearned(self, data: bytes) -> None:
+        """Nothing was agreed on yet that would carry data: a contact has room for a few KB."""
         held = len(data) + PIECE_COST
         for pair in self._unclaimed.values():
             receive = pair.receive
             held += receive.received - receive.read_offset
             held += receive.pieces_waiting * (MAX_MESSAGE + PIECE_COST)
-        return held <= UNCLAIMED_BYTES
+        if held > UNEARNED_BYTES:
+            raise PeerViolation("too much data of streams nobody asked for")
 
     def on_reset(self, frame: ResetStream) -> None:
         """The peer gives its half up. Of a stream that is not there, only the id has to be remembered."""
