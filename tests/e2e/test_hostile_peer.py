@@ -78,9 +78,9 @@ class LinkPeer(PlainPeer):
 
 
 @pytest.fixture
-def mallory(pair: tuple[Node, Node], net: Topology, folder: Path, network: ToxNode) -> Iterator[LinkPeer]:
+def mallory(pair: tuple[Node, Node], net: Topology, tmp_path: Path, network: ToxNode) -> Iterator[LinkPeer]:
     alice, _ = pair
-    with LinkPeer(net["eve"], folder / "mallory.tox", network.bootstrap) as peer:
+    with LinkPeer(net["eve"], tmp_path / "mallory.tox", network.bootstrap) as peer:
         peer.ask(alice.identity()["address"])
         alice.wait_for(lambda: alice.friend(peer.public_key), FRIEND_TIME, "mallory asks to be a friend")
         ask(alice, api.FRIEND_ACCEPT, key=peer.public_key, name="mallory")
