@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
+from random import Random
 
 import pytest
 import trio
 import trio.testing
 
+from tunfwd.control.errors import ControlError
 from tunfwd.daemon.contacts import MAX_PARTED
-from tunfwd.daemon.peers import NO_ADDRESS
+from tunfwd.daemon.peers import NO_ADDRESS, Peer
 from tunfwd.daemon.portfolio import MAX_BY_RULE
 from tunfwd.daemon.residents import MAX_AWAY
 from tunfwd.daemon.room_commands import _member_entry
@@ -75,6 +79,9 @@ async def test_a_new_key_each_second_leaves_nothing(autojump_clock: trio.testing
     assert len(group.members) <= 2 * MAX_AWAY
     assert len(daemon.contacts._parted) <= MAX_PARTED
     assert len(daemon.book) <= 2 * MAX_AWAY
+    gc.collect()
+    alive = [one for one in gc.get_objects() if isinstance(one, Peer) and one.via == "group:lan"]
+    assert len([peer for peer in alive if peer.contact.group is group]) <= 2 * MAX_AWAY  # type: ignore[attr-defined]
 
 
 async def test_what_a_rule_gives_to_strangers_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
@@ -217,3 +224,66 @@ async def test_after_many_partings_we_are_new_to_all() -> None:
     back = daemon.join(group, 0, "player 0")
     assert back.session.epoch not in epochs
     assert back.session.epoch == daemon.contacts.hello.epoch
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_whatever_happens(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    """In any order of coming, going and dealing: addresses stay unique, and the worthier have them."""
+    random = Random(seed)
+    daemon = Daemon(network=SMALL, rules=(Rule(Action.ACCEPT, "group:*/*", ports=(range(1, 3),)),))
+    group = lan(daemon)
+    daemon.rooms.offer(group, Protocol.UDP, 27015, "game", None, "auto")
+    here: dict[int, str] = {}
+    residents = daemon.contacts.residents
+    for step in range(400):
+        match random.choice(["join", "join", "leave", "quit", "offer", "promise", "kill", "friend", "wait"]):
+            case "join":
+                name = f"player {random.randrange(40)}"
+                if name not in here.values():
+                    here[step] = name
+                    daemon.join(group, step, name)
+            case "leave" if here:
+                daemon.exit(group, number := random.choice(list(here)))
+                del here[number]
+            case "quit" if here:
+                number = random.choice(list(here))
+                del here[number]
+                goodbye = Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT
+                daemon.groups.on_peer_exit(group.number, number, goodbye)
+                daemon.settle()
+            case "offer" if here:
+                number = random.choice(list(here))
+                daemon.hear(
+                    group,
+                    number,
+                    Hello(CARRIER_FEATURES, number + 1),
+                    Offer(step + 1, Protocol.TCP, Direction.SERVER, random.randrange(1, 4), "web"),
+                )
+            case "promise":
+                peer = random.choice([*daemon.peers] or [None])
+                if peer is not None:
+                    with suppress(ControlError):
+                        daemon.portfolio.offer(peer, Protocol.TCP, random.randrange(1, 3), "", None, "auto")
+            case "kill":
+                peer = random.choice([*daemon.peers] or [None])
+                if peer is not None and peer.session.mappings:
+                    daemon.portfolio.end(peer, random.choice(peer.session.mappings))
+                    daemon.settle()
+            case "friend":
+                if random.random() < 0.1:
+                    daemon.befriend(f"friend {step}")
+            case "wait":
+                await trio.sleep(random.choice([0.1, 6, 100]))
+                daemon.settle()
+        housed = [peer for peer in daemon.peers if peer.address is not None]
+        assert len({peer.address for peer in housed}) == len(housed) == len(daemon.book)
+        assert all(daemon.peers.at(peer.address.packed) is peer for peer in housed if peer.address)
+        assert {peer.id for peer in daemon.peers} >= set(daemon.content.addresses)
+    await trio.sleep(100)
+    daemon.settle()
+    without = [residents.worth(peer) for peer in daemon.peers if peer.address is None]
+    assert len(without) == residents.without
+    assert not without or max(without) <= min(residents.worth(p) for p in daemon.peers if p.address)
+    known = residents.agreed()
+    again = Daemon(daemon.content, list(daemon.tox.groups.values()), network=SMALL)
+    assert {peer.id for peer in again.peers} <= set(known)

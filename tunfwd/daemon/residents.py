@@ -78,17 +78,17 @@ class Residents:
         """Whether something stands with a contact that is kept from one run to the next."""
         return any(one.contact == contact for one in self._standing())
 
-    def _by_person(self, contact: ContactId) -> bool:
-        return any(
-            one.contact == contact and not (isinstance(one, AcceptedMapping) and one.by_rule)
-            for one in self._standing()
-        )
+    def _by_person(self) -> set[ContactId]:
+        """Return the ids of all that a person agreed on something with."""
+        return {
+            one.contact for one in self._standing() if not (isinstance(one, AcceptedMapping) and one.by_rule)
+        }
 
-    def worth(self, peer: Peer) -> Worth:
-        """Return what a contact is remembered for."""
+    def worth(self, peer: Peer, by_person: set[ContactId] | None = None) -> Worth:
+        """Return what a contact is remembered for; `by_person`, where many are asked about."""
         if not isinstance(peer.contact, Member):
             return Worth.FRIEND
-        if self._by_person(peer.id):
+        if peer.id in (self._by_person() if by_person is None else by_person):
             return Worth.PERSON
         mappings = peer.session.mappings
         if any(mapping.taken and mapping.origin is Origin.REMOTE for mapping in mappings):
@@ -148,20 +148,28 @@ class Residents:
     def released(self, contact: ContactId) -> None:
         """A contact's address is free, for whoever waits for one."""
         self._book.release(contact)
-        for peer in sorted(self._without, key=lambda peer: -self.worth(peer)):
+        self._house_who_wait()
+
+    def _house_who_wait(self) -> None:
+        by_person = self._by_person() if self._without else None
+        for peer in sorted(self._without, key=lambda peer: -self.worth(peer, by_person)):
             self._house(peer)
 
     def sweep(self, now: float) -> None:
         """Forget the strangers that have been away for long, and of those with rules all but the latest."""
-        if not self._away or now < self._next_sweep:
+        if now < self._next_sweep or not (self._away or self._without):
             return
         self._next_sweep = now + SWEEP
-        away = [(self.worth(peer), since, n, peer) for n, (peer, since) in enumerate(self._away.items())]
+        people = self._by_person()
+        away = [
+            (self.worth(peer, people), since, n, peer) for n, (peer, since) in enumerate(self._away.items())
+        ]
         weak = sorted(entry for entry in away if entry[0] < Worth.PERSON)
         for number, (worth, since, _, peer) in enumerate(weak):
             overdue = worth is Worth.STRANGER and now - since >= self._patience
             if overdue or number < len(weak) - MAX_AWAY:
                 self._forget(peer)
+        self._house_who_wait()
 
     # Addresses.
 
@@ -193,9 +201,10 @@ class Residents:
 
     def _make_room(self, newcomer: Peer) -> bool:
         """Take an address from a contact that is worth less, or worth the same and away."""
-        claim = (self.worth(newcomer), newcomer not in self._away)
+        people = self._by_person()
+        claim = (self.worth(newcomer, people), newcomer not in self._away)
         housed = [
-            (self.worth(peer), peer not in self._away, self._away.get(peer, 0.0), number, peer)
+            (self.worth(peer, people), peer not in self._away, self._away.get(peer, 0.0), number, peer)
             for number, peer in enumerate(self._peers)
             if peer.address is not None and not any(mapping.flows for mapping in peer.session.mappings)
         ]
