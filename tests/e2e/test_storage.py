@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from netns.node import Node, befriend
+from netns.node import Node
 from netns.topology import Topology
 from tunfwd.control import api
 
-from .conftest import ask
+from .conftest import ask, wait_online_again
 from .hosts import folder_of_daemons
 from .test_daemon import fails
 
@@ -143,25 +143,23 @@ def test_an_identity_that_is_lost_is_an_error_with_a_way_out(node: Node) -> None
     node.start()
 
 
-def test_ports_are_where_they_were_after_a_restart(both: tuple[Node, Node]) -> None:
+def test_ports_are_where_they_were_after_a_restart(alice: Node, bob: Node) -> None:
     """An offer accepted at a port of its own, and a request for a port that is mapped there already."""
-    alice, bob = both
-    befriend(alice, bob) if not ask(alice, api.FRIEND_LIST)["friends"] else None
-    name = ask(alice, api.FRIEND_LIST)["friends"][0]["name"]
-    back = ask(bob, api.FRIEND_LIST)["friends"][0]["name"]
-    bob.cli("offer", "7080/tcp", "--to", back, "--name", "web")
-    alice.wait_for(
-        lambda: alice.cli("accept", "web", "--port", "7000", check=False).returncode == 0, 20, "web"
-    )
-    refused = alice.cli("request", "7000/tcp", "--from", name, check=False)
-    assert refused.returncode == 2
-    assert "port 7000/tcp" in refused.stderr
-    alice.cli("request", "7000/tcp", "--from", name, "--port", "7001")
-    places = {port["port"] for port in ask(alice, api.PORTS)["ports"]}
-    alice.stop()
-    alice.start()
     try:
+        bob.cli("offer", "7080/tcp", "--to", "alice", "--name", "restored")
+        alice.wait_for(lambda: alice.offer("restored"), 20, "the offer is there")
+        alice.cli("accept", "restored", "--port", "7000")
+        refused = alice.cli("request", "7000/tcp", "--from", "bob", check=False)
+        assert refused.returncode == 2
+        assert "port 7000/tcp" in refused.stderr
+        alice.cli("request", "7000/tcp", "--from", "bob", "--port", "7001")
+        places = {port["port"] for port in ask(alice, api.PORTS)["ports"]}
+        alice.stop()
+        alice.start()
         assert {port["port"] for port in ask(alice, api.PORTS)["ports"]} == places >= {7000, 7001}
     finally:
-        alice.cli("kill", "web")
-        alice.cli("kill", "7000/tcp")
+        wait_online_again(alice, bob)
+        bob.cli("kill", "restored", check=False)
+        alice.cli("kill", "7000/tcp", check=False)
+        alice.wait_for(lambda: not ask(alice, api.OFFER_LIST)["offers"], 20, "nothing is left at alice's")
+        bob.wait_for(lambda: not ask(bob, api.OFFER_LIST)["offers"], 20, "nothing is left at bob's")
