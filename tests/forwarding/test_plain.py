@@ -665,3 +665,17 @@ def test_origin_and_key_of_a_mapping(peer: Plain) -> None:
     mapping = peer.side.mapping()
     assert mapping.origin is Origin.REMOTE
     assert mapping.key == (SERVER, TCP, 80, "")
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_what_waits_for_a_contact_is_told_when_it_leaves_for_good(protocol: Protocol) -> None:
+    peer = Plain()
+    mapping = peer.session.expect(Direction.SERVER, protocol, 80, "x")  # it has not offered it again yet
+    flow = peer.session.connect(mapping, peer.now)
+    assert flow is not None
+    assert flow.state is FlowState.HELD
+    peer.session.part(peer.now)
+    peer.side.drain(peer.now)
+    assert peer.side.failed == {flow: Reason.LOST}
+    assert not any(peer.side.leaks().values())
+    assert peer.session.next_timeout() is None

@@ -261,6 +261,14 @@ class GroupEntry(TypedDict):
     inviter: str | None
 
 
+class Load(TypedDict):
+    """How much is under way: where nothing is, these return to what they were."""
+
+    flows: int  # with all contacts
+    connections: int  # TCP, between virtual addresses and programs of this machine
+    timers: int
+
+
 class StatusResult(TypedDict):
     """Everything at a glance."""
 
@@ -269,6 +277,7 @@ class StatusResult(TypedDict):
     drops: dict[str, int]  # packets dropped since the start, by cause
     groups: NotRequired[list[GroupEntry]]
     warnings: NotRequired[list[str]]  # what is wrong with the daemon, a sentence each
+    load: NotRequired[Load]
 
 
 class FriendEntry(TypedDict):

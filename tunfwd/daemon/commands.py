@@ -124,6 +124,15 @@ class Commands:
             "drops": self._drops(),
             "groups": self._room_commands.entries(),
             "warnings": await self._storage.warnings(),
+            "load": self._load(),
+        }
+
+    def _load(self) -> api.Load:
+        statistics = self._switch.stack.statistics()
+        return {
+            "flows": sum(len(mapping.flows) for _, mapping in self._all()),
+            "connections": statistics.connections,
+            "timers": statistics.timers + sum(peer.session.timers for peer in self._peers),
         }
 
     def _drops(self) -> dict[str, int]:
@@ -132,7 +141,7 @@ class Commands:
             drops.update(peer.session.counters)
         drops["friend_requests"] = self._client.friends.dropped_requests
         for name, count in asdict(self._switch.stack.statistics()).items():
-            if name not in ("frames", "fragments", "connections", "incoming", "resets_sent"):
+            if name not in ("frames", "fragments", "connections", "incoming", "timers", "resets_sent"):
                 drops[f"packets_{name}"] = count
         for name, count in asdict(self._device.statistics).items():
             if name.startswith("dropped_"):

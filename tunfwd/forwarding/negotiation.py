@@ -258,6 +258,12 @@ class Negotiation:
                 self._events.append(MappingChanged(mapping))
         return flows
 
+    def fail_held(self) -> None:
+        """The contact does not come back: no local connection waits for it."""
+        for mapping in self.mappings:
+            for flow in list(mapping.held):
+                self._drop(flow, Reason.LOST)
+
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self._now = now

@@ -138,6 +138,11 @@ class Session:
         return self._negotiation.unseen
 
     @property
+    def timers(self) -> int:
+        """How many timers are held for mappings and flows."""
+        return len(self._negotiation.timers)
+
+    @property
     def epoch(self) -> int:
         """This run of ours, as the contact knows it."""
         return self._epoch
@@ -235,6 +240,7 @@ class Session:
         self.offline(now)
         if self._linked is not None:
             self._end_link()
+        self._negotiation.fail_held()
 
     def _end_link(self) -> None:
         """The link is over and all that ran on it lost: the contact has to begin anew, too."""

@@ -24,6 +24,10 @@ class Timers(Generic[T]):
         self._entries: dict[T, tuple[float, int]] = {}  # the entry that counts, of each owner
         self._serial = count()
 
+    def __len__(self) -> int:
+        """Return how many entries are held, stale ones included."""
+        return len(self._heap)
+
     def set(self, owner: T, deadline: float) -> None:
         """Set or move an owner's deadline."""
         self._deadlines[owner] = deadline

@@ -83,6 +83,7 @@ class Stack:
             errors_suppressed=self._errors.suppressed,
             connections=len(self._table),
             incoming=self._table.incoming,
+            timers=len(self._timers),
         )
 
     # In

@@ -39,3 +39,5 @@ class Statistics:
     """At present."""
     incoming: int = 0
     """At present: SYNs that wait for the owner."""
+    timers: int = 0
+    """At present: entries for the timers of connections."""

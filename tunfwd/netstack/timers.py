@@ -47,6 +47,10 @@ class Timers(Generic[ItemT]):
         self._items: dict[int, ItemT] = {}  # by the serial numbers of the entries that count
         self._serial = count()
 
+    def __len__(self) -> int:
+        """How many entries are held, stale ones included."""
+        return len(self._heap)
+
     def update(self, item: ItemT) -> None:
         """Note that an item's deadline may have changed."""
         timer = item.timer
