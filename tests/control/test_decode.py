@@ -69,6 +69,7 @@ def test_defaults_and_null() -> None:
         ({"name": "n", "flag": True}, "", "flag needs maybe"),
         ({"name": "n", "ratio": True}, "ratio", "must be a number, not true or false"),
         ({"name": "n", "ratio": float("nan")}, "ratio", "must be a finite number"),
+        ({"name": "n", "ratio": 10**400}, "ratio", "is too large a number"),
         ({"name": "n", "maybe": "3"}, "maybe", "must be a whole number, not a string"),
         ({"name": "n", "maybe": 3.0}, "maybe", "must be a whole number, not a number"),
         ({"name": "n", "many": {}}, "many", "must be a list, not a table"),

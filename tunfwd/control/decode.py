@@ -108,7 +108,10 @@ def _scalar(kind: Any, value: object, path: Path) -> object:
         case int() if kind in (int, float) and value.bit_length() > INTEGER_BITS:
             raise Mismatch(path, "is too large a number")
         case int() if kind is float:
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                raise Mismatch(path, "is too large a number") from None
         case float() if kind is float and not math.isfinite(value):
             raise Mismatch(path, "must be a finite number")
         case str() if kind is str and not _is_text(value):
