@@ -1,0 +1,65 @@
+"""What may be held for whom, whatever they do: asked after each step of a fuzzer."""
+
+from __future__ import annotations
+
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.lossless import MAX_CONTROL, MAX_DATAGRAMS, MAX_UNREAD, MAX_UNSENT
+from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_HELD, MAX_MAPPINGS, MAX_PENDING, MAX_SPARE
+from tunfwd.forwarding.session import Session
+from tunfwd.forwarding.states import MappingState
+from tunfwd.link import Link
+from tunfwd.link.streams import LINK_WINDOW, MAX_FORGOTTEN, MAX_PIECES, MAX_UNCLAIMED, SEND_BUDGET
+from tunfwd.netstack import Stack
+from tunfwd.netstack.connection_table import MAX_CONNECTIONS, MAX_INCOMING
+
+MAX_COUNTERS = 64  # of a session: kinds of what was counted, never anything that a contact chose
+SLACK = 1 << 20  # bytes by which the last packet or write may pass a bound
+
+
+def session_in_bounds(session: Session) -> None:
+    """What one contact can make us hold."""
+    negotiation, lossless = session._negotiation, session._lossless
+    mappings = session.mappings
+    assert len(session.counters) <= MAX_COUNTERS
+    assert len(mappings) <= MAX_MAPPINGS
+    assert sum(mapping.state is MappingState.PENDING for mapping in mappings) <= MAX_PENDING
+    for mapping in mappings:
+        assert len(mapping.held) <= MAX_HELD
+        assert len(mapping.spare) <= MAX_SPARE
+    flows = negotiation._flows
+    assert len(flows) <= MAX_FLOWS
+    assert flows == {flow for mapping in mappings for flow in mapping.flows}
+    known = {owner for owner in negotiation._ids.values() if isinstance(owner, Flow)}
+    assert known <= flows
+    assert len(lossless._control) <= MAX_CONTROL
+    assert len(lossless._datagrams) <= MAX_DATAGRAMS
+    assert 0 <= lossless.unsent <= MAX_UNSENT + SLACK
+    assert 0 <= lossless.unread <= MAX_UNREAD + SLACK
+    if session._linked is not None:
+        link_in_bounds(session._linked.link)
+        assert session._linked._channels.keys() <= {flow.msg_id for flow in flows}
+
+
+def link_in_bounds(link: Link) -> None:
+    """What a peer can make a link hold; one that is over holds nothing."""
+    if link.closed:
+        assert not link.recovery.sent
+        assert not len(link._streams)
+        return
+    streams = link._streams
+    pairs = streams._pairs.values()
+    assert sum(not pair.claimed for pair in pairs) <= MAX_UNCLAIMED
+    assert len(streams._forgotten) <= MAX_FORGOTTEN
+    assert 0 <= streams._received - streams._consumed <= LINK_WINDOW
+    assert streams._pieces == sum(pair.receive.pieces_waiting for pair in pairs)
+    assert streams._pieces <= MAX_PIECES
+    assert streams.unacked == sum(pair.send.unacked for pair in pairs)
+    assert streams.unacked <= SEND_BUDGET + SLACK
+    assert link.recovery.path.in_flight == sum(record[1] for record in link.recovery.sent)
+
+
+def stack_in_bounds(stack: Stack) -> None:
+    """What packets can make the netstack hold."""
+    statistics = stack.statistics()
+    assert 0 <= statistics.incoming <= min(statistics.connections, MAX_INCOMING)
+    assert statistics.connections <= MAX_CONNECTIONS

@@ -1,0 +1,114 @@
+"""Bytes that anybody may send: what a decoder takes has to survive the way back, the rest is Malformed."""
+
+from __future__ import annotations
+
+from tunfwd.wire import frames, icmp, ip, packets, tcp, udp, vnet
+from tunfwd.wire.carriers import FRIEND, GROUP, MAX_PACKET
+from tunfwd.wire.text import clean
+
+
+def packet(data: bytes) -> None:
+    """One packet of the specification, over any carrier."""
+    for carrier in (FRIEND, GROUP):
+        for body in (data, carrier.lossless + data):
+            try:
+                value = packets.decode(carrier, body)
+            except packets.Malformed as error:
+                assert error.kind.isidentifier()  # noqa: PT017
+            else:
+                assert packets.decode(carrier, packets.encode(carrier, value)) == value
+        for body in (data, carrier.lossy + data):
+            try:
+                datagram = packets.decode_datagram(carrier, body)
+            except packets.Malformed:
+                continue
+            assert packets.datagram_header(carrier, datagram.msg_id) + datagram.payload == body
+        for body in (data, carrier.extension + data):
+            try:
+                extension = packets.decode_extension(carrier, body)
+            except packets.Malformed:
+                continue
+            assert packets.encode_extension(carrier, extension) == body
+
+
+def link_frames(data: bytes) -> None:
+    """The frames of a link packet."""
+    try:
+        found = frames.decode_frames(data, 0)
+    except frames.Malformed:
+        return
+    written = b""
+    for frame in found:
+        if isinstance(frame, frames.Ack):
+            assert len(frame.ranges) <= frames.MAX_RANGES
+            edges = [edge for low, high in frame.ranges for edge in (high, low)]
+            assert edges == sorted(edges)
+            assert edges[-1] < 1 << 31
+        else:
+            written += frames.encode_frame(frame)
+            assert data.find(frames.encode_frame(frame)) >= 0
+    if not any(isinstance(frame, frames.Ack) for frame in found):
+        assert written == data
+
+
+def ip_packet(data: bytes) -> None:
+    """A frame of the TUN device: IP, and what is in it."""
+    try:
+        found = ip.parse(data, vnet.LENGTH)
+        header = vnet.parse(data)
+    except ip.Malformed:
+        return
+    assert len(header) == 6
+    assert vnet.LENGTH == found.start < found.payload <= found.end <= len(data)
+    assert len(found.source) == len(found.destination) == (4 if found.version == 4 else 16)
+    for parse in (_tcp, _udp, _icmp):
+        try:
+            parse(data, found)
+        except ip.Malformed:
+            continue
+
+
+def _tcp(data: bytes, found: ip.Packet) -> None:
+    segment = tcp.parse(data, found.payload, found.end)
+    assert len(segment.options) + len(segment.payload) + 20 == found.end - found.payload
+    options = tcp.parse_options(segment.options)
+    assert options.window_scale is None or 0 <= options.window_scale <= tcp.MAX_WINDOW_SCALE
+
+
+def _udp(data: bytes, found: ip.Packet) -> None:
+    datagram = udp.parse(data, found.payload, found.end)
+    assert len(datagram.payload) <= found.end - found.payload - 8
+
+
+def _icmp(data: bytes, found: ip.Packet) -> None:
+    match icmp.parse(data, found):
+        case icmp.Report(quote=quote):
+            icmp.parse_quote(quote)
+        case icmp.Echo() as echo:
+            reply = icmp.build_echo_reply(found.destination, found.source, echo)
+            assert len(reply) == found.end - found.payload
+
+
+def headers(data: bytes) -> None:
+    """The same parsers on bytes without a checksum that has to be right first."""
+    for version, size in ((4, 4), (6, 16)):
+        addresses = bytes(size), bytes(size)
+        found = ip.Packet(version, *addresses, 0, 0, 0, len(data), True, None)
+        for parse in (_tcp, _udp, _icmp):
+            try:
+                parse(data, found)
+            except ip.Malformed:
+                continue
+
+
+def text(data: bytes) -> None:
+    """A name or message that a contact chose."""
+    for limit in (1, 64, 256):
+        shown = clean(data.decode(errors="surrogateescape"), limit)
+        assert len(shown) <= limit
+        assert shown.isprintable()
+        assert clean(shown, limit) == shown
+        shown.encode()
+
+
+MOST = MAX_PACKET + 64  # bytes of an input that say something
