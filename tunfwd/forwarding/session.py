@@ -228,7 +228,7 @@ class Session:
         self._resumes = None
         if self._peer_epoch is None:
             # It may not know our epoch yet, and takes a first one for the answer to its Hello: say a second.
-            self._lossless.send(Hello(self._settings.features, self._epoch))
+            self._lossless.send(Hello(self._own_features, self._epoch))
             self._epoch = next_epoch(self._epoch)
             self.online(now)
             self._greet()
