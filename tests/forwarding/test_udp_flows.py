@@ -92,6 +92,39 @@ def test_what_goes_on_both_ways_rests_for_udp_idle(pair: Pair) -> None:
     pair.no_leaks()
 
 
+def test_a_question_that_is_sent_as_the_flow_is_about_to_end_arrives(pair: Pair) -> None:
+    """Also where only one side takes the conversation for one, or has heard the last of it late."""
+    mapping = pair.serve(UDP)
+    for last in (0.1, STREAM_AGE - 0.005, STREAM_AGE + 0.005):
+        flow = ask(pair, mapping)
+        pair.run(last)
+        answer(pair)
+        pair.run(0.05)
+        idle = 120.0 if last + 0.01 >= STREAM_AGE else BRIEF_IDLE
+        pair.run(idle - 0.045)
+        assert flow.is_open
+        flow.send_datagram(b"again", pair.now)
+        pair.run(0.1)
+        serving = pair.a.flows[-1]
+        assert pair.a.datagrams[serving] == [b"again"]
+        answer(pair)
+        pair.run(0.1)
+        assert pair.b.datagrams[flow] == [b"re: question", b"re: again"]
+
+
+def test_the_serving_side_ends_what_the_using_side_forgets() -> None:
+    """As another implementation may."""
+    pair = joined(udp_idle=40.0)
+    flow = ask(pair, pair.serve(UDP))
+    pair.run(0.1)
+    pair.b.session._negotiation.timers.cancel(flow)
+    pair.run(40.0)
+    assert flow.is_open
+    pair.run(5.0)
+    assert pair.b.ended == {flow: None}
+    pair.no_leaks()
+
+
 def test_udp_idle_is_the_bound_of_all() -> None:
     pair = joined(udp_idle=4.0)
     mapping = pair.serve(UDP)

@@ -10,6 +10,7 @@ from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.splice import Splice
 from tunfwd.daemon.switch import Switch
 from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.states import FlowState
 from tunfwd.netstack.connection import Connection
 from tunfwd.netstack.events import Datagram
 from tunfwd.netstack.types import Endpoint
@@ -42,7 +43,7 @@ class Callers:
     def datagram(self, event: Datagram) -> None:
         """A datagram: one flow for each application's endpoint and each virtual one."""
         caller = self._datagrams.get((event.source, event.destination))
-        if caller is None:
+        if caller is None or caller.is_over:
             caller = self._new_caller(event)
         if caller is not None:
             caller.send(event)
@@ -110,6 +111,11 @@ class DatagramCaller:
         """Whose sender gets the replies; quoted in errors."""
         switch.ends[flow] = self
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the flow has ended, though this has not been told of it yet."""
+        return self._flow.state is FlowState.CLOSED
+
     def send(self, event: Datagram) -> None:
         """Send a datagram to the contact."""
         self._latest = event
@@ -145,7 +151,9 @@ class DatagramCaller:
     def flow_ended(self, reason: Reason | None) -> None:
         """The flow is over; the next datagram starts another."""
         self._switch.ends.pop(self._flow, None)
-        self._table.pop((self._latest.source, self._latest.destination), None)
+        ends = self._latest.source, self._latest.destination
+        if self._table.get(ends) is self:
+            del self._table[ends]
         match reason:
             case None | Reason.ABORTED | Reason.TIMED_OUT | Reason.OVERFLOW:
                 pass

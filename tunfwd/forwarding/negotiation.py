@@ -110,7 +110,7 @@ class Negotiation:
         self._flows: set[Flow] = set()
         # Shares, by who begins a flow: neither side keeps out the other, nor UDP TCP.
         self._counts: Counter[Role] = Counter()
-        self._udp = {role: UdpFlows(limits.udp_idle) for role in Role}
+        self._udp = {role: UdpFlows(role, limits.udp_idle) for role in Role}
         self._lingering: set[Flow] = set()
 
     # Mappings: what the owner does.
@@ -237,7 +237,7 @@ class Negotiation:
             flow.channel = None
         self._flows.clear()
         self._counts.clear()
-        self._udp = {role: UdpFlows(self._limits.udp_idle) for role in Role}
+        self._udp = {role: UdpFlows(role, self._limits.udp_idle) for role in Role}
         self._lingering.clear()
         self._ids.clear()
         self.timers = Timers()
@@ -685,7 +685,7 @@ class Negotiation:
     def _tell_open(self, flow: Flow) -> None:
         self.timers.cancel(flow)
         if flow.counts_as_udp:
-            self.timers.set(flow, self._now + self._limits.udp_idle)
+            self.timers.set(flow, self._now + self._udp[flow.role].idle)
         flow.mapping.failures = 0
         self._events.append(Opened(flow))
         if flow.channel is not None:

@@ -3,15 +3,20 @@
 As conntrack has it (nf_conntrack_proto_udp.c): a question and its answer is over after `BRIEF_IDLE`. A flow
 that has carried both ways and still does after `STREAM_AGE` is a stream: it may rest longer, and gives way
 only where all others are streams, too.
+
+Only the using side ends a flow for having rested. The serving side would do it while a question from the same
+port is on its way, which is then nobody's: so it lets every flow rest as long as a stream, and `GRACE` longer.
 """
 
 from collections import OrderedDict
 from typing import Final
 
 from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.states import Role
 
 BRIEF_IDLE: Final = 30.0  # s; nf_conntrack_udp_timeout
 STREAM_AGE: Final = 2.0  # s; a reply within it is an answer
+GRACE: Final = 5.0  # s; longer than a datagram is on its way, and the Kill after it
 
 
 class _Use:
@@ -28,12 +33,12 @@ class _Use:
 class UdpFlows:
     """The UDP flows of one contact that one side has begun."""
 
-    __slots__ = ("_brief", "_brief_idle", "_idle", "_streams")
+    __slots__ = ("_brief", "_brief_idle", "_streams", "idle")
 
-    def __init__(self, idle: float) -> None:
-        """`idle` is how long a stream may rest, in seconds; nothing may rest longer."""
-        self._idle = idle
-        self._brief_idle = min(BRIEF_IDLE, idle)
+    def __init__(self, role: Role, idle: float) -> None:
+        """`idle` is how long a stream may rest, in seconds, for the using side; nothing may rest longer."""
+        self.idle = idle if role is Role.USING else idle + GRACE
+        self._brief_idle = min(BRIEF_IDLE, idle) if role is Role.USING else self.idle
         self._brief: OrderedDict[Flow, _Use] = OrderedDict()  # the least recently used first
         self._streams: OrderedDict[Flow, None] = OrderedDict()  # the same
 
@@ -53,7 +58,7 @@ class UdpFlows:
         """A datagram of the flow was sent, or else received. Return how long it may rest from now on."""
         if flow in self._streams:
             self._streams.move_to_end(flow)
-            return self._idle
+            return self.idle
         use = self._brief[flow]
         if sent:
             use.sent = True
@@ -62,7 +67,7 @@ class UdpFlows:
         if use.sent and use.received and now - use.began >= STREAM_AGE:
             del self._brief[flow]
             self._streams[flow] = None
-            return self._idle
+            return self.idle
         self._brief.move_to_end(flow)
         return self._brief_idle
 
