@@ -1,9 +1,11 @@
-"""Connections that begin and end without end, in four ways; run in a host's namespace.
+"""Connections that begin and end without end, in four ways, and questions by UDP; run in a host's namespace.
 
     churn.py serve PORT
     churn.py connect ADDRESS PORT COUNT
+    churn.py ask ADDRESS PORT COUNT
 
-The client's first byte says how the connection is to end. `connect` prints how many there were of each.
+The client's first byte says how the connection is to end. `connect` prints how many there were of each, `ask`
+how many questions, each from a port of its own, were answered without being asked again.
 """
 
 from __future__ import annotations
@@ -81,8 +83,49 @@ async def connect_all(address: str, port: int, count: int) -> Counter[str]:
     return done
 
 
+class Asker(asyncio.DatagramProtocol):
+    """One question, and its answer."""
+
+    def __init__(self, number: int) -> None:
+        self._question = b"question %d" % number
+        self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        transport.sendto(self._question)
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if not self.answered.done():
+            self.answered.set_result(data == self._question)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self.answered.done():
+            self.answered.set_result(False)
+
+
+async def ask_all(address: str, port: int, count: int) -> int:
+    answered = 0
+    numbers = iter(range(count))
+    loop = asyncio.get_running_loop()
+
+    async def work() -> None:
+        nonlocal answered
+        for number in numbers:
+            transport, asker = await loop.create_datagram_endpoint(
+                lambda number=number: Asker(number), remote_addr=(address, port)
+            )
+            with suppress(TimeoutError):
+                if await asyncio.wait_for(asker.answered, 5):
+                    answered += 1
+            transport.close()
+
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return answered
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         asyncio.run(serve(int(sys.argv[2])))
+    elif sys.argv[1] == "ask":
+        print(asyncio.run(ask_all(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
     else:
         print(json.dumps(asyncio.run(connect_all(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +15,11 @@ from netns.node import Node
 from tunfwd.control import api
 
 from .conftest import UDP_IDLE, Forward, Forwards, ask
-from .hosts import UdpEcho, datagram_socket, eventually, make_socket
+from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, make_socket, read_exactly
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
+CHURN = Path(__file__).with_name("churn.py")
 LARGEST = 1368  # bytes of one datagram: a Tox packet of 1373 without prefix and msg_id (WIRE.md)
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_PMTUDISC_DONT, IP_MTU = 10, 2, 0, 14  # linux/in.h
@@ -95,6 +98,19 @@ def test_an_idle_flow_ends_and_a_new_one_begins(forward: Forwards) -> None:
         eventually(lambda: port.line["connections"] == 0, "the flow has ended", UDP_IDLE + 3)
         exchange(client, b"again")
         assert len(service.peers) == 2
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("source", ["auto", "host"])
+def test_five_thousand_questions_are_all_answered_and_tcp_goes_on(forward: Forwards, source: str) -> None:
+    """As a resolver asks: from a port of its own each time, once."""
+    dns, web = forward("udp", source=source), forward("tcp")
+    with UdpEcho(dns.serving.host, dns.port), TcpService(web.serving.host, web.port, echo):
+        asked = dns.using.host.run([sys.executable, CHURN, "ask", dns.address, dns.port, 5000], timeout=150)
+        assert asked.stdout == "5000\n"
+        with connect(web.using.host, web.address, web.port) as connection:
+            connection.sendall(b"hello")
+            assert read_exactly(connection, 5) == b"hello"
 
 
 @pytest.mark.parametrize("fragmentable", [False, True])
