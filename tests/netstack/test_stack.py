@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from tunfwd.netstack import (
     Endpoint,
     Exhausted,
+    HostState,
     Misuse,
     Stack,
     connection_table,
     error_queue,
     reassembly,
-    stack,
 )
+from tunfwd.netstack import stack as bounds
 from tunfwd.netstack.datagrams import MAX_QUEUED
 from tunfwd.netstack.events import (
     Connected,
@@ -85,6 +86,10 @@ def echo_request(source: bytes, destination: bytes, number: int, payload: bytes 
     initial = 0 if len(source) == 4 else pseudo_header_sum(source, destination, protocol, len(message))
     message = message[:2] + checksum(message, initial).to_bytes(2, "big") + message[4:]
     return packet(source, destination, protocol, message)
+
+
+def source_of(frame: bytes) -> bytes:
+    return ip.parse(frame, vnet.LENGTH).source
 
 
 def report_in(frame: bytes) -> tuple[bytes, bytes, icmp.Report]:
@@ -432,18 +437,14 @@ def test_echo(program: bytes, host: bytes, size: int) -> None:
 
 def test_echo_requests_are_bounded() -> None:
     stack = new_stack()
-    for number in range(stack_module_limit() + 5):
+    for number in range(bounds.MAX_ECHO_REQUESTS + 5):
         stack.receive([echo_request(OWN4, HOST4, number)], 0)
     requests = all_events(stack)
     for request in requests:
         assert isinstance(request, EchoRequest)
         stack.answer_echo(request)
-    assert len(sent(stack)) == stack_module_limit()
+    assert len(sent(stack)) == bounds.MAX_ECHO_REQUESTS
     assert stack.statistics().echo_requests_dropped == 5
-
-
-def stack_module_limit() -> int:
-    return stack.MAX_ECHO_REQUESTS
 
 
 # Noise and lies
@@ -619,7 +620,83 @@ def test_errors_are_limited_in_rate() -> None:
     assert stack.statistics().errors_suppressed == 1000 - error_queue.BURST
     for number in range(1000):
         stack.receive([datagram(Endpoint(OWN4, 1 + number), Endpoint(OFFLINE, 2), b"x")], 50.0)
-    assert len(sent(stack, 50.1)) == error_queue.RATE / 10
+    assert sent(stack, 50.1) == []
+    stack.receive([datagram(Endpoint(OWN4, 1), Endpoint(OFFLINE, 2), b"x")], 50.5)
+    assert len(sent(stack, 50.5)) == 1
+
+
+# Shares: what is too much for one virtual address is not another's loss
+
+
+def all_offline() -> Stack:
+    return Stack(OWN, lambda address: HostState.OFFLINE, random.Random(1))
+
+
+QUIET = Endpoint(ip_address("10.77.3.200").packed, 53)
+FLOOD = 20_000
+
+
+def test_a_host_that_sends_too_many_datagrams_loses_its_own() -> None:
+    stack = new_stack(udp_segmentation=False)
+    program = Endpoint(OWN4, 2)
+    stack.send_datagram(QUIET, program, b"first")
+    for number in range(FLOOD):
+        stack.send_datagram(Endpoint(HOST4, 1), program, b"%d" % number)
+    stack.send_datagram(QUIET, program, b"last")
+    payloads = [(source_of(frame), frame[vnet.LENGTH + 28 :]) for frame in sent(stack)]
+    assert [payload for source, payload in payloads if source == QUIET.address] == [b"first", b"last"]
+    assert len(payloads) == MAX_QUEUED + 2
+    assert stack.statistics().datagrams_dropped == FLOOD - MAX_QUEUED
+    assert stack._datagrams._queues == {}
+
+
+def test_a_host_that_gets_too_many_datagrams_leaves_room_for_others() -> None:
+    stack = new_stack()
+    program = Endpoint(OWN4, 2)
+    stack.receive([datagram(program, Endpoint(HOST4, 2), b"flood")] * FLOOD, 0)
+    stack.receive([datagram(program, QUIET, b"%d" % number) for number in range(1000)], 0)
+    told = all_events(stack)
+    heard = [
+        bytes(event.payload) for event in told if isinstance(event, Datagram) and event.destination == QUIET
+    ]
+    assert heard == [b"%d" % number for number in range(1000)]
+    assert len(told) == bounds.MAX_DATAGRAM_EVENTS_PER_ADDRESS + 1000
+    assert stack._datagram_events._held == {}
+
+
+def test_however_many_hosts_are_flooded_each_gets_some_datagrams() -> None:
+    stack = new_stack()
+    hosts = [ip_address(f"10.77.4.{number}").packed for number in range(1, 41)]
+    for host in hosts:
+        stack.receive([datagram(Endpoint(OWN4, 1), Endpoint(host, 2), b"x")] * 5000, 0)
+    heard = Counter(event.destination.address for event in all_events(stack) if isinstance(event, Datagram))
+    least = bounds.LEAST_DATAGRAM_EVENTS
+    assert [heard[host] >= least for host in hosts] == [True] * len(hosts)
+    assert sum(heard.values()) <= bounds.MAX_DATAGRAM_EVENTS + len(hosts) * least
+
+
+@pytest.mark.parametrize("rounds", [1, 400])
+def test_errors_for_one_host_do_not_use_up_the_rate_of_others(rounds: int) -> None:
+    """Whether they come at once or one by one."""
+    stack = all_offline()
+    program = Endpoint(OWN4, 2)
+    told: Counter[bytes] = Counter()
+    for _ in range(rounds):
+        stack.receive([datagram(program, Endpoint(HOST4, 2), b"flood")] * (FLOOD // rounds), 50.0)
+        told.update(map(source_of, sent(stack, 50.0)))
+    stack.receive([datagram(program, QUIET, b"anybody there?")] * 20, 50.0)
+    told.update(map(source_of, sent(stack, 50.0)))
+    assert told == {HOST4: error_queue.BURST, QUIET.address: 20}
+
+
+def test_errors_for_many_hosts_are_limited_together() -> None:
+    stack, told = all_offline(), 0
+    for number in range(FLOOD):
+        host = b"\x0a\x4d" + (number % 4000 + 300).to_bytes(2, "big")
+        stack.receive([datagram(Endpoint(OWN4, 2), Endpoint(host, 2), b"scan")], 50.0)
+        if number % 100 == 99:
+            told += len(sent(stack, 50.0))
+    assert told == error_queue.RATE
 
 
 def test_unread_events_and_unsent_frames_are_bounded() -> None:

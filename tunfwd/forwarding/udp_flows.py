@@ -4,8 +4,9 @@ As conntrack has it (nf_conntrack_proto_udp.c): a question and its answer is ove
 that has carried both ways and still does after `STREAM_AGE` is a stream: it may rest longer, and gives way
 only where all others are streams, too.
 
-Only the using side ends a flow for having rested. The serving side would do it while a question from the same
-port is on its way, which is then nobody's: so it lets every flow rest as long as a stream, and `GRACE` longer.
+Only the using side ends a flow for having rested. The serving side would do it while a question from the
+same port is on its way, which is then nobody's: so it lets every flow rest as long as a stream, and `GRACE`
+longer.
 """
 
 from collections import OrderedDict

@@ -1,4 +1,7 @@
-"""UDP on its way out: a bounded queue, and runs of equal datagrams joined for the kernel to cut apart."""
+"""UDP on its way out: bounded queues, and runs of equal datagrams joined for the kernel to cut apart.
+
+Each virtual address has a queue of its own, so that what a contact sends too much of is lost to itself.
+"""
 
 from collections import deque
 from typing import NamedTuple
@@ -7,7 +10,7 @@ from tunfwd.netstack.path import Path
 from tunfwd.netstack.types import Endpoint, Frame
 from tunfwd.wire import ip, udp
 
-MAX_QUEUED = 1024  # datagrams; the oldest gives way
+MAX_QUEUED = 1024  # datagrams of one virtual address; the oldest gives way
 MAX_PAYLOAD_V4 = ip.MAX_PACKET - ip.HEADER_LENGTH_V4 - udp.HEADER_LENGTH  # bytes
 MAX_PAYLOAD_V6 = ip.MAX_PACKET - udp.HEADER_LENGTH
 
@@ -21,56 +24,66 @@ class _Queued(NamedTuple):
 class DatagramQueue:
     """What `send_datagram` was given since frames were last asked for."""
 
-    __slots__ = ("_identification", "_mtu", "_queue", "_segmentation", "dropped")
+    __slots__ = ("_identification", "_mtu", "_queues", "_segmentation", "dropped")
 
     def __init__(self, mtu: int, segmentation: bool, identification: int) -> None:
         self._mtu = mtu
         self._segmentation = segmentation
         self._identification = identification
-        self._queue: deque[_Queued] = deque()
+        self._queues: dict[bytes, deque[_Queued]] = {}
         self.dropped = 0
 
-    def __len__(self) -> int:
-        return len(self._queue)
+    def __bool__(self) -> bool:
+        return bool(self._queues)
 
     def append(self, source: Endpoint, destination: Endpoint, payload: bytes) -> None:
         """Queue a datagram."""
-        if len(self._queue) >= MAX_QUEUED:
-            self._queue.popleft()
+        queue = self._queues.get(source.address)
+        if queue is None:
+            queue = self._queues[source.address] = deque()
+        elif len(queue) >= MAX_QUEUED:
+            queue.popleft()
             self.dropped += 1
-        self._queue.append(_Queued(source, destination, payload))
+        queue.append(_Queued(source, destination, payload))
 
     def frames(self) -> list[Frame]:
         """Everything that is queued."""
         frames: list[Frame] = []
-        while self._queue:
-            source, destination, payload = self._queue.popleft()
+        if self._queues:
+            queues, self._queues = self._queues, {}
+            for queue in queues.values():
+                self._build(queue, frames)
+        return frames
+
+    def _build(self, queue: deque[_Queued], frames: list[Frame]) -> None:
+        while queue:
+            source, destination, payload = queue.popleft()
             path = Path(source.address, destination.address, self._mtu)
             payloads = [payload]
             if self._segmentation and path.network_length + udp.HEADER_LENGTH + len(payload) <= self._mtu:
-                self._join(payloads, source, destination)
+                _join(payloads, source, destination, queue)
             frames += path.datagrams(source.port, destination.port, payloads, self.next_identification())
-        return frames
-
-    def _join(self, payloads: list[bytes], source: Endpoint, destination: Endpoint) -> None:
-        """Add what follows in the queue with the same endpoints and size, the last one possibly shorter."""
-        queue, size, total = self._queue, len(payloads[0]), len(payloads[0])
-        while queue and size and len(payloads) < udp.MAX_SEGMENTS:
-            following = queue[0]
-            length = len(following.payload)
-            if (
-                following.source != source
-                or following.destination != destination
-                or not 0 < length <= size
-                or total + length > MAX_PAYLOAD_V4 - ip.HEADER_LENGTH_V6
-            ):
-                return
-            payloads.append(queue.popleft().payload)
-            total += length
-            if length < size:
-                return
 
     def next_identification(self) -> int:
         """A number for a packet that is, or may come to be, in fragments."""
         self._identification = (self._identification + 1) & 0xFFFFFFFF
         return self._identification
+
+
+def _join(payloads: list[bytes], source: Endpoint, destination: Endpoint, queue: deque[_Queued]) -> None:
+    """Add what follows in the queue with the same endpoints and size, the last one possibly shorter."""
+    size, total = len(payloads[0]), len(payloads[0])
+    while queue and size and len(payloads) < udp.MAX_SEGMENTS:
+        following = queue[0]
+        length = len(following.payload)
+        if (
+            following.source != source
+            or following.destination != destination
+            or not 0 < length <= size
+            or total + length > MAX_PAYLOAD_V4 - ip.HEADER_LENGTH_V6
+        ):
+            return
+        payloads.append(queue.popleft().payload)
+        total += length
+        if length < size:
+            return

@@ -1,45 +1,31 @@
-"""ICMP errors on their way out, at a bounded rate (RFC 1812 4.3.2.8, RFC 4443 2.4 (f))."""
+"""ICMP errors on their way out, at a bounded rate (RFC 1812 4.3.2.8, RFC 4443 2.4 (f)).
 
-from collections import deque
+The rate is shared out among the virtual addresses that errors come from: a contact that is asked in vain very
+often does not keep programs from hearing that another has gone.
+"""
 
+from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.types import Frame
 from tunfwd.wire import icmp, vnet
 from tunfwd.wire.checksum import Buffer
 
-RATE = 1000.0  # errors a second; icmp_msgs_per_sec of Linux
-BURST = 250.0  # Linux has 50; a page that makes many connections to a host that is offline needs more
-MAX_QUEUED = 1024
-
-
-class TokenBucket:
-    """Lets `burst` pass at once and `rate` a second in the long run."""
-
-    __slots__ = ("_burst", "_rate", "_tokens", "_updated")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._updated = 0.0
-
-    def take(self, now: float) -> bool:
-        """Whether one more may pass at `now` (s)."""
-        self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
-        self._updated = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+WINDOW = 0.5  # s
+RATE = 500  # errors in a window: icmp_msgs_per_sec of Linux
+BURST = 250  # errors of one address in a window. Linux has 50; a page that makes many connections needs more
+MAX_QUEUED = 1024  # errors since frames were last asked for; of one address half as many
 
 
 class ErrorQueue:
     """Errors that were decided on, and may be sent if not too many were of late."""
 
-    __slots__ = ("_bucket", "_queue", "suppressed")
+    __slots__ = ("_queue", "_queued", "_sent", "_until", "suppressed")
 
     def __init__(self) -> None:
-        self._queue: deque[Frame] = deque()
-        self._bucket = TokenBucket(RATE, BURST)
+        self._queue: list[tuple[bytes, Frame]] = []
+        # By address:
+        self._queued: Shares[bytes] = Shares(MAX_QUEUED, MAX_QUEUED // 2, 0)
+        self._sent: Shares[bytes] = Shares(RATE, BURST, 0)
+        self._until = 0.0
         self.suppressed = 0
 
     def __len__(self) -> int:
@@ -52,19 +38,25 @@ class ErrorQueue:
 
         It comes from `source`, the address in question: the kernel drops what claims to be its own.
         """
-        if len(self._queue) >= MAX_QUEUED:
+        if not self._queued.take(source):
             self.suppressed += 1
             return
         header, message = icmp.build_error(source, destination, error, quote, mtu)
-        self._queue.append([vnet.PLAIN + header, message])
+        self._queue.append((source, [vnet.PLAIN + header, message]))
 
     def frames(self, now: float) -> list[Frame]:
         """All that may be sent now; the rest is dropped."""
         frames: list[Frame] = []
-        while self._queue:
-            frame = self._queue.popleft()
-            if self._bucket.take(now):
+        if not self._queue:
+            return frames
+        if now >= self._until:
+            self._until = now + WINDOW
+            self._sent = Shares(RATE, BURST, 0)
+        for source, frame in self._queue:
+            if self._sent.take(source):
                 frames.append(frame)
             else:
                 self.suppressed += 1
+        self._queue.clear()
+        self._queued = Shares(MAX_QUEUED, MAX_QUEUED // 2, 0)
         return frames

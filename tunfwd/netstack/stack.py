@@ -23,6 +23,7 @@ from tunfwd.netstack.error_queue import ErrorQueue
 from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, Failure, Fault
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.reassembly import Reassembly
+from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.statistics import Statistics
 from tunfwd.netstack.timers import NEVER, Timers
 from tunfwd.netstack.types import Endpoint, Frame, HostState, Misuse, Random
@@ -31,7 +32,11 @@ from tunfwd.wire import icmp, ip, tcp, udp, vnet
 from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
 
 MAX_ECHO_REQUESTS = 256  # that wait for the owner; the oldest gives way
-MAX_DATAGRAM_EVENTS = 4096  # that wait for the owner; the newest are dropped
+MAX_DATAGRAM_EVENTS = (
+    8192  # that wait for the owner; and LEAST_DATAGRAM_EVENTS for each virtual address beyond
+)
+MAX_DATAGRAM_EVENTS_PER_ADDRESS = 4096  # the newest are dropped
+LEAST_DATAGRAM_EVENTS = 64
 MAX_FRAMES = 4096  # resets and the like that wait to be sent
 FRAMES_A_ROUND = 256  # of TCP; how long sending may keep us from receiving
 
@@ -68,7 +73,9 @@ class Stack:
         self._datagrams = DatagramQueue(mtu, udp_segmentation, random.getrandbits(32))
         self._echoes: OrderedDict[tuple[bytes, bytes, int], None] = OrderedDict()
         self._events: deque[Event] = deque()
-        self._datagram_events = 0
+        self._datagram_events: Shares[bytes] = Shares(
+            MAX_DATAGRAM_EVENTS, MAX_DATAGRAM_EVENTS_PER_ADDRESS, LEAST_DATAGRAM_EVENTS
+        )
         self._senders: deque[Connection] = deque()
         self._frames: list[Frame] = []
         self._errors = ErrorQueue()
@@ -245,10 +252,9 @@ class Stack:
         if header.gso_type & ~vnet.GSO_ECN == vnet.GSO_UDP_L4:
             size = header.gso_size or size
         for offset in range(0, size and len(payload), size) if size else (0,):
-            if self._datagram_events >= MAX_DATAGRAM_EVENTS:
+            if not self._datagram_events.take(packet.destination):
                 self._statistics.datagrams_dropped += 1
                 continue
-            self._datagram_events += 1
             part = payload[offset : offset + size]
             self._events.append(events.Datagram(source, destination, part, packet.dont_fragment, original))
 
@@ -313,7 +319,7 @@ class Stack:
         while self._events:
             event = self._events.popleft()
             if isinstance(event, events.Datagram):
-                self._datagram_events -= 1
+                self._datagram_events.give_back(event.destination.address)
                 return event
             if isinstance(event, EchoRequest | DatagramRefused | Fault) or not event.connection.muted:
                 return event
