@@ -2,9 +2,10 @@
 
     scripts/bench_flood.py [--seconds N] [KIND ...]
 
-Three hosts: the victim serves an echo to a friend, and an attacker, a friend as well, sends packets made by hand
-over real toxcore. The table has the friend's 1-byte round trip, after pauses of 2 ms, idle and beside each flood in
-turn, as ratios of one run; and what the flood costs the victim: processor, log, memory. Needs root.
+Three hosts: the victim serves an echo to a friend, and an attacker, a friend as well, sends packets made by
+hand over real toxcore. The table has the friend's 1-byte round trip, after pauses of 2 ms, idle and beside
+each flood in turn, as ratios of one run; and what the flood costs the victim: processor, log, memory.
+Needs root.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -209,7 +211,10 @@ async def attack(folder: str, bootstrap: str, address: str) -> None:
     """Be the attacker; floods as stdin says, a kind and its seconds on each line."""
     attacker = Attacker()
     settings = Settings(
-        savedata=Path(folder) / "identity", bootstrap=nodes([bootstrap]), name="mallory", local_discovery=False
+        savedata=Path(folder) / "identity",
+        bootstrap=nodes([bootstrap]),
+        name="mallory",
+        local_discovery=False,
     )
     with Client(settings, attacker) as client:
         attacker.client = client
@@ -242,8 +247,6 @@ def trips(host: str, seconds: float) -> None:
 
 def serve() -> None:
     """Echo."""
-    import threading
-
     listener = socket.create_server(("0.0.0.0", PORT), backlog=4096)
     print("ready", flush=True)
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.forwarding.pair import Plain, Side
 from tunfwd.forwarding import events as ev
-from tunfwd.forwarding.lossless import MAX_CONTROL, PLAIN_UNREAD
+from tunfwd.forwarding.lossless import PLAIN_UNREAD
 from tunfwd.forwarding.mapping import Origin
 from tunfwd.forwarding.negotiation import (
     HELD_TIMEOUT,
@@ -13,6 +13,8 @@ from tunfwd.forwarding.negotiation import (
     MAX_MAPPINGS,
     MAX_PENDING,
     MAX_SPARE,
+    OFFERS,
+    REFUSALS,
     Misuse,
 )
 from tunfwd.forwarding.states import FlowState, MappingState, Role
@@ -598,8 +600,10 @@ def test_ten_thousand_offers(peer: Plain) -> None:
         peer.offer(TCP, SERVER, i % 65536, b"\x1b[2J%d" % i)
     assert len(peer.session.mappings) == MAX_PENDING
     assert sum(isinstance(e, ev.OfferArrived) for e in peer.side.events) == MAX_PENDING
-    assert peer.session.counters["offer_over_limit"] == 10_000 - MAX_PENDING
-    assert len(peer.heard()) + 1 == MAX_CONTROL  # answers are bounded too; one is Hello
+    counters = peer.session.counters
+    assert counters["offer_over_limit"] == OFFERS[0] - MAX_PENDING
+    assert counters["offer_over_rate"] == 10_000 - OFFERS[0]
+    assert len(peer.heard()) == REFUSALS[0]  # answers are bounded too
     peer.session.offline(peer.now)
     assert not peer.session.mappings
 
@@ -608,6 +612,7 @@ def test_ten_thousand_offers_that_are_all_accepted(peer: Plain) -> None:
     for i in range(10_000):
         peer.offer(TCP, SERVER, i)
         peer.heard()
+        peer.now += OFFERS[1]
     assert len(peer.session.mappings) == MAX_MAPPINGS
     with pytest.raises(Misuse, match="too many"):
         peer.session.expect(SERVER, TCP, 60_000, "")
@@ -627,6 +632,7 @@ def test_the_same_offer_ten_thousand_times(
         if confirmed:
             peer.ack(msg_id)
         peer.heard()
+        peer.now += OFFERS[1]
     negotiation = peer.session._negotiation
     assert len(peer.session.mappings) == 1
     assert len(negotiation._ids) == limit

@@ -161,7 +161,9 @@ class Portfolio:
     # What a contact does.
 
     def offered(self, peer: Peer, mapping: Mapping) -> None:
-        """A contact offers something that was not accepted before."""
+        """A contact offers something that was not accepted before, and may have withdrawn it since."""
+        if mapping.state is not MappingState.PENDING:
+            return
         rule = decide(self.policy.rules, peer.party, mapping.protocol, mapping.port, mapping.direction)
         what = f"{describe(mapping)} from {peer.label}"
         by = caused_by(peer)

@@ -6,6 +6,8 @@ the bucket will be full again.
 
 from typing import Final
 
+ROUNDING: Final = 1e-3  # of an event, so that a sum of floats never takes one from a burst
+
 
 class Budget:
     """A burst of `burst` events, then one every `interval` seconds."""
@@ -14,7 +16,7 @@ class Budget:
 
     def __init__(self, burst: float, interval: float) -> None:
         self._interval: Final = interval
-        self._tolerance: Final = (burst - 1) * interval
+        self._tolerance: Final = (burst - 1 + ROUNDING) * interval
         self._full_at = float("-inf")
 
     def spend(self, now: float, cost: float = 1.0) -> bool:

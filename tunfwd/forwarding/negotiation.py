@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tunfwd.forwarding.budget import Budget
 from tunfwd.forwarding.events import (
     DatagramArrived,
     Event,
@@ -61,6 +62,8 @@ MAX_SPARE = 64  # a plain server's offers of one service that no connection has 
 HELD_TIMEOUT = 5.0  # s; a plain peer's next offer takes one round trip, a contact's return a few
 ASK_AGAIN = 3.0  # s from a decision until offers without room are asked for; longer than HELLO_INTERVAL
 LINGER = 2.0  # s; see Negotiation.flow_finished
+OFFERS = MAX_MAPPINGS, 0.005  # Offers of mappings at once (a contact restarts), and s for each further one
+REFUSALS = 1024, 0.005  # answers to what makes no sense, or is too much, and s for each further one
 RETRY = 1.0, 60.0  # s; first and longest wait before a plain mapping that came to nothing is offered again
 
 
@@ -112,6 +115,8 @@ class Negotiation:
         self._counts: Counter[Role] = Counter()
         self._udp = {role: UdpFlows(role, limits.udp_idle) for role in Role}
         self._lingering: set[Flow] = set()
+        self._offers = Budget(*OFFERS)
+        self._refusals = Budget(*REFUSALS)
 
     # Mappings: what the owner does.
 
@@ -296,7 +301,7 @@ class Negotiation:
         known = self._ids.get(offer.msg_id)
         if known is not None or self.transport.was_used(offer.msg_id):
             self._counters["offer_id_in_use"] += 1
-            self._say(Kill(offer.msg_id))
+            self._refuse(Kill(offer.msg_id))
             if isinstance(known, Mapping) and known.state is MappingState.OFFERED:
                 self._offer(known)  # both sides chose this id at once: theirs is refused, ours moves away
         elif self._is_flow(offer):
@@ -305,7 +310,10 @@ class Negotiation:
                 self._want_service(mapping, offer.msg_id)
             else:  # too many, or its mapping was ended here while the Offer was on its way
                 self._counters["flow_over_limit" if mapping else "flow_unserved"] += 1
-                self._decline(offer.msg_id, Reason.REFUSED)
+                self._refuse(self._declined(offer.msg_id, Reason.REFUSED))
+        elif not self._offers.spend(now):
+            self._counters["offer_over_rate"] += 1
+            self._refuse(Kill(offer.msg_id))
         elif (found := self._place(offer)) is not None:
             undecided = found.state is MappingState.PENDING
             found.msg_id = offer.msg_id
@@ -320,7 +328,7 @@ class Negotiation:
             if self.features and self._is_full_of_undecided():
                 self.unseen += 1  # left unanswered: it is asked for again when there is room
             else:
-                self._say(Kill(offer.msg_id))
+                self._refuse(Kill(offer.msg_id))
 
     def _is_flow(self, offer: Offer) -> bool:
         """Whether a connection offer is one flow of a mapping. Else it is a request, to be decided on."""
@@ -395,7 +403,7 @@ class Negotiation:
                 self._open(flow)
             case None:
                 self._counters["accept_unknown"] += 1
-                self._say(Kill(msg_id))
+                self._refuse(Kill(msg_id))
             case _:
                 self._counters["accept_unexpected"] += 1
 
@@ -414,7 +422,7 @@ class Negotiation:
                 self._open(flow)
             case None:
                 self._counters["ack_unknown"] += 1
-                self._say(Kill(msg_id))
+                self._refuse(Kill(msg_id))
             case _:
                 self._counters["ack_unexpected"] += 1
 
@@ -553,7 +561,17 @@ class Negotiation:
             self._drop(flow, reason, tell_owner=False)
 
     def _decline(self, msg_id: int, reason: Reason) -> None:
-        self._say(Reset(msg_id, reason) if Feature.FLOW in self.features else Kill(msg_id))
+        self._say(self._declined(msg_id, reason))
+
+    def _declined(self, msg_id: int, reason: Reason) -> Lossless:
+        return Reset(msg_id, reason) if Feature.FLOW in self.features else Kill(msg_id)
+
+    def _refuse(self, answer: Lossless) -> None:
+        """Answer what makes no sense, or is too much, unless the contact lives on such answers."""
+        if self._refusals.spend(self._now):
+            self._say(answer)
+        else:
+            self._counters["refusal_over_rate"] += 1
 
     # Data.
 

@@ -8,6 +8,7 @@ A contact is plain (v0.1 only) until it says Hello.
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from tunfwd.forwarding.budget import Budget
 from tunfwd.forwarding.events import Event, HelloArrived, NodeArrived, PongArrived
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.linked import LinkTransport
@@ -50,7 +51,8 @@ FEATURES = CARRIER_FEATURES | Feature.LINK | Feature.FRAGMENT
 HELLO_INTERVAL = (
     2.0  # s; a Hello within it of ours is an answer, or crossed it: two programs never ring forever
 )
-
+PONGS = 256, 0.005  # answers to Pings at once, and s for each further one
+EPOCHS = 16, 2.0  # Hellos with a new epoch, each of which ends a link and begins one; s for each further one
 
 PAUSE = (
     1.0,
@@ -116,6 +118,8 @@ class Session:
         self._pause = 0.0
         self._resumes: float | None = None  # after a failure
         self._node_sent = False  # in this online period
+        self._pongs = Budget(*PONGS)
+        self._epochs = Budget(*EPOCHS)
 
     @property
     def is_online(self) -> bool:
@@ -278,8 +282,12 @@ class Session:
             self._hello_sent_at = now
 
     def _on_hello(self, hello: Hello) -> None:
-        known, self._peer_epoch = self._peer_epoch, hello.epoch
+        known = self._peer_epoch
         anew = known is not None and known != hello.epoch
+        if anew and not self._epochs.spend(self._now):
+            self.counters["hello_over_rate"] += 1
+            return
+        self._peer_epoch = hello.epoch
         if known is not None and anew:
             self._unlink()
             self._lossless.clear()
@@ -422,10 +430,12 @@ class Session:
     def _on_extension(self, packet: Ping | Pong) -> None:
         if Feature.PING not in self.features:
             self.counters["extension_unknown"] += 1
-        elif isinstance(packet, Ping):
+        elif isinstance(packet, Pong):
+            self._events.append(PongArrived(packet.token))
+        elif self._pongs.spend(self._now):
             self._lossless.send_extension(encode_extension(self._carrier, Pong(packet.token)))
         else:
-            self._events.append(PongArrived(packet.token))
+            self.counters["ping_over_rate"] += 1
 
     # Packets and events out.
 
