@@ -295,7 +295,7 @@ def measure(kinds: list[str], seconds: float) -> list[list[object]]:
     processes: list[subprocess.Popen[str]] = []
     members: list[Node] = []
     rows: list[list[object]] = []
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(["victim", "friend", "attacker"]) as net:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(["victim", "bob", "attacker"]) as net:
         try:
             processes.append(net["victim"].start(again("--serve"), stdout=subprocess.DEVNULL))
             rules = {
@@ -303,7 +303,7 @@ def measure(kinds: list[str], seconds: float) -> list[list[object]]:
                 "expose": [{"protocol": "tcp", "port": PORT}],
             }
             bootstrap: list[str] = []
-            for name, extra in (("victim", rules), ("friend", {})):
+            for name, extra in (("victim", rules), ("bob", {})):
                 Path(folder, name).mkdir()
                 tox = {"local_discovery": False, "bootstrap": bootstrap, "nickname": name}
                 members.append(Node(net[name], Path(folder, name), {"tox": tox, **extra}))
@@ -323,7 +323,7 @@ def measure(kinds: list[str], seconds: float) -> list[list[object]]:
             victim.wait_for(lambda: victim.friend(key), TIME_LIMIT, "the attacker asks to be a friend")
             victim.cli("friend", "accept", key, "--name", "mallory")
             assert json.loads(attacker.stdout.readline()) == "online"
-            victim.cli("offer", f"{PORT}/tcp", "--to", "friend", "--name", "echo")
+            victim.cli("offer", f"{PORT}/tcp", "--to", "bob", "--name", "echo")
             friend.wait_for(lambda: friend.offer("echo"), TIME_LIMIT, "the offer is there")
             friend.cli("accept", "echo")
             mapping = friend.port("echo")
@@ -331,13 +331,13 @@ def measure(kinds: list[str], seconds: float) -> list[list[object]]:
             address = mapping["address"]
             time.sleep(SETTLE)
             for kind in kinds:
-                idle = round_trips(net["friend"], address, seconds)
+                idle = round_trips(net["bob"], address, seconds)
                 log, spent, occupied = len(victim.log), cpu(victim), memory(victim)
                 attacker.stdin.write(f"{kind} {seconds + 3}\n")
                 time.sleep(1.5)
                 began = time.monotonic()
                 spent = cpu(victim)
-                flood = round_trips(net["friend"], address, seconds)
+                flood = round_trips(net["bob"], address, seconds)
                 spent = (cpu(victim) - spent) / (time.monotonic() - began)
                 sent = json.loads(attacker.stdout.readline())
                 rows.append(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from random import Random
+from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,6 +38,7 @@ from tunfwd.tox.errors import ConferenceTitleInvalidLength, raise_code
 from tunfwd.tox.friends import FriendRequest
 from tunfwd.tox.groups import Group, Groups
 from tunfwd.tox.pacing import Pacing
+from tunfwd.tox.policing import Policing, SocketGate
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Hello, Lossless, encode
 
@@ -201,6 +203,7 @@ class Daemon:
         known: list[SimulatedGroup] | None = None,
         rules: tuple[Rule, ...] = (),
         seed: int = 1,
+        clock: Callable[[], float] = perf_counter,
         network: IPv4Network = RANGE,
         device: Any = None,
         settings: Settings | None = None,
@@ -218,7 +221,7 @@ class Daemon:
         self.pings = pings = Pings(self.switch, random)
         serving = Serving(self.switch, own[0].ip.packed, 5.0, random)
         device = device or SimpleNamespace(write=lambda frame: True)
-        self.engine = Engine(device, self.switch, self.portfolio, Callers(self.switch), serving, pings)
+        self.engine = Engine(device, self.switch, self.portfolio, Callers(self.switch), serving, pings, clock)
         self.book = AddressBook(network, RANGE6, self.content.addresses)
         self.contacts = Contacts(
             self.engine,
@@ -236,8 +239,13 @@ class Daemon:
         groups = Groups(self.tox, self.pacing, self.contacts, self._save, self._save, lambda: "us")
         conferences = Conferences(self.tox, self.contacts, self._save, key_of("us"))
         self.friends = SimulatedFriends(self.tox, self.pacing)
+        self.policing = Policing(SocketGate(None))
         client: Any = SimpleNamespace(
-            groups=groups, conferences=conferences, friends=self.friends, dht_key=b""
+            groups=groups,
+            conferences=conferences,
+            friends=self.friends,
+            policing=self.policing,
+            dht_key=b"",
         )
         self.client = client
         self.groups, self.conferences = groups, conferences
@@ -252,7 +260,7 @@ class Daemon:
     def settle(self) -> None:
         """As after each round of toxcore's loop."""
         self.contacts.iterated()
-        while self.switch.dirty:
+        while self.switch.dirty or self.engine.is_behind:
             self.engine.round()
 
     def join(self, group: Group, number: int, name: str, key: bytes | None = None) -> Peer:

@@ -10,7 +10,7 @@ import pytest
 from tunfwd.forwarding.budget import Budget
 from tunfwd.forwarding.events import OfferArrived, ServiceWanted
 from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_MAPPINGS, OFFERS, REFUSALS
-from tunfwd.forwarding.session import CARRIER_FEATURES, EPOCHS, FEATURES, PONGS, Session
+from tunfwd.forwarding.session import CARRIER_FEATURES, EPOCHS, FEATURES, NODES, PONGS, Session, Settings
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.packets import (
@@ -21,6 +21,7 @@ from tunfwd.wire.packets import (
     Hello,
     Kill,
     Lossless,
+    Node,
     Offer,
     Ping,
     Protocol,
@@ -37,7 +38,8 @@ class Flooded:
     """A session, and what came out of it."""
 
     def __init__(self, features: Feature = CARRIER_FEATURES) -> None:
-        self.session = Session(FRIEND, epoch=1, random=Random(1))
+        settings = Settings(features | CARRIER_FEATURES, node_key=bytes(32))
+        self.session = Session(FRIEND, epoch=1, random=Random(1), settings=settings)
         self.session.online(0.0)
         self.now = 0.0
         self.answers = self.events = 0
@@ -128,6 +130,14 @@ def test_hellos_with_new_epochs(features: Feature) -> None:
     flooded.now += EPOCHS[1]
     flooded.hear(Hello(features, 5))
     assert flooded.session._peer_epoch == 5
+
+
+def test_dht_keys() -> None:
+    flooded = Flooded(FEATURES | Feature.NODE)
+    assert Feature.NODE in flooded.session.features
+    flooded.flood(lambda number: flooded.hear(Node(number.to_bytes(32, "little"))))
+    assert 0 < flooded.events <= most(NODES)
+    assert flooded.answers == 0
 
 
 def test_offers_and_kills() -> None:

@@ -75,6 +75,7 @@ class Contacts(Handler):
         self._parted: dict[ContactId, int] = {}
         """Epochs for those who were removed, should they come back: they may still have our link."""
         self._soon: list[Callable[[], object]] = []  # what may not be done from within toxcore's iteration
+        self._first: Contact | None = None  # whose packet was the first in toxcore's iteration
         self._client: Client
         self._rooms: Rooms
 
@@ -334,11 +335,13 @@ class Contacts(Handler):
     def lossless(self, contact: Contact, data: bytes) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):
+            self._first = self._first or contact
             self._engine.lossless(peer, data)
 
     def lossy(self, contact: Contact, data: bytes) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):
+            self._first = self._first or contact
             self._engine.lossy(peer, data)
 
     def public(self, member: Member, data: bytes) -> None:
@@ -353,6 +356,15 @@ class Contacts(Handler):
             survives("what a rule accepts", self._carry_out, action)
         survives("forgetting strangers", self.residents.sweep, trio.current_time())
         self._engine.iterated()
+        self._police()
+
+    def _police(self) -> None:
+        """Have less received of contacts that flood us."""
+        if self._first is not None:
+            self._client.policing.heard(self._first)
+            self._first = None
+        if (flooding := self._engine.flooding()) is not None:
+            self._client.policing.judge({peer.contact for peer in flooding})
 
     def _carry_out(self, action: Callable[[], object]) -> None:
         try:

@@ -8,6 +8,11 @@ Each hands over what it has, then `round` carries it all the way: events first, 
 Nothing in a round waits. What toxcore's queue refuses is tried again after its next iteration, and what the
 device refuses when it is writable; until then the source of it is not read.
 
+Contacts take turns. Lossy packets wait in the contact's inbox, and a turn ends when its time is over,
+whatever is left: in each round all who are not behind go first, then one of those who are. So a contact that
+sends more than we can take in gets the time that the others leave, and each of them waits for one turn of it
+at most. Its inbox is bounded: what is too much is dropped before it costs anything, and a link slows down.
+
 A mistake of ours that comes to light in any of this is the loss of the one that it was made for, and logged:
 a contact's session begins anew (`_attend`), a local connection is reset (`_hand_out`). Nobody else notices.
 """
@@ -15,6 +20,7 @@ a contact's session begins anew (`_attend`), a local connection is reset (`_hand
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from time import perf_counter
 from typing import TypeVarTuple
 
 import trio
@@ -27,6 +33,7 @@ from tunfwd.daemon.serving import Serving
 from tunfwd.daemon.switch import Switch
 from tunfwd.faults import note, survives
 from tunfwd.forwarding import events as session_events
+from tunfwd.forwarding.states import FlowState
 from tunfwd.forwarding.timers import Timers
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.types import Frame
@@ -36,6 +43,14 @@ from tunfwd.wire.packets import Reason
 
 REST = 1.0  # s until a contact is looked after again whose session failed
 TURNS = 256  # of peers in one round, before other tasks get theirs
+TURN = 0.0005  # s of one contact, while others have something to do; half of an idle round trip
+TURN_ALONE = 0.01  # s of one contact, while no other has
+COMPANY = 0.25  # s that another contact's last turn counts
+REST, REST_FLOODING = 1.0, 9.0  # turns that who is behind waits after one, while others have something to do
+MAX_INBOX = 512  # lossy packets of a contact that wait; a socket buffer of Linux's default size holds fewer
+FLOOD = 5000.0  # packets/s of a contact to no avail, that are half of all it sends or more
+FLOOD_INTERVAL = 0.05  # s; how often it is looked for
+MAX_BATCH = 64  # lossy packets taken in at a time: what arrives together costs one acknowledgement
 
 Ts = TypeVarTuple("Ts")
 
@@ -51,7 +66,9 @@ class Engine:
         callers: Callers,
         serving: Serving,
         pings: Pings,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
+        """`clock` measures turns, in s."""
         self._device = device
         self._stack = switch.stack
         self._switch = switch
@@ -62,6 +79,12 @@ class Engine:
         self._peers: Peers = switch.peers
         self._deadlines: Timers[Peer] = Timers()
         self._blocked: set[Peer] = set()
+        self._clock = clock
+        self._late: dict[Peer, float] = {}  # whose last turn was too short for them, and when the next may be
+        self._last: Peer | None = None  # whose turn was the last
+        self._company_until = 0.0
+        self._looked_at = 0.0  # for floods
+        self._flooding: set[Peer] = set()
         self._frames: deque[Frame] = deque()
         self._alarm = trio.CancelScope()
 
@@ -114,6 +137,9 @@ class Engine:
         peer.offline_since = now
         peer.blocked = False
         self._blocked.discard(peer)
+        if peer not in self._late:  # what came before, perhaps the contact's farewell
+            self._attend(peer, self._take_in, peer, len(peer.inbox))
+        peer.inbox.clear()
         self._attend(peer, peer.session.offline, now)
         self._switch.touch(peer)
 
@@ -135,18 +161,24 @@ class Engine:
 
     def lossless(self, peer: Peer, data: bytes) -> None:
         """A packet came."""
+        peer.packets += 1
         self._attend(peer, peer.session.receive_lossless, data, trio.current_time())
         self._switch.dirty.add(peer)
 
     def public(self, peer: Peer, data: bytes) -> None:
         """A packet came that a member of a group sent to all in it."""
+        peer.packets += 1
         self._attend(peer, peer.session.receive_public, data, trio.current_time())
         self._switch.dirty.add(peer)
 
     def lossy(self, peer: Peer, data: bytes) -> None:
-        """A lossy packet came."""
-        self._attend(peer, peer.session.receive_lossy, data, trio.current_time())
-        self._switch.dirty.add(peer)
+        """A lossy packet came: it waits for the contact's turn."""
+        peer.packets += 1
+        if len(peer.inbox) < MAX_INBOX:
+            peer.inbox.append(data)
+            self._switch.dirty.add(peer)
+        else:
+            peer.session.counters["inbox_full"] += 1
 
     def iterated(self) -> None:
         """toxcore has done a round of its own: its queues may have room."""
@@ -157,13 +189,31 @@ class Engine:
         if self._switch.dirty:
             self.round()
 
+    def flooding(self) -> list[Peer] | None:
+        """Return who sends far more than is of any use; None where it is not yet time to look again."""
+        now = trio.current_time()
+        interval = now - self._looked_at
+        if interval < FLOOD_INTERVAL:
+            return None
+        self._looked_at = now
+        found = []
+        for peer in self._peers:
+            if peer.packets >= FLOOD * interval:
+                wasted, peer.wasted = peer.session.wasted - peer.wasted, peer.session.wasted
+                if wasted >= FLOOD * interval and 2 * wasted >= peer.packets:
+                    found.append(peer)
+            peer.packets = 0
+        self._flooding = set(found)
+        return found
+
     # What must not happen.
 
-    def _attend(self, peer: Peer, work: Callable[[*Ts], None], *arguments: *Ts) -> None:
+    def _attend(self, peer: Peer, work: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Do something for one contact; if it fails, its session begins anew, and its flows are reset."""
         if survives(peer.label, work, *arguments):
             return
         now = trio.current_time()
+        peer.inbox.clear()
         for flow in peer.session.fail(now):
             if end := self._switch.ends.pop(flow, None):
                 survives("the local end of a flow", end.flow_ended, Reason.LOST)
@@ -178,17 +228,20 @@ class Engine:
 
     def round(self) -> None:
         """Carry on everything that can be carried on."""
-        stack, switch = self._stack, self._switch
-        switch.attended = True
+        stack, switch, late = self._stack, self._switch, self._late
+        switch.attended = late_too = True
         for _ in range(TURNS):
             while (event := stack.next_event()) is not None:
                 self._hand_out(event)
-            if not switch.dirty:
+            peer = self._next_peer(late_too=late_too)
+            if peer is None:
                 break
-            peer = switch.dirty.pop()
+            if peer in late:
+                del late[peer]
+                late_too = False
             self._attend(peer, self._look_after, peer)
         switch.attended = False
-        if switch.dirty:
+        if switch.dirty or (late and min(late.values()) <= self._clock()):
             switch.wake()
         self._write_frames()
         deadline = self._next_deadline()
@@ -219,14 +272,65 @@ class Engine:
                 if peer is not None:
                     self._pings.echo(peer, event)
 
+    def _next_peer(self, *, late_too: bool) -> Peer | None:
+        """Return whose turn it is; of those who are behind, the one whose turn is longest ago."""
+        dirty, late = self._switch.dirty, self._late
+        while dirty:
+            peer = dirty.pop()
+            if peer not in late:
+                return peer
+        if late and late_too:
+            now = self._clock()
+            return next((peer for peer, ready_at in late.items() if ready_at <= now), None)
+        return None
+
     def _look_after(self, peer: Peer) -> None:
-        """Do what the peer's session asks for, and send what it has to say."""
-        session = peer.session
-        while (event := session.next_event()) is not None:
-            self._on_session_event(peer, event)
+        """Look after a peer for as long as it may take."""
+        began = self._clock()
+        if peer is not self._last:
+            self._last = peer
+            self._company_until = began + COMPANY
+        alone = began >= self._company_until
+        if not self._serve_until(peer, began + (TURN_ALONE if alone else TURN)):
+            ended = self._clock()
+            rest = 0.0 if alone else REST_FLOODING if peer in self._flooding else REST
+            self._late[peer] = ended + rest * (ended - began)
+
+    def _serve_until(self, peer: Peer, until: float = float("inf")) -> bool:
+        """Take in what came, do what the session asks for, send what it says; False: there is more to do."""
+        done = self._do_events(peer, until)
+        while done and peer.inbox:
+            began = self._clock()
+            self._take_in(peer, peer.batch)
+            done = self._do_events(peer, until)
+            took = self._clock() - began
+            if took > TURN / 2:
+                peer.batch = max(1, peer.batch // 2)
+            elif took < TURN / 8:
+                peer.batch = min(MAX_BATCH, 2 * peer.batch)
         with suppress(ContactOffline):  # toxcore is about to say so
             self._send(peer)
         self._set_deadline(peer)
+        return done
+
+    def _take_in(self, peer: Peer, count: int) -> None:
+        """Give the session lossy packets that wait."""
+        inbox, session, now = peer.inbox, peer.session, trio.current_time()
+        for _ in range(min(count, len(inbox))):
+            session.receive_lossy(inbox.popleft(), now)
+
+    def _do_events(self, peer: Peer, until: float) -> bool:
+        """Do what the session asks for; False where the time is over before that."""
+        while (event := peer.session.next_event()) is not None:
+            self._on_session_event(peer, event)
+            if self._clock() > until:
+                return not (peer.session.has_events or peer.inbox)
+        return not peer.inbox or self._clock() <= until
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether somebody's turn was too short."""
+        return bool(self._late)
 
     def _on_session_event(self, peer: Peer, event: session_events.Event) -> None:
         ends = self._switch.ends
@@ -250,7 +354,8 @@ class Engine:
                 if end := ends.get(flow):
                     end.flow_ended(ended)
             case session_events.ServiceWanted(flow):
-                self._serving.wanted(peer, flow)
+                if flow.state is not FlowState.CLOSED:  # the contact has thought better of it
+                    self._serving.wanted(peer, flow)
             case session_events.OfferArrived(mapping):
                 self._portfolio.offered(peer, mapping)
             case session_events.MappingChanged(mapping):
@@ -299,10 +404,13 @@ class Engine:
     def _next_deadline(self) -> float:
         stack = float("inf") if self._frames else self._stack.next_timeout()
         peers = self._deadlines.next()
-        return min(
+        deadline = min(
             float("inf") if stack is None else stack,
             float("inf") if peers is None else peers,
         )
+        if self._late:
+            deadline = min(deadline, trio.current_time() + min(self._late.values()) - self._clock())
+        return deadline
 
     def end(self) -> None:
         """Part from everybody, while there is a device to say so: applications get a reset, not silence.
@@ -321,8 +429,10 @@ class Engine:
     def remove(self, peer: Peer) -> None:
         """A contact is no more; it is offline already."""
         self._attend(peer, peer.session.part, trio.current_time())
-        self._attend(peer, self._look_after, peer)
+        self._attend(peer, self._serve_until, peer)
         self._switch.dirty.discard(peer)
+        self._late.pop(peer, None)
+        self._flooding.discard(peer)
         self._blocked.discard(peer)
         self._deadlines.cancel(peer)
         self._peers.remove(peer)

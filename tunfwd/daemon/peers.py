@@ -3,6 +3,7 @@
 `Peer` ties together what belongs to one contact; `Peers` finds it by whatever a person or a packet has.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -60,6 +61,14 @@ class Peer:
     party: Party = field(default_factory=lambda: Party(""))
     """What rules may call it. Not its nickname."""
     offline_since: float | None = None
+    inbox: deque[bytes] = field(default_factory=deque)
+    """Lossy packets that wait for its turn."""
+    batch: int = 16
+    """How many of them are taken in at a time: fewer where they cost much."""
+    packets: int = 0
+    """How many came since it was last looked whether it floods."""
+    wasted: int = 0
+    """How many were to no avail until then, in all."""
     blocked: bool = False
     """Whether toxcore's queue for it was full at the last try."""
 
@@ -136,7 +145,8 @@ class Peers:
         """Add a contact."""
         self._by_contact[peer.contact] = peer
         self._by_address[peer.address6.packed] = peer
-        self.move(peer, peer.address)
+        if peer.address is not None:
+            self._by_address[peer.address.packed] = peer
 
     def remove(self, peer: Peer) -> None:
         """Remove a contact."""

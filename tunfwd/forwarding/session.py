@@ -52,6 +52,7 @@ HELLO_INTERVAL = (
     2.0  # s; a Hello within it of ours is an answer, or crossed it: two programs never ring forever
 )
 PONGS = 256, 0.005  # answers to Pings at once, and s for each further one
+NODES = 16, 2.0  # DHT keys, and s for each further one
 EPOCHS = 16, 2.0  # Hellos with a new epoch, each of which ends a link and begins one; s for each further one
 
 PAUSE = (
@@ -120,6 +121,7 @@ class Session:
         self._node_sent = False  # in this online period
         self._pongs = Budget(*PONGS)
         self._epochs = Budget(*EPOCHS)
+        self._nodes = Budget(*NODES)
 
     @property
     def is_online(self) -> bool:
@@ -150,6 +152,15 @@ class Session:
     def epoch(self) -> int:
         """This run of ours, as the contact knows it."""
         return self._epoch
+
+    @property
+    def wasted(self) -> int:
+        """Packets of the contact that were to no avail: malformed, unknown, or too many."""
+        link = 0
+        if self._linked is not None:
+            statistics = self._linked.link.statistics
+            link = statistics.foreign + statistics.malformed + statistics.duplicates
+        return self.counters.total() + link
 
     @property
     def greeted(self) -> bool:
@@ -371,10 +382,12 @@ class Session:
                 self._negotiation.on_flow_control(value, now)
 
     def _on_node(self, node: Node) -> None:
-        if Feature.NODE in self.features:
+        if Feature.NODE not in self.features:
+            self.counters["node_unexpected"] += 1
+        elif self._nodes.spend(self._now):
             self._events.append(NodeArrived(node.key))
         else:
-            self.counters["node_unexpected"] += 1
+            self.counters["node_over_rate"] += 1
 
     def receive_public(self, packet: bytes, now: float) -> None:
         """Take a packet that the contact sent to a whole group: Hello, Offer and Kill may be public."""

@@ -29,6 +29,7 @@ from tunfwd.tox.handler import Handler
 from tunfwd.tox.identity import Damaged, Identity, IdentityError, read_passphrase
 from tunfwd.tox.library import Library, choose
 from tunfwd.tox.pacing import Pacing
+from tunfwd.tox.policing import Policing, SocketGate
 from tunfwd.tox.reunion import LAST_PORT, Reunion
 from tunfwd.tox.settings import Node, Settings
 from tunfwd.tox.sockets import Activity, descriptors
@@ -80,6 +81,9 @@ class Client:
         self._activity = Activity(descriptors() - older, self.udp_port, self.tcp_relay_port)
         if self.udp_port and self._activity.udp is None:
             log.warning("toxcore's UDP socket was not found: latency will be tens of milliseconds")
+        self._gate = SocketGate(self._activity.udp)
+        self.policing = Policing(self._gate)
+        """Bounds what is received of contacts that flood; the handler feeds it."""
         self.friends = Friends(self._tox, self._pacing, self._reunion, handler, self.save)
         self.groups = Groups(self._tox, self._pacing, handler, self.save, self.save_soon, self._nickname)
         self.conferences = Conferences(self._tox, handler, self.save, self.public_key)
@@ -183,6 +187,7 @@ class Client:
             task_status.started()
             try:
                 while True:
+                    self.policing.before_iteration()
                     survives("an event of toxcore", self._tox.iterate)
                     now = time.monotonic()
                     self._pacing.release(now)
@@ -218,6 +223,7 @@ class Client:
     def close(self) -> None:
         """Leave the network at once. The client is of no use afterwards."""
         self._reunion.end()
+        self._gate.close()
         self._activity.close()
         self._tox.__exit__(None, None, None)
 
