@@ -1,6 +1,6 @@
 """A friend that speaks v0.1 of the specification and nothing else, over real toxcore, byte by byte.
 
-It shares toxcore's binding with the program, and none of its packets: what WIRE.md says is written out here
+It shares toxcore's binding with the program, and none of its packets: what SPEC.md says is written out here
 once more. It runs in a thread of its own that lives in the namespace of its host.
 """
 

@@ -20,7 +20,7 @@ from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventual
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
 CHURN = Path(__file__).with_name("churn.py")
-LARGEST = 1368  # bytes of one datagram: a Tox packet of 1373 without prefix and msg_id (WIRE.md)
+LARGEST = 1368  # bytes of one datagram: a Tox packet of 1373 without prefix and msg_id (SPEC.md)
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_PMTUDISC_DONT, IP_MTU = 10, 2, 0, 14  # linux/in.h
 UNKNOWN_PORT = 9
