@@ -1,7 +1,7 @@
 """What may happen to a mapping and to a flow, and what comes of it: all state changes go through two tables.
 
 A pair that a table does not list changes nothing and is counted by the session. `SPEC.md` has the same
-tables for readers.
+tables for readers; a test compares the two.
 """
 
 from enum import Enum, auto
