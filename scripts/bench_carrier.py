@@ -22,7 +22,7 @@ from pathlib import Path
 import trio
 
 from netns.topology import Topology
-from tunfwd.tox import memory
+from tunfwd.tox.binding import memory
 from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import Contact
 from tunfwd.tox.groups import GroupInvitation

@@ -18,14 +18,14 @@ import trio
 from pyroute2 import netns
 
 from netns.topology import Host, Topology
-from tunfwd.daemon.callers import Callers
-from tunfwd.daemon.engine import Engine
+from tunfwd.daemon.contacts.offers import Policy, Portfolio
+from tunfwd.daemon.datapath.engine import Engine
+from tunfwd.daemon.datapath.inbound import Serving
+from tunfwd.daemon.datapath.outbound import Callers
+from tunfwd.daemon.datapath.pings import Pings
+from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer, Peers
-from tunfwd.daemon.pings import Pings
-from tunfwd.daemon.portfolio import Policy, Portfolio
-from tunfwd.daemon.serving import Serving
-from tunfwd.daemon.state import Content
-from tunfwd.daemon.switch import Switch
+from tunfwd.daemon.storage.state import Content
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, Session, Settings
 from tunfwd.netstack.stack import Stack

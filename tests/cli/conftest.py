@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from tunfwd.control.errors import ControlError
+from tunfwd.common.errors import UserError
 from tunfwd.control.listener import listening
 from tunfwd.control.server import serve
 
-Answer = Mapping[str, object] | ControlError | Callable[[dict[str, object]], Mapping[str, object]]
+Answer = Mapping[str, object] | UserError | Callable[[dict[str, object]], Mapping[str, object]]
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Daemon:
     async def __call__(self, method: str, params: dict[str, object]) -> Mapping[str, object]:
         self.calls.append((method, params))
         answer = self.answers[method]
-        if isinstance(answer, ControlError):
+        if isinstance(answer, UserError):
             raise answer
         return answer(params) if callable(answer) else answer
 

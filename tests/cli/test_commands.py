@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tunfwd import __version__
-from tunfwd.control.errors import EXIT_CODES, ControlError
+from tunfwd.common.errors import EXIT_CODES, UserError
 
 Run = Callable[..., Any]  # conftest.tunfwd
 KEY = bytes(range(32)).hex().upper()
@@ -290,7 +290,7 @@ def test_ping(daemon: Any, tunfwd: Run) -> None:
 
 
 def test_ping_without_answer(daemon: Any, tunfwd: Run) -> None:
-    daemon.answers["ping"] = ControlError("timeout", "alice did not answer")
+    daemon.answers["ping"] = UserError("timeout", "alice did not answer")
     result = tunfwd("ping", "alice", "--timeout", "1")
     assert (result.code, result.out, result.err) == (124, "", "no answer from alice within 1 s\n")
     result = tunfwd("ping", "alice", "--json")
@@ -358,7 +358,7 @@ def test_conferences(daemon: Any, tunfwd: Run) -> None:
 
 @pytest.mark.parametrize("code", EXIT_CODES)
 def test_every_failure_has_its_exit_code(daemon: Any, tunfwd: Run, code: Any) -> None:
-    daemon.answers["status"] = ControlError(code, "something\nis \x1b[31mwrong")
+    daemon.answers["status"] = UserError(code, "something\nis \x1b[31mwrong")
     result = tunfwd("status")
     assert (result.code, result.out) == (EXIT_CODES[code], "")
     assert result.err == "tunfwd: something is [31mwrong\n"

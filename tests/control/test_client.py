@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.control.client import Client
-from tunfwd.control.errors import ControlError
 
 Behaviour = Callable[[socket.socket], None]
 
@@ -75,7 +75,7 @@ def test_what_is_sent_leaves_none_out(daemon: Callable[[Behaviour], Path]) -> No
         received.append(peer.recv(1 << 16))
         peer.sendall(b'{"id":1,"error":{"code":"offline","message":"alice is offline"}}\n')
 
-    with Client(daemon(behave)) as client, pytest.raises(ControlError, match="alice is offline") as caught:
+    with Client(daemon(behave)) as client, pytest.raises(UserError, match="alice is offline") as caught:
         client.call(api.OFFER_ACCEPT, {"offer": "web", "contact": None, "port": 80})
     assert received == [b'{"id":1,"method":"offer.accept","params":{"offer":"web","port":80}}\n']
     assert caught.value.exit_code == 4
@@ -98,7 +98,7 @@ def test_what_is_sent_leaves_none_out(daemon: Callable[[Behaviour], Path]) -> No
 def test_answers_that_are_none(
     daemon: Callable[[Behaviour], Path], line: bytes, code: str, message: str
 ) -> None:
-    with Client(daemon(_answer(line))) as client, pytest.raises(ControlError, match=message) as caught:
+    with Client(daemon(_answer(line))) as client, pytest.raises(UserError, match=message) as caught:
         client.call(api.VERSION, {})
     assert caught.value.code == code
 
@@ -113,7 +113,7 @@ def test_turned_away_before_anything_was_read(daemon: Callable[[Behaviour], Path
 
     with Client(daemon(behave)) as client:
         assert closed.wait(10)
-        with pytest.raises(ControlError, match="not you") as caught:
+        with pytest.raises(UserError, match="not you") as caught:
             client.call(api.VERSION, {})
     assert caught.value.code == "denied"
 
@@ -127,7 +127,7 @@ def test_no_answer_in_time(daemon: Callable[[Behaviour], Path]) -> None:
 
     with Client(daemon(behave), timeout=0.2) as client:
         began = time.monotonic()
-        with pytest.raises(ControlError, match=r"within 0\.2 s") as caught:
+        with pytest.raises(UserError, match=r"within 0\.2 s") as caught:
             client.call(api.VERSION, {})
         assert time.monotonic() - began < 5
         done.set()
@@ -135,7 +135,7 @@ def test_no_answer_in_time(daemon: Callable[[Behaviour], Path]) -> None:
 
 
 def test_bad_parameters_never_leave(daemon: Callable[[Behaviour], Path]) -> None:
-    with Client(daemon(lambda peer: None)) as client, pytest.raises(ControlError, match="port") as caught:
+    with Client(daemon(lambda peer: None)) as client, pytest.raises(UserError, match="port") as caught:
         client.call(api.OFFER_ADD, {"protocol": "tcp", "port": 0, "to": ["alice"]})
     assert caught.value.code == "usage"
 
@@ -145,7 +145,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(os.fspath(dead))
     for path in (tmp_path / "none.sock", dead, dead / "below"):
-        with pytest.raises(ControlError, match="tunfwd daemon") as caught:
+        with pytest.raises(UserError, match="tunfwd daemon") as caught:
             Client(path)
         assert caught.value.code == "no_daemon"
 
@@ -155,6 +155,6 @@ def test_a_daemon_that_accepts_nobody(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.fspath(path))
         listener.listen(0)
-        with Client(path), pytest.raises(ControlError) as caught:
+        with Client(path), pytest.raises(UserError) as caught:
             Client(path, timeout=0.1)
     assert caught.value.code == "timeout"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunfwd.control.decode import Mismatch, Parse, decode, spell
+from tunfwd.common.schema import Mismatch, Parse, decode, spell
 
 
 def _even(number: int) -> int:

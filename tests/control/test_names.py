@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunfwd.common.names import folded, harmless, read_contact_name, read_name
+from tunfwd.common.schema import decode
 from tunfwd.control import api
-from tunfwd.control.decode import decode
-from tunfwd.control.names import folded, harmless, read_contact_name, read_name
 
 KEY = "AB12" * 16
 SYNTAX = [

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunfwd.control.notation import (
+from tunfwd.common.notation import (
     PortSpec,
     Target,
     read_address,

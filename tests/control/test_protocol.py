@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunfwd.control.errors import EXIT_CODES, ControlError
+from tunfwd.common.errors import EXIT_CODES, UserError
 from tunfwd.control.protocol import (
     MAX_REQUEST,
     Request,
@@ -53,39 +53,39 @@ def test_params_may_be_left_out() -> None:
     ],
 )
 def test_what_is_no_request(line: bytes) -> None:
-    with pytest.raises(ControlError) as caught:
+    with pytest.raises(UserError) as caught:
         decode_request(line)
     assert caught.value.code == "usage"
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_refused(line: bytes) -> None:
-    with suppress(ControlError):
+    with suppress(UserError):
         assert isinstance(decode_request(line), Request)
 
 
 def test_a_request_that_the_daemon_would_not_read_is_not_sent() -> None:
-    with pytest.raises(ControlError, match="too long"):
+    with pytest.raises(UserError, match="too long"):
         encode_request(Request(1, "friend.add", {"message": "x" * MAX_REQUEST}))
 
 
 def test_answers() -> None:
     assert decode_answer(encode_result(1, {"ports": []})) == {"ports": []}
     for code in EXIT_CODES:
-        with pytest.raises(ControlError, match="no contact named") as caught:
-            decode_answer(encode_error(1, ControlError(code, "no contact named alice")))
+        with pytest.raises(UserError, match="no contact named") as caught:
+            decode_answer(encode_error(1, UserError(code, "no contact named alice")))
         assert caught.value.code == code
 
 
 def test_an_unknown_error_code_is_a_failure() -> None:
-    with pytest.raises(ControlError, match="new") as caught:
+    with pytest.raises(UserError, match="new") as caught:
         decode_answer(b'{"id": 1, "error": {"code": "brand_new", "message": "new"}}')
     assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize("answer", [{}, {"result": []}, {"error": "x"}, {"result": {}, "error": {}}])
 def test_what_is_no_answer(answer: object) -> None:
-    with pytest.raises(ControlError, match="makes no sense"):
+    with pytest.raises(UserError, match="makes no sense"):
         decode_answer(json.dumps(answer).encode())
 
 

@@ -19,10 +19,10 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.control.client import Client
 from tunfwd.control.dispatch import Dispatcher
-from tunfwd.control.errors import ControlError
 from tunfwd.control.listener import listening
 from tunfwd.control.protocol import MAX_REQUEST, decode_request, encode_error
 from tunfwd.control.server import (
@@ -40,7 +40,7 @@ from tunfwd.control.server import (
 async def echo(method: str, params: dict[str, object]) -> Mapping[str, object]:
     match method:
         case "refuse":
-            raise ControlError("denied", "not you")
+            raise UserError("denied", "not you")
         case "break":
             raise RuntimeError("a mistake of ours")
         case "unprintable":
@@ -328,7 +328,7 @@ async def test_no_moment_of_lax_permissions(path: Path) -> None:
 
 async def test_second_daemon_is_told(path: Path) -> None:
     async with serving(path):
-        with pytest.raises(ControlError, match="already running") as caught, listening(path, None):
+        with pytest.raises(UserError, match="already running") as caught, listening(path, None):
             pass
         assert caught.value.code == "failed"
         with Client(path):  # and the first one still has its socket
@@ -354,7 +354,7 @@ async def test_killed_daemon_leaves_nothing_in_the_way(path: Path) -> None:
         with trio.fail_after(20):
             while not path.exists():
                 await trio.sleep(0.02)
-        with pytest.raises(ControlError, match="already running"), listening(path, None):
+        with pytest.raises(UserError, match="already running"), listening(path, None):
             pass
     finally:
         daemon.kill()
@@ -366,7 +366,7 @@ async def test_killed_daemon_leaves_nothing_in_the_way(path: Path) -> None:
 async def test_what_is_no_socket_is_not_replaced(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("precious")
-    with pytest.raises(ControlError, match="something else is in the way") as caught, listening(path, None):
+    with pytest.raises(UserError, match="something else is in the way") as caught, listening(path, None):
         pass
     assert caught.value.code == "configuration"
     assert path.read_text() == "precious"
@@ -374,11 +374,11 @@ async def test_what_is_no_socket_is_not_replaced(path: Path) -> None:
 
 async def test_impossible_paths(tmp_path: Path) -> None:
     for bad in (tmp_path / ("x" * 120), Path("/proc/nowhere/control.sock")):
-        with pytest.raises(ControlError) as caught, listening(bad, None):
+        with pytest.raises(UserError) as caught, listening(bad, None):
             pass
         assert caught.value.code == "configuration"
     with (
-        pytest.raises(ControlError, match="no group 'no-such-group'"),
+        pytest.raises(UserError, match="no group 'no-such-group'"),
         listening(tmp_path / "s", "no-such-group"),
     ):
         pass
@@ -525,11 +525,11 @@ def test_whatever_the_parameters_are_they_are_taken_or_refused_as_a_mistake_of_u
         for method in METHODS:
             dispatcher.add(method, handler)
         line = json.dumps({"id": 1, "method": call[0], "params": call[1]}).encode()
-        refusals: list[ControlError] = []
+        refusals: list[UserError] = []
         try:
             request = decode_request(line)
             await dispatcher(request.method, request.params)
-        except ControlError as refused:
+        except UserError as refused:
             refusals.append(refused)
         assert len(refusals) + len(taken) == 1
         for refusal in refusals:

@@ -16,25 +16,30 @@ from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
-from tunfwd.daemon.addresses import AddressBook
-from tunfwd.daemon.callers import Callers
-from tunfwd.daemon.contacts import Contacts
-from tunfwd.daemon.engine import Engine
+from tunfwd.daemon.contacts.offers import Policy, Portfolio
+from tunfwd.daemon.contacts.rooms import Rooms
+from tunfwd.daemon.contacts.tracker import Contacts
+from tunfwd.daemon.datapath.engine import Engine
+from tunfwd.daemon.datapath.inbound import Serving
+from tunfwd.daemon.datapath.outbound import Callers
+from tunfwd.daemon.datapath.pings import Pings
+from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer, Peers
-from tunfwd.daemon.pings import Pings
-from tunfwd.daemon.portfolio import Policy, Portfolio
-from tunfwd.daemon.rooms import Rooms
-from tunfwd.daemon.serving import Serving
-from tunfwd.daemon.state import Content
-from tunfwd.daemon.switch import Switch
+from tunfwd.daemon.storage.addresses import AddressBook
+from tunfwd.daemon.storage.state import Content
 from tunfwd.forwarding.policy import Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, Settings
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller
+from tunfwd.tox.binding.enums import (
+    Tox_Connection,
+    Tox_Group_Exit_Type,
+    Tox_Group_Privacy_State,
+    Tox_Group_Role,
+)
+from tunfwd.tox.binding.errors import ConferenceTitleInvalidLength, raise_code
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import UDP, Friend
-from tunfwd.tox.enums import Tox_Connection, Tox_Group_Exit_Type, Tox_Group_Privacy_State, Tox_Group_Role
-from tunfwd.tox.errors import ConferenceTitleInvalidLength, raise_code
 from tunfwd.tox.friends import FriendRequest
 from tunfwd.tox.groups import Group, Groups
 from tunfwd.tox.pacing import Pacing

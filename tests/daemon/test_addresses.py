@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunfwd.daemon.addresses import AddressBook, NoAddressLeft
+from tunfwd.daemon.storage.addresses import AddressBook, NoAddressLeft
 
 RANGE = IPv4Network("10.77.0.0/16")
 RANGE6 = IPv6Network("fd74:756e:6677::/48")

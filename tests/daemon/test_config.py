@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunfwd.control.errors import ConfigurationError
-from tunfwd.control.notation import Target
-from tunfwd.daemon.config import DEFAULT_RANGE6, Config, load, parse
-from tunfwd.daemon.rules import Expose
+from tunfwd.common.errors import ConfigurationError
+from tunfwd.common.notation import Target
+from tunfwd.config.document import DEFAULT_RANGE6, Config, load, parse
+from tunfwd.config.rules import Expose
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.tox.settings import Node, Proxy
 from tunfwd.wire.packets import Direction, Protocol

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tunfwd.daemon.confinement import seccomp
+from tunfwd.daemon.process.confinement import seccomp
 
 CONFINE = """
 import os, socket, subprocess, sys, threading
 from pathlib import Path
 import pyprctl
-from tunfwd.daemon.confinement import confine
+from tunfwd.daemon.process.confinement import confine
 pyprctl.set_no_new_privs()
 state = Path(sys.argv[1])
 held = confine([state])

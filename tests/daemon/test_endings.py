@@ -14,9 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from tunfwd.daemon.callers import DatagramCaller
-from tunfwd.daemon.serving import DatagramRelay
-from tunfwd.daemon.splice import Splice
+from tunfwd.daemon.datapath.inbound import DatagramRelay
+from tunfwd.daemon.datapath.outbound import DatagramCaller
+from tunfwd.daemon.datapath.relay import Splice
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.linked import LinkChannel
 from tunfwd.forwarding.lossless import LosslessChannel

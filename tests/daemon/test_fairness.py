@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import trio
 
-from tunfwd.daemon.engine import FLOOD, FLOOD_INTERVAL, MAX_INBOX, REST, TURN, TURN_ALONE
+from tunfwd.daemon.datapath.engine import FLOOD, FLOOD_INTERVAL, MAX_INBOX, REST, TURN, TURN_ALONE
 from tunfwd.daemon.peers import Peer
-from tunfwd.daemon.repeats import BURST, Repeats
+from tunfwd.daemon.process.repeats import BURST, Repeats
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES
 from tunfwd.wire.carriers import FRIEND

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tunfwd.daemon import logs, repeats
-from tunfwd.daemon.logs import Log
-from tunfwd.daemon.repeats import BURST, GROUP_BURST, GROUP_INTERVAL, INTERVAL, MAX_KINDS, Repeats
+from tunfwd.daemon.process import logs, repeats
+from tunfwd.daemon.process.logs import Log
+from tunfwd.daemon.process.repeats import BURST, GROUP_BURST, GROUP_INTERVAL, INTERVAL, MAX_KINDS, Repeats
 
 TIME = 60.0  # s; what would block, would block for good
 LINES = 20_000  # 2 MB: more than any pipe holds
 FLOOD = f"""
 import logging, sys
-from tunfwd.daemon.logs import Log
+from tunfwd.daemon.process.logs import Log
 with Log("INFO") as log:
     log.start()
     for number in range({LINES}):

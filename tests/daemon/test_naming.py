@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.control.errors import ControlError
-from tunfwd.daemon.commands import Commands
+from tunfwd.daemon.commands.main import Commands
+from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.peers import Peer
-from tunfwd.daemon.room_commands import RoomCommands
-from tunfwd.daemon.state import Content, contact_id, group_id
+from tunfwd.daemon.storage.state import Content, contact_id, group_id
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES
 from tunfwd.tox.groups import Group, State
@@ -152,7 +152,7 @@ async def test_a_founder_does_not_take_the_name_that_a_person_gave() -> None:
     assert daemon.rooms.find("group:lan", Group) is own
     assert daemon.rooms.label(foreign) == f"group:lan-{foreign.chat_id.hex()[:4]}"
     assert not taken_in(daemon, foreign, 0, "player")
-    with pytest.raises(ControlError, match="choose another name"):
+    with pytest.raises(UserError, match="choose another name"):
         daemon.contacts.rename_room(foreign, "LAN")
     join_foreign(daemon, "group:lan/../*")
     assert {daemon.rooms.name(room) for room in daemon.rooms} >= {"group_lan_..__"}
@@ -218,7 +218,7 @@ async def test_renaming_by_command() -> None:
     assert answer["friend"]["name"] == "alice"  # type: ignore[index]
     assert taken(daemon, bob)
     for wrong in ("carol", "CAROL", "all", "..", "group:x", carol.key[:6], carol.key):
-        with pytest.raises(ControlError):
+        with pytest.raises(UserError):
             await call(api.FRIEND_RENAME.name, {"name": "alice", "to": wrong})
     assert bob.label == "alice"
     await call(api.FRIEND_RENAME.name, {"name": "alice", "to": bob.key[:6].lower()})  # its own
@@ -231,10 +231,10 @@ async def test_groups_are_named_by_command() -> None:
     second = await call(api.GROUP_CREATE.name, {"name": "LAN"})
     assert second["group"]["name"].startswith("LAN-")  # type: ignore[index]
     for wrong in ("a/b", "x:y", "all", "..", "-x"):
-        with pytest.raises(ControlError):
+        with pytest.raises(UserError):
             await call(api.GROUP_CREATE.name, {"name": wrong})
     foreign = join_foreign(daemon, "theirs")
-    with pytest.raises(ControlError, match="choose another name"):
+    with pytest.raises(UserError, match="choose another name"):
         await call(api.GROUP_RENAME.name, {"group": "theirs", "to": "lan"})
     answer = await call(api.GROUP_RENAME.name, {"group": "theirs", "to": "club"})
     assert answer["group"]["name"] == "club"  # type: ignore[index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunfwd.control.errors import ControlError
+from tunfwd.common.errors import UserError
 from tunfwd.daemon.peers import Peer
 from tunfwd.netstack.types import HostState
 from tunfwd.tox.groups import Group
@@ -17,7 +17,7 @@ def lan(daemon: Daemon) -> Group:
 
 
 def code_of(daemon: Daemon, text: str) -> str:
-    with pytest.raises(ControlError) as caught:
+    with pytest.raises(UserError) as caught:
         daemon.peers.find(text)
     return caught.value.code
 

@@ -12,16 +12,16 @@ import pytest
 import trio
 import trio.testing
 
-from tunfwd.control.errors import ControlError
-from tunfwd.daemon.contacts import MAX_PARTED
+from tunfwd.common.errors import UserError
+from tunfwd.daemon.commands.rooms import _member_entry
+from tunfwd.daemon.contacts.offers import MAX_BY_RULE
+from tunfwd.daemon.contacts.residents import MAX_AWAY
+from tunfwd.daemon.contacts.tracker import MAX_PARTED
 from tunfwd.daemon.peers import NO_ADDRESS, Peer
-from tunfwd.daemon.portfolio import MAX_BY_RULE
-from tunfwd.daemon.residents import MAX_AWAY
-from tunfwd.daemon.room_commands import _member_entry
-from tunfwd.daemon.state import Content, StandingOffer, _encode, contact_id
+from tunfwd.daemon.storage.state import Content, StandingOffer, _encode, contact_id
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES
-from tunfwd.tox.enums import Tox_Group_Exit_Type
+from tunfwd.tox.binding.enums import Tox_Group_Exit_Type
 from tunfwd.tox.groups import Group
 from tunfwd.wire.packets import Direction, Hello, Offer, Protocol
 
@@ -262,7 +262,7 @@ async def test_whatever_happens(seed: int, autojump_clock: trio.testing.MockCloc
             case "promise":
                 peer = random.choice([*daemon.peers] or [None])
                 if peer is not None:
-                    with suppress(ControlError):
+                    with suppress(UserError):
                         daemon.portfolio.offer(peer, Protocol.TCP, random.randrange(1, 3), "", None, "auto")
             case "kill":
                 peer = random.choice([*daemon.peers] or [None])

@@ -10,10 +10,10 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunfwd.control.errors import ControlError
+from tunfwd.common.errors import UserError
+from tunfwd.daemon.contacts.offers import protocol_named
 from tunfwd.daemon.peers import Peer
-from tunfwd.daemon.portfolio import protocol_named
-from tunfwd.daemon.state import AcceptedMapping, Content, StandingOffer, StandingRequest, contact_id
+from tunfwd.daemon.storage.state import AcceptedMapping, Content, StandingOffer, StandingRequest, contact_id
 from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.session import CARRIER_FEATURES
 from tunfwd.forwarding.states import MappingState
@@ -53,7 +53,7 @@ def start(content: Content) -> tuple[Daemon, Peer]:
 async def test_a_request_for_a_port_in_use_is_refused_and_the_next_start_is_as_before() -> None:
     daemon, bob = start(Content())
     daemon.portfolio.accept(bob, offered(daemon, bob, Protocol.TCP, 8080, "web"), 80, None)
-    with pytest.raises(ControlError, match="port 80/tcp of bob is in use; choose another"):
+    with pytest.raises(UserError, match="port 80/tcp of bob is in use; choose another"):
         daemon.portfolio.request(bob, Protocol.TCP, 80, "", None)
     assert [mapping.name for mapping in bob.session.mappings] == ["web"]
     daemon.portfolio.request(bob, Protocol.TCP, 80, "", 81)
@@ -109,7 +109,7 @@ async def test_an_acceptance_that_comes_too_late_leaves_nothing_behind() -> None
     web = offered(daemon, bob, Protocol.TCP, 80, "web")
     daemon.portfolio.accept(bob, web, None, None)
     before, saved = ports(bob), deepcopy(daemon.content)
-    with pytest.raises(ControlError, match="nothing to accept"):
+    with pytest.raises(UserError, match="nothing to accept"):
         daemon.portfolio.accept(bob, web, 81, None)
     assert ports(bob) == before
     assert daemon.content == saved
@@ -172,7 +172,7 @@ def test_whatever_commands_were_given_the_next_start_is_as_before(
         daemon, bob = start(Content())
         for verb, word, port, name, place in steps:
             protocol = protocol_named(word)  # type: ignore[arg-type]
-            with suppress(ControlError):
+            with suppress(UserError):
                 match verb:
                     case "offer":
                         daemon.portfolio.offer(bob, protocol, port, name, None, "auto")

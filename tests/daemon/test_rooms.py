@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from tunfwd.control.errors import ControlError
-from tunfwd.daemon.rooms import RoomOffer
+from tunfwd.common.errors import UserError
+from tunfwd.daemon.contacts.rooms import RoomOffer
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, Session, next_epoch
 from tunfwd.forwarding.states import MappingState
@@ -202,7 +202,7 @@ async def test_an_offer_while_nobody_is_there() -> None:
     made = offer(daemon, group)
     daemon.join(group, 0, "first")
     assert Offer in map(type, said([data for _, data in daemon.tox.private]))
-    with pytest.raises(ControlError, match="stands already"):
+    with pytest.raises(UserError, match="stands already"):
         offer(daemon, group)
     daemon.rooms.kill(made)
     daemon.settle()
@@ -295,7 +295,7 @@ async def test_two_groups_of_one_name() -> None:
     assert daemon.rooms.find("lan", Group) is one
     assert daemon.rooms.find(daemon.rooms.label(two), Group) is two
     assert daemon.rooms.find(two.chat_id.hex()[:6], Group) is two
-    with pytest.raises(ControlError) as caught:
+    with pytest.raises(UserError) as caught:
         daemon.rooms.find("lan-party", Group)
     assert caught.value.code == "not_found"
     daemon.groups.leave(one)

@@ -1,8 +1,8 @@
 import pytest
 
-from tunfwd.control.notation import Target
-from tunfwd.daemon.config import parse
-from tunfwd.daemon.rules import Expose, exposure, unusable
+from tunfwd.common.notation import Target
+from tunfwd.config.document import parse
+from tunfwd.config.rules import Expose, exposure, unusable
 from tunfwd.forwarding.policy import Action, Party, decide
 from tunfwd.wire.packets import Direction, Protocol
 

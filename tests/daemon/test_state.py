@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunfwd.control.errors import ConfigurationError, ControlError
-from tunfwd.daemon import state as module
-from tunfwd.daemon.state import (
+from tunfwd.common.errors import ConfigurationError, UserError
+from tunfwd.daemon.storage import state as module
+from tunfwd.daemon.storage.state import (
     AcceptedMapping,
     Content,
     StandingOffer,
@@ -155,9 +155,7 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
 
 def test_one_daemon_at_a_time(tmp_path: Path) -> None:
     with State.load(tmp_path):
-        with pytest.raises(
-            ControlError, match=rf"another daemon uses .* \(process {os.getpid()}\)"
-        ) as caught:
+        with pytest.raises(UserError, match=rf"another daemon uses .* \(process {os.getpid()}\)") as caught:
             State.load(tmp_path)
         assert caught.value.code == "failed"
     State.load(tmp_path).close()
@@ -165,7 +163,7 @@ def test_one_daemon_at_a_time(tmp_path: Path) -> None:
 
 def test_a_killed_daemon_leaves_the_directory_free(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tunfwd.daemon.state import State\n"
+        "import sys\nfrom pathlib import Path\nfrom tunfwd.daemon.storage.state import State\n"
         "s = State.load(Path(sys.argv[1]))\nprint('there', flush=True)\nsys.stdin.read()"
     )
     daemon = subprocess.Popen(
@@ -174,7 +172,7 @@ def test_a_killed_daemon_leaves_the_directory_free(tmp_path: Path) -> None:
     try:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == b"there\n"
-        with pytest.raises(ControlError, match=rf"process {daemon.pid}"):
+        with pytest.raises(UserError, match=rf"process {daemon.pid}"):
             State.load(tmp_path)
     finally:
         daemon.kill()
@@ -203,7 +201,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 def test_killed_while_saving_the_file_is_whole(tmp_path: Path) -> None:
     """A process saves two contents in turn until it is killed; what is there afterwards is one of them."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tunfwd.daemon.state import State\n"
+        "import sys\nfrom pathlib import Path\nfrom tunfwd.daemon.storage.state import State\n"
         "s = State.load(Path(sys.argv[1]))\n"
         "while True:\n"
         "    for n in 1, 5000:\n"

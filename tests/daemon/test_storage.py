@@ -14,10 +14,10 @@ import trio.testing
 
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
-from tunfwd.daemon import saver as module
-from tunfwd.daemon.saver import DELAY, RETRY, Saver
-from tunfwd.daemon.state import State, contact_id
-from tunfwd.daemon.storage import Storage
+from tunfwd.daemon.storage import write_behind as module
+from tunfwd.daemon.storage.kept import Storage
+from tunfwd.daemon.storage.state import State, contact_id
+from tunfwd.daemon.storage.write_behind import DELAY, RETRY, Saver
 
 ALICE = contact_id(bytes(32))
 

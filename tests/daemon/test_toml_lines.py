@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunfwd.daemon.toml_lines import Path, line_of, locate
+from tunfwd.config.toml_lines import Path, line_of, locate
 
 DOCUMENT = '''# a comment with [table] and key = "value"
 top = 1

@@ -18,9 +18,9 @@ import pytest
 
 from netns.node import FRIEND_TIME, Node, befriend
 from netns.topology import Topology
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.control.client import Client
-from tunfwd.control.errors import ControlError
 
 from .hosts import eventually, folder_of_daemons
 from .plain_peer import ToxNode
@@ -70,7 +70,7 @@ _pairs = count()
 
 
 def ask(node: Node, method: api.Method[P, R], **params: object) -> R:
-    """One request at the node's control socket. Raises ControlError."""
+    """One request at the node's control socket. Raises UserError."""
     with Client(node.folder / "control.sock") as client:
         return client.call(method, params)
 
@@ -241,7 +241,7 @@ class Forwards:
         for forward in self._made:
             for node in (forward.serving, forward.using):
                 if node.daemon is not None:
-                    with suppress(ControlError):  # the test has killed it, or the daemon
+                    with suppress(UserError):  # the test has killed it, or the daemon
                         ask(node, api.KILL, id=forward.name)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from netns.node import Node, befriend, wait_online
 from netns.topology import Topology
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.control.errors import ControlError
 
 from .conftest import CONFIG, ask
 from .hosts import UdpEcho, eventually, folder_of_daemons
@@ -85,7 +85,7 @@ def test_conference(three: Three) -> None:
         for node in (ben, cat):
             use_udp(node, node.contact("ann")["address"], PORT)
             assert service.peers[-1][0] == ann.contact(node.name)["address"]
-    with pytest.raises(ControlError, match="stands already"):
+    with pytest.raises(UserError, match="stands already"):
         offer(ann, "udp", PORT, to="conference:table", name="dice")
 
 
@@ -117,7 +117,7 @@ def test_private_group_by_invitation(three: Three) -> None:
     ann, ben, cat = three
     created = ask(ann, api.GROUP_CREATE, name="club")["group"]
     assert created["public"] is False
-    with pytest.raises(ControlError) as caught:
+    with pytest.raises(UserError) as caught:
         ask(ann, api.GROUP_INVITE, group="club", friend="nobody")
     assert caught.value.code == "not_found"
     for node in (ben, cat):

@@ -15,8 +15,8 @@ import pytest
 
 from netns.node import Node, befriend
 from netns.topology import Topology
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.control.errors import ControlError
 
 from .conftest import Forward, Forwards, ask, settings
 from .hosts import (
@@ -257,7 +257,7 @@ def test_an_orderly_restart(forward: Forwards, alice: Node, bob: Node, who: str,
         come_back(down, up, udp, wanted)
         assert alice.contact("bob")["address"] == down.address
     finally:
-        with suppress(ControlError):
+        with suppress(UserError):
             ask(alice, api.KILL, id="wanted")
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from netns.node import Node
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.control.errors import ControlError
 from tunfwd.forwarding.negotiation import MAX_PENDING
 
 from .conftest import ask
@@ -110,7 +110,7 @@ def test_offer_to_all_and_kill(lan: Lan) -> None:
     port = next(_ports)
     for name in ("first", "again"):
         identifier = offer(ann, "tcp", port, name=name)
-        with pytest.raises(ControlError, match="stands already"):
+        with pytest.raises(UserError, match="stands already"):
             offer(ann, "tcp", port, name=name)
         for node in others:
             wait_running(node, f"group:{GROUP}/ann", name)
@@ -442,13 +442,13 @@ def test_wrong_password_and_kick(lan: Lan) -> None:
     assert "lost (kicked by ann)" in cat.cli("group", "list").stdout
     assert "kicked by ann" in cat.cli("status").stderr
     assert {line["link"] for line in cat.json("status")["contacts"]} == {"offline"}
-    with pytest.raises(ControlError, match="offline"):
+    with pytest.raises(UserError, match="offline"):
         ask(cat, api.PING, name=f"group:{GROUP}/ann")
     ask(cat, api.GROUP_JOIN, group=GROUP)
     lan.wait_up()
     assert {node.name: member(node, "cat") for node in (ann, ben, dan)} == before
     lan.everyone_reaches_everyone()
-    with pytest.raises(ControlError) as denied:
+    with pytest.raises(UserError) as denied:
         ask(ben, api.GROUP_KICK, group=GROUP, member="cat")
     assert denied.value.code == "denied"
 

@@ -16,8 +16,8 @@ import pytest
 
 from netns.node import FRIEND_TIME, Node
 from netns.topology import Topology
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.control.errors import ControlError
 
 from .conftest import Forwards, ask
 from .hosts import (
@@ -78,7 +78,7 @@ def eve(pair: tuple[Node, Node], plain: PlainPeer) -> Iterator[PlainPeer]:
     yield plain
     for offer in ask(alice, api.OFFER_LIST)["offers"]:
         if offer["contact"] == "eve":
-            with suppress(ControlError):  # gone by itself meanwhile
+            with suppress(UserError):  # gone by itself meanwhile
                 ask(alice, api.KILL, id=offer["name"] or offer["id"], contact="eve")
 
 

@@ -3,10 +3,11 @@
 import pytest
 
 from tests.forwarding.pair import Pair, Side, said
+from tunfwd.common.errors import Misuse
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.lossless import MAX_UNREAD, SCARCE_BUFFER, SEND_BUFFER, WINDOW
 from tunfwd.forwarding.mapping import Origin
-from tunfwd.forwarding.negotiation import HELD_TIMEOUT, MAX_FLOWS, MAX_HELD, Limits, Misuse
+from tunfwd.forwarding.negotiation import HELD_TIMEOUT, MAX_FLOWS, MAX_HELD, Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState, Role

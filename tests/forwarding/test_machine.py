@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.forwarding.pair import Answer, Pair, Side
+from tunfwd.common.errors import Misuse
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.mapping import Origin
-from tunfwd.forwarding.negotiation import Misuse
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState

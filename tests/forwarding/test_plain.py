@@ -3,6 +3,7 @@
 import pytest
 
 from tests.forwarding.pair import Plain, Side
+from tunfwd.common.errors import Misuse
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.lossless import PLAIN_UNREAD
 from tunfwd.forwarding.mapping import Origin
@@ -15,7 +16,6 @@ from tunfwd.forwarding.negotiation import (
     MAX_SPARE,
     OFFERS,
     REFUSALS,
-    Misuse,
 )
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.wire.packets import Direction, Protocol, Reason

@@ -7,8 +7,9 @@ mapping for each direction, protocol and port, whatever the contact calls it.
 import pytest
 
 from tests.forwarding.pair import Pair, Side
+from tunfwd.common.errors import Misuse
 from tunfwd.forwarding.mapping import Origin
-from tunfwd.forwarding.negotiation import MAX_PENDING, Misuse
+from tunfwd.forwarding.negotiation import MAX_PENDING
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.packets import Direction, Feature, Protocol

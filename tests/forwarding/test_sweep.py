@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.forwarding.pair import Pair, Side
+from tunfwd.common.errors import Misuse
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.mapping import Mapping, Origin
-from tunfwd.forwarding.negotiation import Misuse
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.states import FLOW, MAPPING, FlowEvent, FlowState, MappingEvent, MappingState
 from tunfwd.wire.carriers import FRIEND

@@ -5,7 +5,7 @@ import weakref
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunfwd.forwarding.timers import SLACK, Timers
+from tunfwd.common.timers import SLACK, Timers
 
 owners = st.integers(0, 5)
 times = st.integers(0, 50)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tunfwd.common.errors import Malformed
+from tunfwd.common.text import clean
 from tunfwd.wire import frames, icmp, ip, packets, tcp, udp, vnet
 from tunfwd.wire.carriers import FRIEND, GROUP, MAX_PACKET
-from tunfwd.wire.text import clean
 
 
 def packet(data: bytes) -> None:
@@ -13,20 +14,20 @@ def packet(data: bytes) -> None:
         for body in (data, carrier.lossless + data):
             try:
                 value = packets.decode(carrier, body)
-            except packets.Malformed as error:
+            except Malformed as error:
                 assert error.kind.isidentifier()  # noqa: PT017
             else:
                 assert packets.decode(carrier, packets.encode(carrier, value)) == value
         for body in (data, carrier.lossy + data):
             try:
                 datagram = packets.decode_datagram(carrier, body)
-            except packets.Malformed:
+            except Malformed:
                 continue
             assert packets.datagram_header(carrier, datagram.msg_id) + datagram.payload == body
         for body in (data, carrier.extension + data):
             try:
                 extension = packets.decode_extension(carrier, body)
-            except packets.Malformed:
+            except Malformed:
                 continue
             assert packets.encode_extension(carrier, extension) == body
 
@@ -35,7 +36,7 @@ def link_frames(data: bytes) -> None:
     """The frames of a link packet."""
     try:
         found = frames.decode_frames(data, 0)
-    except frames.Malformed:
+    except Malformed:
         return
     written = b""
     for frame in found:
@@ -56,7 +57,7 @@ def ip_packet(data: bytes) -> None:
     try:
         found = ip.parse(data, vnet.LENGTH)
         header = vnet.parse(data)
-    except ip.Malformed:
+    except Malformed:
         return
     assert len(header) == 6
     assert vnet.LENGTH == found.start < found.payload <= found.end <= len(data)
@@ -64,7 +65,7 @@ def ip_packet(data: bytes) -> None:
     for parse in (_tcp, _udp, _icmp):
         try:
             parse(data, found)
-        except ip.Malformed:
+        except Malformed:
             continue
 
 
@@ -97,7 +98,7 @@ def headers(data: bytes) -> None:
         for parse in (_tcp, _udp, _icmp):
             try:
                 parse(data, found)
-            except ip.Malformed:
+            except Malformed:
                 continue
 
 

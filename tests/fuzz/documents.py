@@ -9,12 +9,12 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 
+from tunfwd.common.errors import EXIT_CODES, ConfigurationError, UserError
+from tunfwd.common.schema import Mismatch, decode
+from tunfwd.config import document as config
+from tunfwd.config.toml_lines import locate
 from tunfwd.control import api, protocol
-from tunfwd.control.decode import Mismatch, decode
-from tunfwd.control.errors import EXIT_CODES, ConfigurationError, ControlError
-from tunfwd.daemon import config
-from tunfwd.daemon.state import FILE, State
-from tunfwd.daemon.toml_lines import locate
+from tunfwd.daemon.storage.state import FILE, State
 
 from .choices import Choices
 
@@ -39,7 +39,7 @@ def request(data: bytes) -> None:
     """A line of the control socket, for each method that there is."""
     try:
         read = protocol.decode_request(data)
-    except ControlError as error:
+    except UserError as error:
         _judge(error)
     else:
         with suppress(ValueError):  # of a number that is no number
@@ -51,7 +51,7 @@ def request(data: bytes) -> None:
                 str(wrong).encode()
     try:
         protocol.decode_answer(data)
-    except ControlError as error:
+    except UserError as error:
         _judge(error)
 
 
@@ -86,7 +86,7 @@ def some_value(choices: Choices, depth: int) -> object:
     return {choices.one_of(WORDS): some_value(choices, depth - 1) for _ in range(choices.below(4))}
 
 
-def _judge(error: ControlError) -> None:
+def _judge(error: UserError) -> None:
     assert error.code in EXIT_CODES
     assert str(error.message).isprintable() or "\n" in error.message
 

@@ -6,8 +6,9 @@ from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
 
+from tunfwd.common.errors import Misuse
 from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.negotiation import HELD_TIMEOUT, Misuse
+from tunfwd.forwarding.negotiation import HELD_TIMEOUT
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.link import Bbr, Cubic, Link, NewReno, StreamReadable

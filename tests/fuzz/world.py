@@ -23,19 +23,19 @@ import trio
 import trio.testing
 
 from tunfwd import faults
-from tunfwd.control.errors import ControlError
-from tunfwd.daemon import serving
-from tunfwd.daemon.commands import Commands
-from tunfwd.daemon.engine import Engine
+from tunfwd.common.errors import UserError
+from tunfwd.common.streams import ConnectFailure
+from tunfwd.daemon.commands.main import Commands
+from tunfwd.daemon.commands.rooms import RoomCommands
+from tunfwd.daemon.datapath import inbound as serving
+from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.peers import Peer
-from tunfwd.daemon.room_commands import RoomCommands
-from tunfwd.forwarding.local import ConnectFailure
 from tunfwd.netstack import Connection, Endpoint, HostState, Stack, events
 from tunfwd.netstack.states import State
 from tunfwd.netstack.types import Exhausted
+from tunfwd.tox.binding.enums import Tox_Group_Exit_Type
+from tunfwd.tox.binding.errors import raise_code
 from tunfwd.tox.contacts import NONE, UDP, Contact, Friend, Member
-from tunfwd.tox.enums import Tox_Group_Exit_Type
-from tunfwd.tox.errors import raise_code
 from tunfwd.tox.friends import Friends
 from tunfwd.tun.device import Statistics
 from tunfwd.wire.carriers import FRIEND, GROUP
@@ -512,7 +512,7 @@ class World:
 
     async def _command(self, method: str, **params: object) -> None:
         given = {name: value for name, value in params.items() if value is not None}
-        with suppress(ControlError):
+        with suppress(UserError):
             await self.commands.dispatcher(method, given)
 
     def _write_stream(self, size: int) -> None:

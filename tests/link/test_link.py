@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rawpeer import RawPeer
 
+from tunfwd.common.errors import Misuse
 from tunfwd.link import (
     MAX_PACKET,
     ControlReceived,
     DatagramReceived,
-    Misuse,
     StreamEnded,
     StreamReadable,
     StreamWritable,

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from tunfwd.netstack import Endpoint, Misuse, connection_timer
+from tunfwd.common.errors import Misuse
+from tunfwd.netstack import Endpoint, connection_timer
 from tunfwd.netstack.connection import PATIENCE
 from tunfwd.netstack.events import Aborted, AbortReason, ConnectFailed, Failure
 from tunfwd.netstack.states import State

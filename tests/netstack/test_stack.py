@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunfwd.common.errors import Misuse
 from tunfwd.netstack import (
     Endpoint,
     Exhausted,
     HostState,
-    Misuse,
     Stack,
     connection_table,
     error_queue,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from tunfwd.forwarding.local import ConnectFailure, DatagramFlow, Stream
+from tunfwd.common.streams import ConnectFailure, DatagramFlow, Stream
 from tunfwd.services.poller import Poller
 
 from ..tun.namespace import network_namespace

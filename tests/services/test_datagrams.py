@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from tunfwd.forwarding.local import ConnectFailure
+from tunfwd.common.streams import ConnectFailure
 from tunfwd.services import datagrams
 from tunfwd.services.datagrams import KEPT_LIMIT, ServiceFlow
 from tunfwd.services.poller import Poller

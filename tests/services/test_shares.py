@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import trio
 
-from tunfwd.forwarding.local import ConnectFailure
+from tunfwd.common.streams import ConnectFailure
 from tunfwd.services.datagrams import ServiceFlow
 from tunfwd.services.poller import LEAST, RESERVED, Poller
 from tunfwd.services.streams import ServiceStream

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from tunfwd.forwarding.local import ConnectFailure, Stream
+from tunfwd.common.streams import ConnectFailure, Stream
 from tunfwd.services import streams
 from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.services.streams import SEND_LIMIT, ServiceStream

@@ -4,8 +4,8 @@ import enum
 
 import pytest
 
-from tunfwd.tox import errors
-from tunfwd.tox.binding import Tox_Options_Ptr, Tox_Ptr
+from tunfwd.tox.binding import errors
+from tunfwd.tox.binding.instance import Tox_Options_Ptr, Tox_Ptr
 
 
 def test_number_becomes_the_declared_class() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tox.conftest import Person
-from tunfwd.tox.errors import FriendAddBadChecksum, FriendAddOwnKey
+from tunfwd.tox.binding.errors import FriendAddBadChecksum, FriendAddOwnKey
 from tunfwd.tox.friends import MAX_REQUESTS, REQUEST_LIFE, NoSuchRequest, parse_address
 from tunfwd.tox.identity import IdentityError
 from tunfwd.tox.settings import Node, Settings

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tunfwd.tox import encryptsave
-from tunfwd.tox.binding import Tox_Options_Ptr, Tox_Ptr
+from tunfwd.files import previous
+from tunfwd.tox.binding import encryptsave
+from tunfwd.tox.binding.enums import Tox_Savedata_Type
+from tunfwd.tox.binding.instance import Tox_Options_Ptr, Tox_Ptr
 from tunfwd.tox.client import Client
-from tunfwd.tox.enums import Tox_Savedata_Type
-from tunfwd.tox.files import previous
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.identity import Damaged, Identity, IdentityError, read_passphrase
 from tunfwd.tox.settings import Settings

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.tox.conftest import Person
+from tunfwd.tox.binding.enums import Tox_Conference_Type
 from tunfwd.tox.contacts import UDP, Friend
-from tunfwd.tox.enums import Tox_Conference_Type
 from tunfwd.tox.groups import INVITATION_DELAY, MAX_INVITATIONS
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tunfwd.tox import binding, encryptsave, errors
-from tunfwd.tox.library import choose
+from tunfwd.tox.binding import encryptsave, errors
+from tunfwd.tox.binding import instance as binding
+from tunfwd.tox.binding.library import choose
 
 
 class ApiException(Exception):

@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from tests.tox.conftest import Person, running
+from tunfwd.tox.binding.enums import Tox_Connection
+from tunfwd.tox.binding.errors import FriendAddAlreadySent, FriendAddOwnKey, FriendCustomPacketInvalid
 from tunfwd.tox.contacts import ContactOffline
-from tunfwd.tox.enums import Tox_Connection
-from tunfwd.tox.errors import FriendAddAlreadySent, FriendAddOwnKey, FriendCustomPacketInvalid
 from tunfwd.tox.friends import REQUEST_LIFE, NoSuchRequest
 from tunfwd.tox.settings import Node
 

@@ -6,9 +6,9 @@ import pytest
 import trio
 
 from tests.tox.conftest import Person, running
+from tunfwd.tox.binding.errors import GroupInviteAcceptFailSend, GroupJoinBadChatId
 from tunfwd.tox.conferences import Conference
 from tunfwd.tox.contacts import ContactOffline, Member
-from tunfwd.tox.errors import GroupInviteAcceptFailSend, GroupJoinBadChatId
 from tunfwd.tox.groups import Group, NoSuchInvitation, State
 
 pytestmark = [pytest.mark.toxnet, pytest.mark.patient, pytest.mark.timeout(600)]

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.tox.conftest import Person, befriend, running
-from tunfwd.tox import sodium
+from tunfwd.tox.binding import sodium
 from tunfwd.tox.reunion import FIRST_PORT, LAST_PORT, Reunion, announcement
 
 BACK = 30.0  # s; what a person is promised

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunfwd.tox.text import clean
+from tunfwd.common.text import clean_bytes as clean
 
 
 @pytest.mark.parametrize(

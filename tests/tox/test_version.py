@@ -2,8 +2,9 @@
 
 import pytest
 
-from tunfwd.tox import cdef, version
-from tunfwd.tox.errors import ToxcoreUnusable
+from tunfwd.tox import version
+from tunfwd.tox.binding import cdef
+from tunfwd.tox.binding.errors import ToxcoreUnusable
 from tunfwd.tox.version import Report
 
 

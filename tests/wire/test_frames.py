@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunfwd.common.errors import Malformed
 from tunfwd.wire import frames
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.frames import (
@@ -13,7 +14,6 @@ from tunfwd.wire.frames import (
     Close,
     Datagram,
     Fragment,
-    Malformed,
     MaxData,
     MaxStreamData,
     Ping,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunfwd.common.errors import Malformed
 from tunfwd.wire import icmp, ip, tcp, udp, vnet
 from tunfwd.wire.checksum import checksum, ones_complement_sum, pseudo_header_sum
 
@@ -100,17 +101,17 @@ def test_fragment_round_trip(
 def test_any_bytes_are_a_packet_or_malformed(data: bytes, start: int) -> None:
     try:
         packet = ip.parse(data, start)
-    except ip.Malformed:
+    except Malformed:
         return
     assert start <= packet.payload <= packet.end <= len(data)
     for parse in (tcp.parse, udp.parse):
         try:
             parse(data, packet.payload, packet.end)
-        except ip.Malformed:
+        except Malformed:
             continue
     try:
         icmp.parse(data, packet)
-    except ip.Malformed:
+    except Malformed:
         return
 
 
@@ -126,7 +127,7 @@ def test_bytes_that_begin_like_a_packet(version: int, rest: bytes, data: st.Data
         body[6] = data.draw(st.sampled_from([0, 6, 17, 43, 44, 58, 60]))
     try:
         packet = ip.parse(bytes(body))
-    except ip.Malformed:
+    except Malformed:
         return
     assert packet.payload <= packet.end <= len(body)
 
@@ -153,7 +154,7 @@ def test_a_datagram_of_linux() -> None:
 def test_cut_short_anywhere(header: bytes) -> None:
     whole = header + bytes(20)
     for length in range(len(whole)):
-        with pytest.raises(ip.Malformed):
+        with pytest.raises(Malformed):
             ip.parse(whole[:length])
     ip.parse(whole)
 
@@ -164,7 +165,7 @@ def test_a_flipped_bit_in_an_ipv4_header(bit: int) -> None:
     damaged[bit // 8] ^= 128 >> bit % 8
     if damaged[0] >> 4 == 6:
         return  # says to be something else, and 40 bytes are too few for that
-    with pytest.raises(ip.Malformed):
+    with pytest.raises(Malformed):
         ip.parse(bytes(damaged))
 
 
@@ -207,7 +208,7 @@ def test_ipv6_extension_headers(packet: bytes, protocol: int) -> None:
     ],
 )
 def test_malformed_ipv6(packet: bytes) -> None:
-    with pytest.raises(ip.Malformed):
+    with pytest.raises(Malformed):
         ip.parse(packet)
 
 
@@ -253,7 +254,7 @@ def test_segment_round_trip(
 def test_tcp_data_offset(offset: int) -> None:
     data = bytearray(tcp.build_header(1, 2, sequence=0, acknowledgment=0, flags=0, window=0, checksum=0))
     data[12] = offset << 4
-    with pytest.raises(ip.Malformed):
+    with pytest.raises(Malformed):
         tcp.parse(bytes(data), 0, len(data))
 
 
@@ -299,7 +300,7 @@ def test_udp_round_trip(source: int, destination: int, payload: bytes, padding: 
 
 @pytest.mark.parametrize("length", [0, 7, 13])
 def test_udp_length(length: int) -> None:
-    with pytest.raises(ip.Malformed):
+    with pytest.raises(Malformed):
         udp.parse(struct.pack(">HHHH", 1, 2, length, 0) + b"1234", 0, 12)
 
 
@@ -319,7 +320,7 @@ def test_errors_say_what_they_were_made_of(a: bytes, b: bytes, error: icmp.Error
     assert report.mtu == (1400 if error is icmp.Error.TOO_BIG else 0)
     assert icmp.parse_quote(report.quote) == (a, b, ip.TCP, 7, 80, 99)
     for length in range(28 if len(a) == 4 else 48):
-        with pytest.raises(ip.Malformed):
+        with pytest.raises(Malformed):
             icmp.parse_quote(report.quote[:length])
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunfwd.common.errors import Malformed
 from tunfwd.wire import packets
 from tunfwd.wire.carriers import FRIEND, GROUP, MAX_PACKET, Carrier
 from tunfwd.wire.packets import (
@@ -19,7 +20,6 @@ from tunfwd.wire.packets import (
     Fin,
     Hello,
     Kill,
-    Malformed,
     Offer,
     Ping,
     Pong,

@@ -10,6 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 import tunfwd.wire
+from tunfwd.common.errors import Malformed
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire import packets
 from tunfwd.wire.carriers import FRIEND, GROUP, Carrier
@@ -17,7 +18,6 @@ from tunfwd.wire.packets import (
     Data,
     Direction,
     Feature,
-    Malformed,
     Node,
     Ping,
     Pong,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunfwd.wire.text import clean
+from tunfwd.common.text import clean
 
 
 @pytest.mark.parametrize(

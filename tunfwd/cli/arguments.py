@@ -7,16 +7,16 @@ import click
 from click.shell_completion import CompletionItem
 
 from tunfwd.cli.session import Session
-from tunfwd.control import api
-from tunfwd.control.errors import ControlError
-from tunfwd.control.names import read_contact_name, read_name
-from tunfwd.control.notation import (
+from tunfwd.common.errors import UserError
+from tunfwd.common.names import read_contact_name, read_name
+from tunfwd.common.notation import (
     PortSpec,
     read_address,
     read_port,
     read_port_spec,
     read_target,
 )
+from tunfwd.control import api
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def complete_contacts(ctx: click.Context, param: click.Parameter, incomplete: st
     """The contacts' names that begin with `incomplete`."""
     try:
         contacts = Session.of(ctx).call(api.STATUS, patience=1)["contacts"]
-    except ControlError:
+    except UserError:
         return []  # nobody to ask; a shell's prompt is no place for errors
     return [
         CompletionItem(contact["name"], help=contact["link"])
@@ -66,7 +66,7 @@ def complete_offers(ctx: click.Context, param: click.Parameter, incomplete: str)
     """The offers' names, or ids where there is no name, that begin with `incomplete`."""
     try:
         offers = Session.of(ctx).call(api.OFFER_LIST, patience=1)["offers"]
-    except ControlError:
+    except UserError:
         return []
     return [
         CompletionItem(

@@ -6,7 +6,7 @@ import signal
 import click
 
 from tunfwd.cli.session import Session
-from tunfwd.control import paths
+from tunfwd.config import paths
 
 
 @click.command()

@@ -9,8 +9,8 @@ import click
 from tunfwd.cli.arguments import json_option
 from tunfwd.cli.output import show_fields, show_json
 from tunfwd.cli.session import Session
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.control.errors import ControlError
 
 MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
@@ -48,7 +48,7 @@ def _check(name: str, level: Literal["ok", "warning", "error"], detail: str) -> 
 
 
 def _libtoxcore() -> api.Check:
-    from tunfwd.tox.errors import ToxcoreUnusable  # noqa: PLC0415  cffi is for this command alone
+    from tunfwd.tox.binding.errors import ToxcoreUnusable  # noqa: PLC0415  cffi is for this command alone
     from tunfwd.tox.version import inspect, require  # noqa: PLC0415
 
     try:
@@ -62,11 +62,11 @@ def _libtoxcore() -> api.Check:
 
 
 def _configuration(session: Session) -> Iterator[api.Check]:
-    from tunfwd.daemon.config import load  # noqa: PLC0415
+    from tunfwd.config.document import load  # noqa: PLC0415
 
     try:
         config = load(session.config)
-    except ControlError as wrong:
+    except UserError as wrong:
         yield _check("configuration", "error", wrong.message)
         return
     yield _check("configuration", "ok", str(config.file or "none; everything has its default"))
@@ -92,7 +92,7 @@ def _tun() -> api.Check:
 def _sockets(session: Session) -> Iterator[api.Check]:
     try:
         paths = list(session.sockets())
-    except ControlError:
+    except UserError:
         return  # _configuration has said it
     for path in paths:
         try:
@@ -112,7 +112,7 @@ def _daemon(session: Session) -> tuple[api.Check, list[api.Check]]:
     try:
         running = session.call(api.VERSION)
         its_checks = session.call(api.DOCTOR)["checks"]
-    except ControlError as failure:
+    except UserError as failure:
         level: Literal["warning", "error"] = "warning" if failure.code == "no_daemon" else "error"
         return _check("daemon", level, failure.message), []
     return _check("daemon", "ok", f"runs, version {running['version']}"), its_checks

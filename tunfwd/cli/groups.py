@@ -11,8 +11,8 @@ import click
 from tunfwd.cli.arguments import CONTACT_NAME, complete_contacts, json_option
 from tunfwd.cli.output import hint, say, show, show_table
 from tunfwd.cli.session import Session
+from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.control.errors import ControlError
 
 MAX_PASSWORD = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
 
@@ -25,9 +25,9 @@ def _password(ctx: click.Context, param: click.Parameter, file: Path | None) -> 
         with file.open(encoding="utf-8") as opened:
             password = opened.readline(4 * MAX_PASSWORD).rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as wrong:
-        raise ControlError("usage", f"the password in {file} cannot be read: {wrong}") from None
+        raise UserError("usage", f"the password in {file} cannot be read: {wrong}") from None
     if not 0 < len(password.encode()) <= MAX_PASSWORD:
-        raise ControlError("usage", f"the first line of {file} is no password of 1 to {MAX_PASSWORD} bytes")
+        raise UserError("usage", f"the first line of {file} is no password of 1 to {MAX_PASSWORD} bytes")
     return password
 
 

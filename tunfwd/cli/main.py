@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
-from tunfwd.control.errors import ControlError
-from tunfwd.wire.text import clean
+from tunfwd.common.errors import UserError
+from tunfwd.common.text import clean
 
 COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "daemon": "tunfwd.cli.daemon:daemon",
@@ -97,7 +97,7 @@ def _run() -> int:
     try:
         code = root.main(prog_name="tunfwd", standalone_mode=False)
         sys.stdout.flush()
-    except ControlError as failure:
+    except UserError as failure:
         return _fail(failure.message, failure.exit_code)
     except click.UsageError as wrong:
         command = wrong.ctx.command_path if wrong.ctx else "tunfwd"

@@ -15,8 +15,8 @@ from tunfwd.cli.arguments import (
 )
 from tunfwd.cli.output import hint, say, show, show_table, size
 from tunfwd.cli.session import Session
+from tunfwd.common.notation import PortSpec
 from tunfwd.control import api
-from tunfwd.control.notation import PortSpec
 
 
 @click.command()

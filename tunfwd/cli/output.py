@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from tunfwd.control.errors import ControlError
-from tunfwd.wire.text import clean
+from tunfwd.common.errors import UserError
+from tunfwd.common.text import clean
 
 SCHEMA: Final = 1
 CELL_LIMIT: Final = 100  # characters; a public key has 64, a Tox address 76
@@ -30,7 +30,7 @@ def show(result: T, as_json: bool, people: Callable[[T], None]) -> None:
     else:
         people(result)
     if warning := result.get("warning"):
-        raise ControlError("failed", str(warning))
+        raise UserError("failed", str(warning))
 
 
 def show_json(content: Mapping[str, object]) -> None:

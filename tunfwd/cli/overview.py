@@ -8,8 +8,8 @@ from tunfwd import __version__
 from tunfwd.cli.arguments import complete_contacts, json_option
 from tunfwd.cli.output import milliseconds, note, say, show, show_fields, show_json, show_table, size, span
 from tunfwd.cli.session import Session
+from tunfwd.common.errors import EXIT_CODES, UserError
 from tunfwd.control import api
-from tunfwd.control.errors import EXIT_CODES, ControlError
 
 PING_INTERVAL = 1.0  # s from one ping to the next, as ping(8)
 
@@ -51,7 +51,7 @@ def ping(ctx: click.Context, name: str, count: int, timeout: float, as_json: boo
         started = time.monotonic()
         try:
             reply = session.call(api.PING, name=name, timeout=timeout, patience=timeout + 5)
-        except ControlError as failure:
+        except UserError as failure:
             if failure.code != "timeout":
                 raise
             if not as_json:
@@ -73,7 +73,7 @@ def version(ctx: click.Context, as_json: bool) -> None:
     """Show the versions of this command and of the daemon."""
     try:
         running = Session.of(ctx).call(api.VERSION, patience=2)
-    except ControlError:
+    except UserError:
         running = None
     if as_json:
         show_json({"version": __version__, "daemon": running})

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import click
 
-from tunfwd.control import paths
+from tunfwd.common.errors import UserError
+from tunfwd.config import paths
 from tunfwd.control.api import Method
 from tunfwd.control.client import Client
-from tunfwd.control.errors import ControlError
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -33,7 +33,7 @@ class Session:
         return root.obj
 
     def call(self, method: Method[P, R], *, patience: float | None = None, **params: object) -> R:
-        """The daemon's answer, waited for `patience` seconds. ControlError for everything else."""
+        """The daemon's answer, waited for `patience` seconds. UserError for everything else."""
         return self._client.call(method, params, timeout=patience)
 
     @cached_property
@@ -42,11 +42,11 @@ class Session:
         for path in self.sockets():
             try:
                 return Client(path)
-            except ControlError as failure:
+            except UserError as failure:
                 if failure.code != "no_daemon":
                     raise
                 tried.append(os.fspath(path))
-        raise ControlError(
+        raise UserError(
             "no_daemon",
             f"no daemon runs (nothing answers at {' or '.join(tried)}); start one with: tunfwd daemon",
         )
@@ -70,6 +70,6 @@ def _socket_of(places: paths.Places) -> Path:
 
 
 def _configured(config: Path, environ: "os._Environ[str] | dict[str, str]") -> Path:
-    from tunfwd.daemon.config import load  # noqa: PLC0415  only where there is a file to read
+    from tunfwd.config.document import load  # noqa: PLC0415  only where there is a file to read
 
     return load(config, environ=environ).socket

@@ -12,9 +12,9 @@ group, "group:GROUP/NAME"; for an offer or mapping its name or the beginning of 
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, NotRequired, TypedDict, TypeVar
 
-from tunfwd.control.decode import Parse
-from tunfwd.control.names import ContactName, OfferName, Spoken
-from tunfwd.control.notation import Port, Protocol, TargetText, read_address
+from tunfwd.common.names import ContactName, OfferName, Spoken
+from tunfwd.common.notation import Port, Protocol, TargetText, read_address
+from tunfwd.common.schema import Parse
 
 Link = Literal["direct", "relay", "offline"]
 Kind = Literal["friend", "group", "conference"]

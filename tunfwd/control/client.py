@@ -9,10 +9,10 @@ from time import monotonic
 from types import TracebackType
 from typing import TypeVar, cast
 
+from tunfwd.common.errors import UserError
+from tunfwd.common.schema import Mismatch, decode
+from tunfwd.config.paths import SOCKET_PATH_BYTES
 from tunfwd.control.api import Method
-from tunfwd.control.decode import Mismatch, decode
-from tunfwd.control.errors import ControlError
-from tunfwd.control.paths import SOCKET_PATH_BYTES
 from tunfwd.control.protocol import MAX_ANSWER, Request, decode_answer, encode_request
 
 P = TypeVar("P")
@@ -22,7 +22,7 @@ DEFAULT_TIMEOUT = 15.0  # s for connecting, and for each answer
 
 
 class Client:
-    """A connection to the daemon. Every failure is a ControlError, with "no_daemon" where nobody listens."""
+    """A connection to the daemon. Every failure is a UserError, with "no_daemon" where nobody listens."""
 
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._timeout = timeout
@@ -44,19 +44,19 @@ class Client:
     def call(self, method: Method[P, R], params: Mapping[str, object], *, timeout: float | None = None) -> R:
         """The result of `method`, in the shape the API promises.
 
-        Parameters that are None are left out. ControlError: the daemon's own, "usage" for parameters that
+        Parameters that are None are left out. UserError: the daemon's own, "usage" for parameters that
         cannot be right, "timeout" when no answer comes in `timeout` seconds (default: the client's).
         """
         given = {key: value for key, value in params.items() if value is not None}
         try:
             decode(cast(type[object], method.params), given)
         except Mismatch as wrong:
-            raise ControlError("usage", str(wrong)) from None
+            raise UserError("usage", str(wrong)) from None
         result = self._exchange(method.name, given, self._timeout if timeout is None else timeout)
         try:
             return decode(method.result, result, ignore_unknown=True)
         except Mismatch as wrong:
-            raise ControlError(
+            raise UserError(
                 "failed",
                 f"the daemon's answer makes no sense ({wrong}): is it another version? (tunfwd version)",
             ) from None
@@ -72,9 +72,9 @@ class Client:
                 self._socket.sendall(line, socket.MSG_NOSIGNAL)
             return decode_answer(self._receive_line(deadline))
         except TimeoutError:
-            raise ControlError("timeout", f"the daemon did not answer within {timeout:g} s") from None
+            raise UserError("timeout", f"the daemon did not answer within {timeout:g} s") from None
         except OSError as failure:
-            raise ControlError("failed", f"the connection to the daemon broke: {failure.strerror}") from None
+            raise UserError("failed", f"the connection to the daemon broke: {failure.strerror}") from None
 
     def _receive_line(self, deadline: float) -> bytes:
         received = bytearray()
@@ -85,16 +85,16 @@ class Client:
             self._socket.settimeout(remaining)
             data = self._socket.recv(1 << 16)
             if not data:
-                raise ControlError("failed", "the daemon closed the connection without an answer")
+                raise UserError("failed", "the daemon closed the connection without an answer")
             received += data
             if len(received) > MAX_ANSWER:
-                raise ControlError("failed", "the daemon's answer is too long")
+                raise UserError("failed", "the daemon's answer is too long")
         return bytes(received)
 
 
 def _connect(path: str | os.PathLike[str], timeout: float) -> socket.socket:
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
-        raise ControlError(
+        raise UserError(
             "configuration", f"the socket's path is longer than {SOCKET_PATH_BYTES} bytes: {path}"
         )
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -110,15 +110,15 @@ def _connect(path: str | os.PathLike[str], timeout: float) -> socket.socket:
     return connection
 
 
-def _unconnected(path: str | os.PathLike[str], failure: OSError, timeout: float) -> ControlError:
+def _unconnected(path: str | os.PathLike[str], failure: OSError, timeout: float) -> UserError:
     match failure:
         case FileNotFoundError() | ConnectionRefusedError() | NotADirectoryError():
-            return ControlError("no_daemon", f"no daemon runs at {path}; start one with: tunfwd daemon")
+            return UserError("no_daemon", f"no daemon runs at {path}; start one with: tunfwd daemon")
         case PermissionError():
-            return ControlError(
+            return UserError(
                 "denied", f"you may not use the daemon at {path}; ask its owner ([control] group)"
             )
         case BlockingIOError():  # SO_SNDTIMEO is over
-            return ControlError("timeout", f"the daemon did not answer within {timeout:g} s")
+            return UserError("timeout", f"the daemon did not answer within {timeout:g} s")
         case _:
-            return ControlError("no_daemon", f"cannot connect to {path}: {failure.strerror}")
+            return UserError("no_daemon", f"cannot connect to {path}: {failure.strerror}")

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
+from tunfwd.common.errors import UserError
+from tunfwd.common.schema import Mismatch, decode
 from tunfwd.control.api import Method
-from tunfwd.control.decode import Mismatch, decode
-from tunfwd.control.errors import ControlError
 
 P = TypeVar("P")
 R = TypeVar("R", bound=Mapping[str, object])
@@ -26,18 +26,18 @@ class Dispatcher:
         ] = {}
 
     def add(self, method: Method[P, R], handler: Callable[[P], Awaitable[R]]) -> None:
-        """Has `handler` answer `method`: it gets decoded parameters and may raise ControlError."""
+        """Has `handler` answer `method`: it gets decoded parameters and may raise UserError."""
         self._handlers[method.name] = (method, handler)
 
     async def __call__(self, name: str, params: dict[str, object]) -> Mapping[str, object]:
-        """The method's result. ControlError: unknown method, bad parameters, and what the handler finds."""
+        """The method's result. UserError: unknown method, bad parameters, and what the handler finds."""
         if name not in self._handlers:
-            raise ControlError("usage", f"this daemon knows no method {name!r}: is it another version?")
+            raise UserError("usage", f"this daemon knows no method {name!r}: is it another version?")
         method, handler = self._handlers[name]
         try:
             decoded = decode(cast(type[object], method.params), params)
         except Mismatch as wrong:
-            raise ControlError("usage", str(wrong)) from None
+            raise UserError("usage", str(wrong)) from None
         result = await handler(decoded)
         if method.changes and (warning := await self._save()):
             return {**result, "warning": warning}

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import trio
 
-from tunfwd.control.errors import ConfigurationError, ControlError
-from tunfwd.control.paths import SOCKET_PATH_BYTES
+from tunfwd.common.errors import ConfigurationError, UserError
+from tunfwd.config.paths import SOCKET_PATH_BYTES
 
 BACKLOG = 64  # connections the kernel holds until we accept them
 
@@ -55,7 +55,7 @@ class Listener:
 def listening(path: Path, group: str | None = None) -> Iterator[Listener]:
     """A listener at `path`; removed at the end. Giving it to `group` needs CAP_CHOWN, or membership.
 
-    Raises ControlError: "configuration" for a path or group that cannot be, "privilege" where permission is
+    Raises UserError: "configuration" for a path or group that cannot be, "privilege" where permission is
     missing, "failed" when a daemon already listens there.
     """
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
@@ -68,7 +68,7 @@ def listening(path: Path, group: str | None = None) -> Iterator[Listener]:
             listener = undo.enter_context(_bind(path, gid))
             undo.callback(path.unlink, missing_ok=True)
         except PermissionError as refused:
-            raise ControlError(
+            raise UserError(
                 "privilege", f"cannot make the control socket {path}: {refused.strerror}"
             ) from None
         except OSError as wrong:
@@ -92,7 +92,7 @@ def _lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ControlError("failed", f"a daemon is already running at {path}") from None
+            raise UserError("failed", f"a daemon is already running at {path}") from None
         yield
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tunfwd.control.errors import EXIT_CODES, ControlError
+from tunfwd.common.errors import EXIT_CODES, UserError
 
 MAX_REQUEST = 64 * 1024  # bytes of a request's line
 MAX_ANSWER = 16 * 1024 * 1024  # bytes of an answer's line: thousands of contacts
@@ -28,22 +28,22 @@ class Request:
 
 
 def encode_request(request: Request) -> bytes:
-    """The request's line. ControlError when it would be longer than the daemon reads."""
+    """The request's line. UserError when it would be longer than the daemon reads."""
     line = _line({"id": request.id, "method": request.method, "params": request.params})
     if len(line) > MAX_REQUEST:
-        raise ControlError("usage", f"the request is too long: {len(line)} of at most {MAX_REQUEST} bytes")
+        raise UserError("usage", f"the request is too long: {len(line)} of at most {MAX_REQUEST} bytes")
     return line
 
 
 def decode_request(line: bytes) -> Request:
-    """The request in a line, or ControlError."""
+    """The request in a line, or UserError."""
     content = _object(line)
     if unknown := content.keys() - {"id", "method", "params"}:
-        raise ControlError("usage", f"unknown key {min(unknown)!r} in the request")
+        raise UserError("usage", f"unknown key {min(unknown)!r} in the request")
     match content.get("id"), content.get("method"), content.get("params", {}):
         case int() as number, str() as method, dict() as params if not isinstance(number, bool):
             return Request(number, method, params)
-    raise ControlError("usage", 'a request is {"id": NUMBER, "method": "NAME", "params": {…}}')
+    raise UserError("usage", 'a request is {"id": NUMBER, "method": "NAME", "params": {…}}')
 
 
 def encode_result(number: int, result: Mapping[str, object]) -> bytes:
@@ -51,23 +51,21 @@ def encode_result(number: int, result: Mapping[str, object]) -> bytes:
     return _line({"id": number, "result": result})
 
 
-def encode_error(number: int | None, error: ControlError) -> bytes:
+def encode_error(number: int | None, error: UserError) -> bytes:
     """The line of a call that failed."""
     return _line({"id": number, "error": {"code": error.code, "message": error.message}})
 
 
 def decode_answer(line: bytes) -> dict[str, object]:
-    """The result in an answer's line. ControlError: the one it carries, or one that says it is no answer."""
+    """The result in an answer's line. UserError: the one it carries, or one that says it is no answer."""
     content = _object(line)
     match content.get("result"), content.get("error"):
         case dict() as result, None:
             return result
         case None, {"code": str() as code, "message": str() as message}:
             # A code that only a newer daemon knows is a failure all the same.
-            raise ControlError(next((known for known in EXIT_CODES if known == code), "failed"), message)
-    raise ControlError(
-        "failed", "the daemon's answer makes no sense: is it another version? (tunfwd version)"
-    )
+            raise UserError(next((known for known in EXIT_CODES if known == code), "failed"), message)
+    raise UserError("failed", "the daemon's answer makes no sense: is it another version? (tunfwd version)")
 
 
 def _line(content: Mapping[str, object]) -> bytes:
@@ -82,7 +80,7 @@ def _object(line: bytes) -> dict[str, object]:
     except (ValueError, RecursionError):  # not JSON, not UTF-8, a number of 5000 digits; [[[[[[…
         content = None
     if not isinstance(content, dict):
-        raise ControlError("usage", "a line holds one JSON object, each key of it once")
+        raise UserError("usage", "a line holds one JSON object, each key of it once")
     return content
 
 

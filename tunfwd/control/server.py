@@ -17,7 +17,7 @@ from typing import Protocol as Interface
 
 import trio
 
-from tunfwd.control.errors import ControlError
+from tunfwd.common.errors import UserError
 from tunfwd.control.listener import Access, Listener
 from tunfwd.control.protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
 from tunfwd.faults import note
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Handler(Interface):
-    """What answers requests; dispatch.Dispatcher is one. Raises ControlError to refuse."""
+    """What answers requests; dispatch.Dispatcher is one. Raises UserError to refuse."""
 
     async def __call__(self, method: str, params: dict[str, object]) -> Mapping[str, object]:
         """The result of one call."""
@@ -188,10 +188,10 @@ class _Connection:
     async def _outcome(self, line: bytes | _TooLong) -> tuple[bool, bytes]:
         """Whether to go on after this line, and the answer to it."""
         if isinstance(line, _TooLong):
-            return False, encode_error(None, ControlError("usage", f"a line has at most {MAX_REQUEST} bytes"))
+            return False, encode_error(None, UserError("usage", f"a line has at most {MAX_REQUEST} bytes"))
         try:
             request = decode_request(line)
-        except ControlError as wrong:
+        except UserError as wrong:
             self._bad_lines += 1
             return self._bad_lines < MAX_BAD_LINES, encode_error(None, wrong)
         return True, await self._call(request)
@@ -201,15 +201,15 @@ class _Connection:
             with trio.fail_after(REQUEST_TIME):
                 result = await self._handler(request.method, request.params)
             return encode_result(request.id, result)
-        except ControlError as refused:
+        except UserError as refused:
             return encode_error(request.id, refused)
         except trio.TooSlowError:
-            return encode_error(request.id, ControlError("timeout", f"{request.method} took too long"))
+            return encode_error(request.id, UserError("timeout", f"{request.method} took too long"))
         except Exception:
             # A mistake of ours in one method; the contacts' connections are not to pay for it.
             log.exception("the request %s failed", request.method)
             return encode_error(
-                request.id, ControlError("failed", "an error inside the daemon; its log says more")
+                request.id, UserError("failed", "an error inside the daemon; its log says more")
             )
 
 
@@ -227,20 +227,18 @@ class _Pace:
 
 def _refusal(
     peer: trio.socket.SocketType, access: Access, connections: dict[_Connection, None]
-) -> ControlError | None:
+) -> UserError | None:
     if not access.allows(peer):
-        return ControlError(
-            "denied", "you may not use this daemon: ask its owner to add you to [control] group"
-        )
+        return UserError("denied", "you may not use this daemon: ask its owner to add you to [control] group")
     if len(connections) >= MAX_CONNECTIONS:
         if idle := next((connection for connection in connections if connection.idle), None):
             idle.end()
         else:
-            return ControlError("failed", f"the daemon serves {MAX_CONNECTIONS} clients already; try again")
+            return UserError("failed", f"the daemon serves {MAX_CONNECTIONS} clients already; try again")
     return None
 
 
-async def _turn_away(stream: trio.SocketStream, refusal: ControlError) -> None:
+async def _turn_away(stream: trio.SocketStream, refusal: UserError) -> None:
     async with stream:
         with trio.move_on_after(0.1):  # an empty socket buffer takes a line at once
             with contextlib.suppress(trio.BrokenResourceError):

@@ -15,30 +15,30 @@ from random import SystemRandom
 
 import trio
 
-from tunfwd.control.errors import ConfigurationError, ControlError
+from tunfwd.common.errors import ConfigurationError, UserError
+from tunfwd.config import document as configuration
+from tunfwd.config.document import DEFAULT_RANGE, Config, Forwarding
 from tunfwd.control.listener import Listener, listening
 from tunfwd.control.server import serve
-from tunfwd.daemon import config as configuration
-from tunfwd.daemon.addresses import AddressBook
-from tunfwd.daemon.callers import Callers
-from tunfwd.daemon.commands import Commands
-from tunfwd.daemon.config import DEFAULT_RANGE, Config, Forwarding
-from tunfwd.daemon.confinement import confine
-from tunfwd.daemon.contacts import Contacts
-from tunfwd.daemon.engine import Engine
-from tunfwd.daemon.handover import leave_root
-from tunfwd.daemon.health import Health
-from tunfwd.daemon.logs import Log
+from tunfwd.daemon.commands.doctor import Health
+from tunfwd.daemon.commands.main import Commands
+from tunfwd.daemon.commands.rooms import RoomCommands
+from tunfwd.daemon.contacts.offers import Policy, Portfolio
+from tunfwd.daemon.contacts.rooms import Rooms
+from tunfwd.daemon.contacts.tracker import Contacts
+from tunfwd.daemon.datapath.engine import Engine
+from tunfwd.daemon.datapath.inbound import Serving
+from tunfwd.daemon.datapath.outbound import Callers
+from tunfwd.daemon.datapath.pings import Pings
+from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peers
-from tunfwd.daemon.pings import Pings
-from tunfwd.daemon.portfolio import Policy, Portfolio
-from tunfwd.daemon.room_commands import RoomCommands
-from tunfwd.daemon.rooms import Rooms
-from tunfwd.daemon.saver import Saver
-from tunfwd.daemon.serving import Serving
-from tunfwd.daemon.state import State
-from tunfwd.daemon.storage import Storage
-from tunfwd.daemon.switch import Switch
+from tunfwd.daemon.process.confinement import confine
+from tunfwd.daemon.process.handover import leave_root
+from tunfwd.daemon.process.logs import Log
+from tunfwd.daemon.storage.addresses import AddressBook
+from tunfwd.daemon.storage.kept import Storage
+from tunfwd.daemon.storage.state import State
+from tunfwd.daemon.storage.write_behind import Saver
 from tunfwd.forwarding.negotiation import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
@@ -46,9 +46,9 @@ from tunfwd.link import Bbr, Cubic, NewReno
 from tunfwd.link.congestion import ControllerFactory
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller, raise_descriptor_limit
-from tunfwd.tox import memory
+from tunfwd.tox.binding import memory
+from tunfwd.tox.binding.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.client import Client
-from tunfwd.tox.errors import NewPortAlloc, ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError, read_passphrase
 from tunfwd.tun import network, privileges
 from tunfwd.tun.admission import admitting, find_users
@@ -76,7 +76,7 @@ class Tunnel:
 
 
 def run(path: str | None = None) -> int:
-    """Be the daemon until SIGINT or SIGTERM; returns the exit code. Raises ControlError where it cannot."""
+    """Be the daemon until SIGINT or SIGTERM; returns the exit code. Raises UserError where it cannot."""
     config = configuration.load(path)
     with Log(config.log_level.upper()) as writer:
         _run(config, writer)
@@ -112,7 +112,7 @@ def _device(config: Config) -> Iterator[Device]:
         privileges.check()  # before anything is written, so that a try without them leaves nothing behind
         device = Device.open(config.network.interface, config.network.mtu)
     except (privileges.PrivilegeError, DeviceError) as error:
-        raise ControlError("privilege", str(error)) from None
+        raise UserError("privilege", str(error)) from None
     try:
         yield device
     finally:
@@ -143,7 +143,7 @@ def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
         ):
             yield Tunnel(device, layout, keeper, local)
     except network.NetworkError as error:
-        raise ControlError("privilege", str(error)) from None
+        raise UserError("privilege", str(error)) from None
 
 
 async def _serve(
@@ -253,11 +253,11 @@ def _explain(error: BaseException) -> BaseException:
         case BaseExceptionGroup(exceptions=(only,)):
             return _explain(only)
         case DeviceLost():
-            return ControlError("failed", str(error))
+            return UserError("failed", str(error))
         case ToxcoreUnusable() | IdentityError():
             return ConfigurationError(str(error))
         case NewPortAlloc():
             return ConfigurationError("[tox] udp_port or tcp_relay_port is in use")
         case ToxError():
-            return ControlError("failed", f"toxcore: {error}")
+            return UserError("failed", f"toxcore: {error}")
     return error

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
+from tunfwd.common.errors import UserError
+from tunfwd.common.names import KEY_PREFIX, folded, harmless
+from tunfwd.common.text import clean
 from tunfwd.control.api import Source
-from tunfwd.control.errors import ControlError
-from tunfwd.control.names import KEY_PREFIX, folded, harmless
-from tunfwd.daemon.state import ContactId, contact_id
+from tunfwd.daemon.storage.state import ContactId, contact_id
 from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session
@@ -19,7 +20,6 @@ from tunfwd.netstack.types import HostState
 from tunfwd.services.target import Target
 from tunfwd.tox.contacts import Contact, Member
 from tunfwd.wire.packets import Protocol
-from tunfwd.wire.text import clean
 
 FIRST_FREE_PORT = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
 NO_ADDRESS = "no IPv4 address is left in the range"
@@ -98,11 +98,11 @@ class Peer:
     def free_port(self, protocol: Protocol, port: int, wanted: int | None) -> int:
         """Return where a mapping of `port` can be reached: at `wanted`, or else at `port`, or else elsewhere.
 
-        Raises ControlError where `wanted` belongs to another mapping, or there is no port left.
+        Raises UserError where `wanted` belongs to another mapping, or there is no port left.
         """
         if wanted is not None:
             if (protocol, wanted) in self.ports:
-                raise ControlError(
+                raise UserError(
                     "usage",
                     f"port {wanted}/{protocol.name.lower()} of {self.label} is in use; choose another",
                 )
@@ -112,7 +112,7 @@ class Peer:
         for free in range(FIRST_FREE_PORT, 65536):
             if (protocol, free) not in self.ports:
                 return free
-        raise ControlError("failed", f"{self.label} has no port left")
+        raise UserError("failed", f"{self.label} has no port left")
 
     def give_port(self, mapping: Mapping, port: int) -> None:
         """Make a mapping reachable at a free port."""
@@ -180,7 +180,7 @@ class Peers:
     def find(self, text: str) -> Peer:
         """Return who a person means: a name, a label, or the beginning of a key.
 
-        Raises ControlError where that is nobody, or more than one.
+        Raises UserError where that is nobody, or more than one.
         """
         called = [peer for peer in self if folded(text) in (folded(peer.label), folded(peer.name))]
         exactly = [peer for peer in called if text in (peer.label, peer.name)]
@@ -190,7 +190,7 @@ class Peers:
         found = [p for p in self if len(key) >= KEY_PREFIX and p.key.startswith(key)]
         found = found or [peer for peer in self if peer.label.startswith(text)]
         if not found:
-            raise ControlError("not_found", f"no contact {text!r}; `tunfwd status` lists them")
+            raise UserError("not_found", f"no contact {text!r}; `tunfwd status` lists them")
         return _only(found, text)
 
     def unique_name(self, wanted: str, peer_id: ContactId, *, among: str, taken: Iterable[str]) -> str:
@@ -218,5 +218,5 @@ def id_of(contact: Contact) -> ContactId:
 def _only(found: list[Peer], text: str) -> Peer:
     if len(found) > 1:
         names = ", ".join(sorted(peer.label for peer in found))
-        raise ControlError("ambiguous", f"{text!r} may be any of {names}")
+        raise UserError("ambiguous", f"{text!r} may be any of {names}")
     return found[0]

@@ -5,7 +5,8 @@ Stands where `lossless` stands with a contact that has no link, and turns the li
 
 from collections.abc import Callable
 
-from tunfwd.forwarding.transport import Random, Sink
+from tunfwd.common.values import Random
+from tunfwd.forwarding.transport import Sink
 from tunfwd.link import (
     Bbr,
     ControlReceived,

@@ -14,6 +14,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tunfwd.common.errors import Misuse
+from tunfwd.common.timers import Timers
+from tunfwd.common.values import Random
 from tunfwd.forwarding.budget import Budget
 from tunfwd.forwarding.events import (
     DatagramArrived,
@@ -31,8 +34,7 @@ from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.lossless import LosslessChannel
 from tunfwd.forwarding.mapping import Mapping, Origin, offer_key
 from tunfwd.forwarding.states import FlowEvent, FlowState, MappingEvent, MappingState, Role
-from tunfwd.forwarding.timers import Timers
-from tunfwd.forwarding.transport import Random, Transport
+from tunfwd.forwarding.transport import Transport
 from tunfwd.forwarding.udp_flows import UdpFlows
 from tunfwd.wire.packets import (
     MAX_NAME,
@@ -65,10 +67,6 @@ LINGER = 2.0  # s; see Negotiation.flow_finished
 OFFERS = MAX_MAPPINGS, 0.005  # Offers of mappings at once (a contact restarts), and s for each further one
 REFUSALS = 1024, 0.005  # answers to what makes no sense, or is too much, and s for each further one
 RETRY = 1.0, 60.0  # s; first and longest wait before a plain mapping that came to nothing is offered again
-
-
-class Misuse(Exception):
-    """The owner asked for something that cannot be; the message is for people."""
 
 
 @dataclass(frozen=True, slots=True)

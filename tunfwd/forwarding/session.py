@@ -8,6 +8,8 @@ A contact is plain (v0.1 only) until it says Hello.
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from tunfwd.common.errors import Malformed
+from tunfwd.common.values import Random
 from tunfwd.forwarding.budget import Budget
 from tunfwd.forwarding.events import Event, HelloArrived, NodeArrived, PongArrived
 from tunfwd.forwarding.flow import Flow
@@ -15,7 +17,6 @@ from tunfwd.forwarding.linked import LinkTransport
 from tunfwd.forwarding.lossless import LosslessTransport
 from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_UDP_FLOWS, Limits, Negotiation
-from tunfwd.forwarding.transport import Random
 from tunfwd.link import Bbr, Link, LinkClosed
 from tunfwd.link.congestion import ControllerFactory
 from tunfwd.wire.carriers import FRIEND, Carrier
@@ -31,7 +32,6 @@ from tunfwd.wire.packets import (
     Hello,
     Kill,
     Lossless,
-    Malformed,
     Node,
     Offer,
     Ping,

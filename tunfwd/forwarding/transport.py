@@ -8,14 +8,6 @@ from typing import Protocol
 from tunfwd.wire.packets import Lossless, Reason
 
 
-class Random(Protocol):
-    """The part of `random.Random` that the cores use; `secrets.SystemRandom` in the program."""
-
-    def getrandbits(self, k: int, /) -> int:
-        """Return an integer of `k` random bits."""
-        ...
-
-
 class Sink(Protocol):
     """The owner of a channel: what it is told."""
 

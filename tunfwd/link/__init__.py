@@ -14,7 +14,6 @@ tunfwd/wire/LINK.md.
 
 from tunfwd.link.bbr import Bbr
 from tunfwd.link.cubic import Cubic
-from tunfwd.link.errors import Misuse
 from tunfwd.link.events import (
     ControlReceived,
     DatagramReceived,

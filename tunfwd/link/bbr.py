@@ -17,7 +17,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from tunfwd.link.congestion import INITIAL_PACKETS, Flight, Path, Random, Sample
+from tunfwd.common.values import Random
+from tunfwd.link.congestion import INITIAL_PACKETS, Flight, Path, Sample
 
 INFINITE: Final = float("inf")
 STARTUP_PACING_GAIN: Final = 2.77

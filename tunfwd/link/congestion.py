@@ -9,15 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
+from tunfwd.common.values import Random
+
 INITIAL_PACKETS: Final = 10  # RFC 9002 7.2
 MIN_PACKETS: Final = 2  # RFC 9002 7.2
-
-
-class Random(Protocol):
-    """As `random.Random`."""
-
-    def getrandbits(self, k: int, /) -> int:
-        """`k` random bits."""
 
 
 class Flight:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tunfwd.link.congestion import MIN_PACKETS, Path, Random
+from tunfwd.common.values import Random
+from tunfwd.link.congestion import MIN_PACKETS, Path
 from tunfwd.link.newreno import WindowController
 from tunfwd.link.rtt import INITIAL_RTT
 

@@ -5,7 +5,3 @@ from __future__ import annotations
 
 class PeerViolation(Exception):
     """The peer broke a rule of LINK.md. Ends the link; never leaves `Link`."""
-
-
-class Misuse(Exception):
-    """Our own program asked for what cannot be: a stream it has finished, a message that is too long."""

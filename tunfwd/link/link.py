@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from tunfwd.common.errors import Malformed
+from tunfwd.common.values import Random
 from tunfwd.link.acks import Acknowledger
 from tunfwd.link.bbr import Bbr
-from tunfwd.link.congestion import ControllerFactory, Path, Random
+from tunfwd.link.congestion import ControllerFactory, Path
 from tunfwd.link.datagrams import DatagramQueue, Reassembly
 from tunfwd.link.errors import PeerViolation
 from tunfwd.link.events import DatagramReceived, Event, LinkClosed
@@ -33,7 +35,6 @@ from tunfwd.wire.frames import (
     Close,
     Datagram,
     Fragment,
-    Malformed,
     MaxData,
     MaxStreamData,
     Ping,

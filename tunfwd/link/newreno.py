@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tunfwd.link.congestion import INITIAL_PACKETS, MIN_PACKETS, Flight, Path, Random, Sample
+from tunfwd.common.values import Random
+from tunfwd.link.congestion import INITIAL_PACKETS, MIN_PACKETS, Flight, Path, Sample
 from tunfwd.link.rtt import INITIAL_RTT
 
 LOSS_REDUCTION: Final = 0.5  # RFC 9002 B.1

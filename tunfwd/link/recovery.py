@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Protocol, TypeAlias
 
+from tunfwd.common.values import Random
 from tunfwd.link.acks import MAX_ACK_DELAY
-from tunfwd.link.congestion import Controller, Flight, Path, Random, Sample
+from tunfwd.link.congestion import Controller, Flight, Path, Sample
 from tunfwd.link.errors import PeerViolation
 from tunfwd.link.rtt import GRANULARITY, RttEstimator
 from tunfwd.wire.frames import Ack, expand_number

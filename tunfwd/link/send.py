@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from tunfwd.link.errors import Misuse
+from tunfwd.common.errors import Misuse
 from tunfwd.link.ranges import RangeSet
 
 _BLOCK_BITS: Final = 16

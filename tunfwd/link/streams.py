@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from tunfwd.link.errors import Misuse, PeerViolation
+from tunfwd.common.errors import Misuse
+from tunfwd.link.errors import PeerViolation
 from tunfwd.link.events import (
     ControlReceived,
     Event,

@@ -3,6 +3,6 @@
 from tunfwd.netstack.connection import Connection
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.statistics import Statistics
-from tunfwd.netstack.types import Endpoint, Exhausted, Frame, HostState, Misuse
+from tunfwd.netstack.types import Endpoint, Exhausted, Frame, HostState
 
 __all__ = ["Connection", "Endpoint", "Exhausted", "Frame", "HostState", "Misuse", "Stack", "Statistics"]

@@ -9,6 +9,7 @@ Nothing is sent from within a call of the owner or on arrival of a segment, save
 
 from typing import Protocol, assert_never
 
+from tunfwd.common.errors import Misuse
 from tunfwd.netstack import events
 from tunfwd.netstack.connection_timer import SYN_ACK_ATTEMPTS, ConnectionTimer, Purpose
 from tunfwd.netstack.events import AbortReason, Failure
@@ -20,7 +21,7 @@ from tunfwd.netstack.sequence import unwrap
 from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.states import RECEIVING, SYNCHRONIZED, TRANSITIONS, State, Step
 from tunfwd.netstack.timers import NEVER
-from tunfwd.netstack.types import Endpoint, Frame, Misuse
+from tunfwd.netstack.types import Endpoint, Frame
 from tunfwd.wire import tcp
 from tunfwd.wire.checksum import Buffer
 

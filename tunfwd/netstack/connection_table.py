@@ -7,10 +7,12 @@ that are opened from it to services here. So no contact is in another's way, nor
 import hashlib
 import struct
 
+from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Random
 from tunfwd.netstack.connection import Connection, Environment
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.shares import Shares
-from tunfwd.netstack.types import Endpoint, Exhausted, Misuse, Random
+from tunfwd.netstack.types import Endpoint, Exhausted
 
 MAX_CONNECTIONS = 16384  # each way, in any state; and LEAST for each virtual address beyond
 MAX_PER_ADDRESS = 4096

@@ -15,6 +15,8 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import assert_never
 
+from tunfwd.common.errors import Malformed, Misuse
+from tunfwd.common.values import Random
 from tunfwd.netstack import events
 from tunfwd.netstack.connection import CONNECT_TIMEOUT, Connection
 from tunfwd.netstack.connection_table import ConnectionTable
@@ -26,7 +28,7 @@ from tunfwd.netstack.reassembly import Reassembly
 from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.statistics import Statistics
 from tunfwd.netstack.timers import NEVER, Timers
-from tunfwd.netstack.types import Endpoint, Frame, HostState, Misuse, Random
+from tunfwd.netstack.types import Endpoint, Frame, HostState
 from tunfwd.netstack.virtual_network import Verdict, VirtualNetwork
 from tunfwd.wire import icmp, ip, tcp, udp, vnet
 from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
@@ -104,7 +106,7 @@ class Stack:
             self._statistics.frames += 1
             try:
                 self._receive_frame(frame, now)
-            except ip.Malformed:
+            except Malformed:
                 self._statistics.malformed += 1
             except Exception as error:  # a mistake in here: this packet's loss, and nobody else's
                 self._events.append(Fault(error, None))
@@ -179,7 +181,7 @@ class Stack:
         if not self._is_answerable(packet):
             return
         if not segment.source_port or not segment.destination_port:
-            raise ip.Malformed("port 0")
+            raise Malformed("port 0")
         if segment.flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN:
             self._receive_syn(data, packet, segment, now)
         elif not segment.flags & tcp.RST:
@@ -238,9 +240,9 @@ class Stack:
     ) -> None:
         datagram = udp.parse(data, packet.payload, packet.end)
         if datagram.checksum == 0 and packet.version == 6:
-            raise ip.Malformed("UDP without a checksum")
+            raise Malformed("UDP without a checksum")
         if datagram.destination_port == 0:
-            raise ip.Malformed("port 0")
+            raise Malformed("port 0")
         if datagram.checksum and not self._is_sound(data, packet, header):
             return
         if not self._is_online(packet, original):

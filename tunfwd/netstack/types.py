@@ -1,7 +1,7 @@
 """The small values that every module of the stack shares."""
 
 import enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from tunfwd.wire.checksum import Buffer
 
@@ -23,18 +23,6 @@ class HostState(enum.Enum):
     OFFLINE = enum.auto()
     UNKNOWN = enum.auto()
     """Nobody has this address."""
-
-
-class Random(Protocol):
-    """The part of `random.Random` that the stack uses, to choose ports and sequence numbers hard to guess."""
-
-    def getrandbits(self, k: int, /) -> int:
-        """Return an integer of `k` random bits."""
-        ...
-
-
-class Misuse(Exception):
-    """A call that the state of the connection does not allow: the mistake is the caller's."""
 
 
 class Exhausted(Exception):

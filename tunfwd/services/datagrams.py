@@ -14,7 +14,7 @@ from collections.abc import Hashable
 
 import trio
 
-from tunfwd.forwarding.local import ConnectFailure, DatagramHandler
+from tunfwd.common.streams import ConnectFailure, DatagramHandler
 from tunfwd.services.poller import READABLE, WRITABLE, Poller
 from tunfwd.services.target import (
     ConnectFailed,

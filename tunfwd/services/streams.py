@@ -16,7 +16,7 @@ from enum import Enum, auto
 
 import trio
 
-from tunfwd.forwarding.local import ConnectFailure, StreamHandler
+from tunfwd.common.streams import ConnectFailure, StreamHandler
 from tunfwd.services.poller import BROKEN, READABLE, WRITABLE, Poller
 from tunfwd.services.target import ConnectFailed, Target, connect_stream
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import trio
 
-from tunfwd.forwarding.local import ConnectFailure
+from tunfwd.common.streams import ConnectFailure
 
 LOOPBACK = ("127.0.0.1", "::1")  # in this order: more services listen on IPv4 only than on IPv6 only
 

@@ -17,17 +17,18 @@ from typing import Any, Self
 import trio
 
 from tunfwd.faults import survives
-from tunfwd.tox import enums, version
-from tunfwd.tox.binding import Tox_Ptr
+from tunfwd.tox import version
+from tunfwd.tox.binding import enums
+from tunfwd.tox.binding.errors import GetPortNotBound, NewLoadBadFormat, ToxError
+from tunfwd.tox.binding.instance import Tox_Ptr
+from tunfwd.tox.binding.library import Library, choose
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import NONE, TCP
-from tunfwd.tox.errors import GetPortNotBound, NewLoadBadFormat, ToxError
 from tunfwd.tox.events import Events
 from tunfwd.tox.friends import Friends
 from tunfwd.tox.groups import Groups
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.identity import Damaged, Identity, IdentityError, read_passphrase
-from tunfwd.tox.library import Library, choose
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.policing import Policing, SocketGate
 from tunfwd.tox.reunion import LAST_PORT, Reunion

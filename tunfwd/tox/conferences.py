@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tunfwd.tox.enums import Tox_Conference_Type
-from tunfwd.tox.errors import ConferenceTitleInvalidLength
-from tunfwd.tox.text import clean
+from tunfwd.common.text import clean_bytes as clean
+from tunfwd.tox.binding.enums import Tox_Conference_Type
+from tunfwd.tox.binding.errors import ConferenceTitleInvalidLength
 
 if TYPE_CHECKING:
-    from tunfwd.tox.binding import Tox_Ptr
+    from tunfwd.tox.binding.instance import Tox_Ptr
     from tunfwd.tox.contacts import Friend
     from tunfwd.tox.handler import Handler
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal
 
-from tunfwd.tox.enums import Tox_Connection
-from tunfwd.tox.errors import (
+from tunfwd.tox.binding.enums import Tox_Connection
+from tunfwd.tox.binding.errors import (
     FriendCustomPacketFriendNotConnected,
     FriendCustomPacketFriendNotFound,
     FriendCustomPacketSendq,
@@ -23,7 +23,7 @@ from tunfwd.tox.pacing import GROUP_BURST, GROUP_STUCK, ROUND
 from tunfwd.wire import carriers
 
 if TYPE_CHECKING:
-    from tunfwd.tox.binding import Tox_Ptr
+    from tunfwd.tox.binding.instance import Tox_Ptr
     from tunfwd.tox.groups import Group
     from tunfwd.tox.pacing import Pacing
     from tunfwd.tox.reunion import Reunion

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunfwd.tox import enums
+from tunfwd.tox.binding import enums
 
 if TYPE_CHECKING:
     from tunfwd.tox.client import Client

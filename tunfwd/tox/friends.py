@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tunfwd.common.text import clean_bytes as clean
+from tunfwd.tox.binding.errors import ToxError
 from tunfwd.tox.contacts import NONE, UDP, Friend
-from tunfwd.tox.errors import ToxError
-from tunfwd.tox.text import clean
 
 if TYPE_CHECKING:
-    from tunfwd.tox.binding import Tox_Ptr
-    from tunfwd.tox.enums import Tox_Connection
+    from tunfwd.tox.binding.enums import Tox_Connection
+    from tunfwd.tox.binding.instance import Tox_Ptr
     from tunfwd.tox.handler import Handler
     from tunfwd.tox.pacing import Pacing
     from tunfwd.tox.reunion import Reunion

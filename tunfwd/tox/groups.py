@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from tunfwd.tox.contacts import NONE, UDP, ContactOffline, Friend, Member
-from tunfwd.tox.enums import (
+from tunfwd.common.text import clean_bytes as clean
+from tunfwd.tox.binding.enums import (
     Tox_Connection,
     Tox_Group_Exit_Type,
     Tox_Group_Join_Fail,
@@ -23,7 +23,7 @@ from tunfwd.tox.enums import (
     Tox_Group_Privacy_State,
     Tox_Group_Role,
 )
-from tunfwd.tox.errors import (
+from tunfwd.tox.binding.errors import (
     GroupInviteAcceptFailSend,
     GroupLeaveFailSend,
     GroupLeaveGroupNotFound,
@@ -33,11 +33,11 @@ from tunfwd.tox.errors import (
     GroupSendCustomPacketGroupNotFound,
     GroupStateQueryGroupNotFound,
 )
-from tunfwd.tox.text import clean
+from tunfwd.tox.contacts import NONE, UDP, ContactOffline, Friend, Member
 from tunfwd.wire import carriers
 
 if TYPE_CHECKING:
-    from tunfwd.tox.binding import Tox_Ptr
+    from tunfwd.tox.binding.instance import Tox_Ptr
     from tunfwd.tox.handler import Handler
     from tunfwd.tox.pacing import Pacing
 

@@ -19,9 +19,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from tunfwd.tox import encryptsave
-from tunfwd.tox.errors import DecryptionFailed, ToxError
-from tunfwd.tox.files import previous, put_aside, read_whole, write_whole
+from tunfwd.files import previous, put_aside, read_whole, write_whole
+from tunfwd.tox.binding import encryptsave
+from tunfwd.tox.binding.errors import DecryptionFailed, ToxError
 
 _COOKIE = b"\0\0\0\0\x1f\x1b\xed\x15"  # savedata begins with a zero u32 and 0x15ED1B1F, both little-endian
 _SECTION = struct.Struct("<IHH")  # then come sections: length, type, mark

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tunfwd.tox import sodium
-from tunfwd.tox.files import read_whole, write_whole
-from tunfwd.tox.sodium import KEY_SIZE, NONCE_SIZE
+from tunfwd.files import read_whole, write_whole
+from tunfwd.tox.binding import sodium
+from tunfwd.tox.binding.sodium import KEY_SIZE, NONCE_SIZE
 
 SUFFIX: Final = ".reunion.json"
 FIRST_PORT, LAST_PORT = 33445, 33545  # toxcore's own range

@@ -6,8 +6,8 @@ Used at start, where it refuses, and by `tunfwd doctor` and `tunfwd version`, wh
 from dataclasses import dataclass
 from typing import Any
 
-from tunfwd.tox.cdef import load
-from tunfwd.tox.errors import ToxcoreUnusable
+from tunfwd.tox.binding.cdef import load
+from tunfwd.tox.binding.errors import ToxcoreUnusable
 
 Version = tuple[int, int, int]
 

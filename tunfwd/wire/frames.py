@@ -11,6 +11,8 @@ import struct
 import zlib
 from typing import Final, NamedTuple, TypeAlias
 
+from tunfwd.common.errors import Malformed
+
 __all__ = [
     "HEADER_SIZE",
     "MAX_OFFSET",
@@ -74,10 +76,6 @@ _MAX_STREAM_DATA: Final = struct.Struct("<BIQ")  # type, stream, limit
 _MAX_DATA: Final = struct.Struct("<BQ")  # type, limit
 _CLOSE: Final = struct.Struct("<BH")  # type, reason
 _RANGES: Final = tuple(struct.Struct(f"<{2 * count}H") for count in range(MAX_RANGES))
-
-
-class Malformed(Exception):
-    """These bytes are no packet: drop it whole, and count it."""
 
 
 class Ping(NamedTuple):

@@ -5,9 +5,9 @@ import struct
 from builtins import memoryview  # where mypyc looks for the type of a field
 from typing import NamedTuple
 
+from tunfwd.common.errors import Malformed
 from tunfwd.wire import ip
 from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
-from tunfwd.wire.ip import Malformed
 
 HEADER_LENGTH = 8
 QUOTE_V4 = 576  # bytes an error packet may have at most; RFC 1812 4.3.2.3

@@ -6,6 +6,7 @@ Addresses are packed bytes, 4 or 16 of them: that is what tables are keyed by, a
 import struct
 from typing import NamedTuple
 
+from tunfwd.common.errors import Malformed
 from tunfwd.wire.checksum import Buffer, checksum
 
 ICMP = 1
@@ -32,10 +33,6 @@ _HOP_BY_HOP = 0
 _ROUTING = 43
 _DESTINATION_OPTIONS = 60
 _MAX_EXTENSION_HEADERS = 8
-
-
-class Malformed(ValueError):
-    """Bytes that are no packet: whoever receives them drops and counts them."""
 
 
 class Fragment(NamedTuple):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import assert_never
 
+from tunfwd.common.errors import Malformed
 from tunfwd.wire.carriers import Carrier
 
 VERSION = 1  # of Hello
@@ -17,14 +18,6 @@ MAX_NAME = 255  # bytes of UTF-8
 MAX_PORT = 0xFFFF
 MAX_MSG_ID = 0xFFFF_FFFF
 NODE_KEY = 32  # bytes
-
-
-class Malformed(ValueError):
-    """Bytes that are not a packet. `kind` is a short stable word for counting."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
 
 
 class Protocol(IntEnum):

@@ -4,8 +4,8 @@ import struct
 from builtins import memoryview  # where mypyc looks for the type of a field
 from typing import NamedTuple
 
+from tunfwd.common.errors import Malformed
 from tunfwd.wire.checksum import Buffer
-from tunfwd.wire.ip import Malformed
 
 HEADER_LENGTH = 8
 CHECKSUM_OFFSET = 6

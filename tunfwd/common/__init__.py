@@ -1,0 +1,1 @@
+"""What every layer shares, the cores too: no I/O, no clock."""

@@ -1,0 +1,1 @@
+"""What a person asks of the daemon, by the control socket."""

@@ -1,0 +1,44 @@
+"""Looks whether all is as it should be: at the kernel, for `tunfwd doctor`, not at our own memory."""
+
+import os
+import pwd
+from collections.abc import Iterator
+
+from tunfwd.control import api
+from tunfwd.daemon.process.confinement import Confinement
+from tunfwd.tun.keeper import Keeper
+from tunfwd.tun.upkeep import Layout, inspect
+
+
+class Health:
+    """Of the device, the process that keeps it, and this process."""
+
+    def __init__(self, layout: Layout, keeper: Keeper, confinement: Confinement) -> None:
+        self._layout = layout
+        self._keeper = keeper
+        self._user = _user_name()
+        self._confinement = confinement
+
+    def checks(self) -> Iterator[api.Check]:
+        """Look; blocks for a few milliseconds, so it belongs into a thread."""
+        name, (ipv4, ipv6) = self._layout.name, self._layout.addresses
+        problems = inspect(self._layout)
+        for problem in problems:
+            yield _check("device", fine=False, detail=f"{name}: {problem}")
+        if not problems:
+            yield _check("device", fine=True, detail=f"{name} is up, with {ipv4.network} and {ipv6.network}")
+        if not self._keeper.alive:
+            detail = "has ended, so that what others change on the device is not put back: restart the daemon"
+            yield _check("keeper", fine=False, detail=f"the process beside the daemon {detail}")
+        yield _check("confinement", fine=True, detail=f"user {self._user}, {self._confinement}")
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _check(name: str, *, fine: bool, detail: str) -> api.Check:
+    return {"name": name, "ok": True, "level": "ok" if fine else "warning", "detail": detail}

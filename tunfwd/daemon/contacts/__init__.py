@@ -1,0 +1,1 @@
+"""Who we know, and what stands between us."""

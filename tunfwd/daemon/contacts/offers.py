@@ -1,0 +1,357 @@
+"""What stands between us and our contacts, beyond one run: offers, acceptances, requests.
+
+Decides about what contacts offer, by rules and by what was accepted before; keeps the state directory in step
+with the sessions; fills the ports of virtual addresses. Commands go through here.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import trio
+
+from tunfwd.common.errors import Misuse, UserError
+from tunfwd.common.notation import Protocol as ProtocolName
+from tunfwd.common.notation import Target as WrittenTarget
+from tunfwd.common.notation import read_target
+from tunfwd.common.text import clean
+from tunfwd.config.rules import Expose, exposure, mistaken, unusable
+from tunfwd.control.api import Source
+from tunfwd.daemon.peers import Details, Peer
+from tunfwd.daemon.process.logs import caused_by
+from tunfwd.daemon.storage.state import (
+    AcceptedMapping,
+    ContactId,
+    Content,
+    Standing,
+    StandingOffer,
+    StandingRequest,
+)
+from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.policy import Action, Rule, decide
+from tunfwd.forwarding.states import MappingState, Role
+from tunfwd.services.target import Target
+from tunfwd.wire.packets import Direction, Protocol
+
+MAX_BY_RULE = 256  # acceptances by rule from members of groups that are kept from one run to the next
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the configuration says about offers."""
+
+    rules: tuple[Rule, ...]
+    exposed: tuple[Expose, ...]
+
+    @property
+    def patterns(self) -> list[str]:
+        """Whom the rules name, each once."""
+        named = [rule.contact for rule in self.rules] + [entry.contact for entry in self.exposed]
+        return list(dict.fromkeys(named))
+
+    def mistaken(self, peer: Peer) -> list[str]:
+        """Return the patterns that fit what a contact, or its group's founder, chose, and do not mean it."""
+        return mistaken(self.patterns, peer.label, peer.party)
+
+    def explain(self) -> None:
+        """Say which rules cannot mean anybody."""
+        for pattern in self.patterns:
+            if reason := unusable(pattern):
+                log.warning('the rule for "%s" means nobody: %s', pattern, reason)
+
+
+class Portfolio:
+    """The standing offers, acceptances and requests."""
+
+    def __init__(self, content: Content, policy: Policy, save: Callable[[], None]) -> None:
+        """`save` writes `content`, soon, whenever it has changed."""
+        self._content = content
+        self.policy = policy
+        self._save = save
+        self.agreed: Callable[[Peer], None] = lambda _peer: None
+        """Told of each contact that something stands with from now on."""
+        self.ended: Callable[[Peer, Mapping], None] = lambda _peer, _mapping: None
+        """Told of each mapping that ends."""
+
+    # From the state directory.
+
+    def restore(self, peer: Peer) -> None:
+        """Give a contact's new session what stood when the daemon last ran; put aside what cannot."""
+        for standing in self._standing(peer.id):
+            try:
+                self._restore(peer, standing)
+            except (UserError, Misuse) as wrong:
+                self._remove(standing)
+                self._content.put_aside(standing, f"{peer.label}: {wrong}")
+                what = describe(standing)
+                log.warning("put aside: %s with %s: %s", what, peer.label, wrong, extra=caused_by(peer))
+                self._save()
+
+    def _standing(self, contact: ContactId) -> list[Standing]:
+        """Return what stands with a contact, first what has a port of its own that others must leave free."""
+        content = self._content
+        using: list[AcceptedMapping | StandingRequest] = [*content.requests, *content.mappings]
+        using.sort(key=lambda standing: standing.local_port is None)
+        return [standing for standing in (*content.offers, *using) if standing.contact == contact]
+
+    def _restore(self, peer: Peer, standing: Standing) -> None:
+        """Raises UserError or Misuse, before anything has changed."""
+        protocol = protocol_named(standing.protocol)
+        match standing:
+            case StandingOffer():
+                mapping = self._stand(peer, standing, Direction.SERVER)
+                peer.details[mapping] = Details(target=read_service(standing.target), source=standing.source)
+                return
+            case AcceptedMapping(direction="connection"):
+                mapping = peer.session.expect(Direction.CONNECTION, protocol, standing.port, standing.name)
+                peer.details[mapping] = Details(target=read_service(standing.target))
+                return
+            case AcceptedMapping():
+                port = peer.free_port(protocol, standing.port, standing.local_port)
+                mapping = peer.session.expect(Direction.SERVER, protocol, standing.port, standing.name)
+            case StandingRequest():
+                port = peer.free_port(protocol, standing.port, standing.local_port)
+                mapping = self._stand(peer, standing, Direction.CONNECTION)
+        peer.give_port(mapping, port)
+        if (stored := _stored(port, standing.port)) != standing.local_port:
+            self._remove(standing)  # it is to stay there, whatever comes first at the next start
+            self._append(replace(standing, local_port=stored))
+            self._save()
+
+    def _append(self, standing: Standing) -> None:
+        match standing:
+            case StandingOffer():
+                self._content.offers.append(standing)
+            case AcceptedMapping():
+                self._content.mappings.append(standing)
+            case StandingRequest():
+                self._content.requests.append(standing)
+
+    def _remove(self, standing: Standing) -> None:
+        match standing:
+            case StandingOffer():
+                self._content.offers.remove(standing)
+            case AcceptedMapping():
+                self._content.mappings.remove(standing)
+            case StandingRequest():
+                self._content.requests.remove(standing)
+
+    def _stand(self, peer: Peer, what: StandingOffer | StandingRequest, direction: Direction) -> Mapping:
+        """Offer it; raises UserError where that cannot be."""
+        try:
+            return peer.session.offer(
+                protocol_named(what.protocol), what.port, what.name, trio.current_time(), direction=direction
+            )
+        except Misuse as misuse:
+            raise UserError("failed", f"{peer.label}: {misuse}") from None
+
+    def forget(self, contact: ContactId) -> None:
+        """The contact is no more: nothing stands."""
+        content = self._content
+        before = len(content.offers) + len(content.requests) + len(content.mappings)
+        content.offers = [offer for offer in content.offers if offer.contact != contact]
+        content.requests = [request for request in content.requests if request.contact != contact]
+        content.mappings = [mapping for mapping in content.mappings if mapping.contact != contact]
+        if len(content.offers) + len(content.requests) + len(content.mappings) != before:
+            self._save()
+
+    # What a contact does.
+
+    def offered(self, peer: Peer, mapping: Mapping) -> None:
+        """A contact offers something that was not accepted before, and may have withdrawn it since."""
+        if mapping.state is not MappingState.PENDING:
+            return
+        rule = decide(self.policy.rules, peer.party, mapping.protocol, mapping.port, mapping.direction)
+        what = f"{describe(mapping)} from {peer.label}"
+        by = caused_by(peer)
+        match rule.action:
+            case Action.ACCEPT:
+                self._accept_by_rule(peer, mapping, rule, what)
+            case Action.DENY:
+                log.info("denied by rule: %s", what, extra=by)
+                peer.session.end(mapping, trio.current_time())
+            case Action.ASK:
+                log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id, extra=by)
+                for pattern in self.policy.mistaken(peer):
+                    log.info("%s", mistake(pattern, peer), extra=by)
+
+    def _accept_by_rule(self, peer: Peer, mapping: Mapping, rule: Rule, what: str) -> None:
+        target = read_service(rule.target)
+        if mapping.role is Role.SERVING and target is None:
+            exposed = exposure(self.policy.exposed, peer.party, mapping.protocol, mapping.port)
+            if exposed is None:
+                log.info(
+                    "%s: a rule accepts it, but no [[expose]] says what it leads to; left to you",
+                    what,
+                    extra=caused_by(peer),
+                )
+                return
+            target = service(exposed.target)
+        try:
+            self.accept(peer, mapping, None, target, by_rule=True)
+        except UserError as error:
+            log.warning("%s: a rule accepts it, but %s", what, error.message, extra=caused_by(peer))
+        else:
+            log.info("accepted by rule: %s", what, extra=caused_by(peer))
+
+    def changed(self, peer: Peer, mapping: Mapping) -> None:
+        """A mapping has a new state; one that ended is forgotten here and on disk."""
+        if mapping.state is not MappingState.ENDED:
+            return
+        known = mapping in peer.details  # False: told before, of more than one change in the same round
+        peer.forget(mapping)
+        self.ended(peer, mapping)
+        if not known:
+            return
+        content = self._content
+        entries: Sequence[Standing]
+        if mapping.origin is Origin.REMOTE:
+            entries = content.mappings if mapping.taken else ()
+        else:
+            entries = content.offers if mapping.direction is Direction.SERVER else content.requests
+        # The first: a later one is a new offer of the same port, made since.
+        if found := next((entry for entry in entries if _is_of(entry, peer, mapping)), None):
+            self._remove(found)
+            self._save()
+
+    # What a person does.
+
+    def offer(
+        self, peer: Peer, protocol: Protocol, port: int, name: str, target: Target | None, source: Source
+    ) -> Mapping:
+        """Offer a service of ours from now on."""
+        standing = StandingOffer(peer.id, protocol_name(protocol), port, name, service_text(target), source)
+        mapping = self._stand(peer, standing, Direction.SERVER)
+        peer.details[mapping] = Details(target=target, source=source)
+        self._content.offers.append(standing)
+        self._stands(peer)
+        return mapping
+
+    def request(
+        self, peer: Peer, protocol: Protocol, port: int, name: str, local_port: int | None
+    ) -> Mapping:
+        """Ask for a contact's port from now on."""
+        place = peer.free_port(protocol, port, local_port or port)
+        standing = StandingRequest(peer.id, protocol_name(protocol), port, name, _stored(place, port))
+        mapping = self._stand(peer, standing, Direction.CONNECTION)
+        peer.give_port(mapping, place)
+        self._content.requests.append(standing)
+        self._stands(peer)
+        return mapping
+
+    def accept(
+        self,
+        peer: Peer,
+        mapping: Mapping,
+        port: int | None,
+        target: Target | None,
+        *,
+        by_rule: bool = False,
+    ) -> None:
+        """Accept what a contact offers, now and whenever it offers the same again."""
+        using = mapping.role is Role.USING
+        place = peer.free_port(mapping.protocol, mapping.port, port) if using else 0
+        try:
+            peer.session.take(mapping, trio.current_time())
+        except Misuse as misuse:
+            raise UserError("failed", f"{describe(mapping)} from {peer.label}: {misuse}") from None
+        if using:
+            peer.give_port(mapping, place)
+        else:
+            peer.details_of(mapping).target = target
+        if by_rule and self._is_full_of_rules(peer):
+            return  # it runs all the same, and the rule accepts it again in the next run
+        self._content.mappings.append(
+            AcceptedMapping(
+                peer.id,
+                "server" if mapping.direction is Direction.SERVER else "connection",
+                protocol_name(mapping.protocol),
+                mapping.port,
+                mapping.name,
+                _stored(place, mapping.port) if using else None,
+                service_text(target),
+                by_rule,
+            )
+        )
+        self._stands(peer)
+
+    def _is_full_of_rules(self, peer: Peer) -> bool:
+        """Whether no more is kept of what rules accept from members of groups: strangers, perhaps."""
+        by_rule = (stored for stored in self._content.mappings if stored.by_rule and "/" in stored.contact)
+        return "/" in peer.id and sum(1 for _ in by_rule) >= MAX_BY_RULE
+
+    def _stands(self, peer: Peer) -> None:
+        self.agreed(peer)
+        self._save()
+
+    def end(self, peer: Peer, mapping: Mapping) -> None:
+        """Deny, withdraw or kill."""
+        peer.session.end(mapping, trio.current_time())
+        self.changed(peer, mapping)  # now, so that it is saved with the command that did it
+
+
+def mistake(pattern: str, peer: Peer) -> str:
+    """Say why a rule does not mean a contact of that name, and what to do about it."""
+    what = f'the rule for "{pattern}" does not mean {peer.label}'
+    if peer.party.group is not None:
+        return f"{what}: it, or its group's founder, chose that name; write the key or the chat id"
+    return (
+        f"{what}, which calls itself so: `tunfwd friend rename {peer.name} NAME` names it, or write its key"
+    )
+
+
+def describe(what: Mapping | Standing) -> str:
+    """Name a mapping, or what the state has of one, for a person."""
+    name = f' "{clean(what.name)}"' if what.name else ""
+    match what:
+        case Mapping(direction=Direction.CONNECTION) | AcceptedMapping(direction="connection"):
+            verb = "a connection to "
+        case StandingRequest():
+            verb = "a request for "
+        case _:
+            verb = ""
+    protocol = what.protocol.name.lower() if isinstance(what, Mapping) else what.protocol
+    return f"{verb}{what.port}/{protocol}{name}"
+
+
+def _stored(place: int, port: int) -> int | None:
+    """Return how the state has where a mapping of `port` is reached."""
+    return place if place != port else None
+
+
+def _is_of(stored: Standing, peer: Peer, mapping: Mapping) -> bool:
+    same = (stored.contact, stored.protocol, stored.port) == (
+        peer.id,
+        protocol_name(mapping.protocol),
+        mapping.port,
+    )
+    if isinstance(stored, AcceptedMapping):
+        same &= stored.name == mapping.name and stored.direction == mapping.direction.name.lower()
+    return same
+
+
+def service(written: WrittenTarget | None) -> Target | None:
+    """Return the service that a person wrote; None is this machine, at the port in question."""
+    return None if written is None else Target(written.host, written.port)
+
+
+def protocol_named(name: ProtocolName) -> Protocol:
+    """Return what people write as "tcp" or "udp"."""
+    return Protocol[name.upper()]
+
+
+def protocol_name(protocol: Protocol) -> ProtocolName:
+    """Return how people write a protocol."""
+    return "tcp" if protocol is Protocol.TCP else "udp"
+
+
+def read_service(text: str | None) -> Target | None:
+    """Return the service that the state file has as HOST:PORT."""
+    return None if text is None else service(read_target(text))
+
+
+def service_text(target: Target | None) -> str | None:
+    """Return a service as HOST:PORT, for the state file."""
+    return None if target is None else str(target)

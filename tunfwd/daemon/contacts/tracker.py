@@ -1,0 +1,383 @@
+"""From the Tox client to the engine: contacts become peers, packets find their session.
+
+The client's `Handler`: what toxcore says about friends and groups arrives here, in its own iteration.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import trio
+
+from tunfwd.common.errors import UserError
+from tunfwd.common.names import folded, harmless
+from tunfwd.common.values import Random
+from tunfwd.config.rules import mistaken
+from tunfwd.control.api import Link
+from tunfwd.daemon.contacts.offers import Portfolio, mistake
+from tunfwd.daemon.contacts.residents import Residents
+from tunfwd.daemon.contacts.rooms import Room, Rooms, id_text
+from tunfwd.daemon.datapath.engine import Engine
+from tunfwd.daemon.peers import Peer, Peers, id_of
+from tunfwd.daemon.process.logs import caused_by
+from tunfwd.daemon.storage.addresses import AddressBook
+from tunfwd.daemon.storage.state import ContactId, Content, group_id
+from tunfwd.faults import survives
+from tunfwd.forwarding.policy import Party
+from tunfwd.forwarding.session import Session, next_epoch
+from tunfwd.forwarding.session import Settings as SessionSettings
+from tunfwd.tox.binding.enums import Tox_Connection
+from tunfwd.tox.binding.errors import ToxError
+from tunfwd.tox.client import Client
+from tunfwd.tox.conferences import Conference, ConferenceInvitation
+from tunfwd.tox.contacts import Contact, Member
+from tunfwd.tox.friends import FriendRequest
+from tunfwd.tox.groups import Group, GroupInvitation
+from tunfwd.tox.groups import State as GroupState
+from tunfwd.tox.handler import Handler
+from tunfwd.wire.packets import Hello
+
+MAX_PARTED = 1024  # contacts that were removed, of which we know what they may still believe in
+
+log = logging.getLogger(__name__)
+
+
+class Contacts(Handler):
+    """Keeps the peers in step with the Tox client's contacts."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        peers: Peers,
+        portfolio: Portfolio,
+        book: AddressBook,
+        content: Content,
+        save: Callable[[], None],
+        *,
+        settings: SessionSettings,
+        random: Random,
+        auto_accept_friends: frozenset[bytes],
+        auto_accept_groups: frozenset[bytes],
+    ) -> None:
+        self._engine = engine
+        self._peers = peers
+        self._portfolio = portfolio
+        self._book = book
+        self.residents = Residents(book, peers, content, settings.outage, self.forget)
+        self._content = content
+        self._save = save
+        self._settings = settings
+        self._random = random
+        self.hello = Hello(settings.features, random.getrandbits(64))
+        """What we say of ourselves to whom we have not met in this run of the daemon."""
+        self._auto_accept_friends = auto_accept_friends
+        self._auto_accept_groups = auto_accept_groups
+        self._parted: dict[ContactId, int] = {}
+        """Epochs for those who were removed, should they come back: they may still have our link."""
+        self._soon: list[Callable[[], object]] = []  # what may not be done from within toxcore's iteration
+        self._first: Contact | None = None  # whose packet was the first in toxcore's iteration
+        self._client: Client
+        self._rooms: Rooms
+
+    def attach(self, client: Client, rooms: Rooms) -> None:
+        """Make peers of the contacts that the client knows from earlier runs."""
+        self._client = client
+        self._rooms = rooms
+        self._settings = replace(self._settings, node_key=client.dht_key)
+        self._portfolio.agreed = self._agreed
+        self._portfolio.ended = rooms.mapping_ended
+        self.residents.forget_strangers()
+        for friend in client.friends:
+            self.added(friend)
+        for group in client.groups:
+            for member_id in self._members_of(group):
+                key = bytes.fromhex(member_id.rpartition("/")[2])
+                self.added(client.groups.remember(group, key, self._content.names.get(member_id, "")))
+        self._explain_rules()
+
+    def _explain_rules(self) -> None:
+        """Say at start which rules do not mean whom they name."""
+        self._portfolio.policy.explain()
+        for friend in self._client.friends:
+            peer = self.added(friend)
+            for pattern in self._portfolio.policy.mistaken(peer):
+                log.warning("%s", mistake(pattern, peer))
+        for group in self._client.groups:
+            self._explain_group(group)
+
+    def _explain_group(self, group: Group) -> None:
+        if not self._rooms.is_named(group):
+            party = Party("", group=id_text(group))
+            label = self._rooms.label(group)
+            for pattern in mistaken(self._portfolio.policy.patterns, f"{label}/", party):
+                log.warning(
+                    'the rule for "%s" does not mean %s, whose founder named it: '
+                    "`tunfwd group rename %s NAME` names it here, or write its chat id",
+                    pattern,
+                    label,
+                    self._rooms.name(group),
+                )
+
+    def _members_of(self, group: Group) -> list[ContactId]:
+        """Return the ids of all members that something was agreed with, in an earlier run or in this one."""
+        prefix = group_id(group.chat_id)
+        return [known for known in self.residents.agreed() if known.startswith(prefix) and known != prefix]
+
+    # Contacts come to be, and cease.
+
+    def added(self, contact: Contact, name: str | None = None) -> Peer:
+        """Make a peer of a contact, under the name that a person gave it, then or now."""
+        if peer := self._peers.of(contact):
+            return peer
+        peer_id = id_of(contact)
+        epoch = self._parted.pop(peer_id, self.hello.epoch)
+        session = Session(contact.carrier, epoch=epoch, random=self._random, settings=self._settings)
+        peer = Peer(contact, session, peer_id, "", None, self._book.address6(peer_id))
+        if name is not None:
+            self.rename(peer, name)
+        else:
+            self._name(peer)
+        self._engine.add(peer)
+        self._portfolio.restore(peer)
+        self.residents.added(peer)
+        if not isinstance(contact, Member):
+            self._save()
+        self._rooms.joined(peer)
+        return peer
+
+    def _name(self, peer: Peer) -> None:
+        """Find out what a contact is called: by a person here, or else by itself."""
+        names, nickname, contact = self._content.names, peer.contact.nickname, peer.contact
+        if isinstance(contact, Member):
+            group, rooms = contact.group, self._rooms
+            peer.via = rooms.label(group)
+            group_name = rooms.name(group) if rooms.is_named(group) else None
+            peer.party = Party(peer.key, group=id_text(group), group_name=group_name)
+            if names.get(peer.id, nickname) != nickname:
+                names[peer.id] = nickname
+                self._save()
+            peer.name = self._peers.unique_name(nickname, peer.id, among=peer.via, taken=())
+            peer.folded = folded(peer.name)
+            return
+        given = harmless(names.get(peer.id, ""), peer.key) or None
+        peer.party = Party(peer.key, given)
+        taken = [name for known, name in names.items() if known != peer.id and not {*"/:"} & {*known}]
+        peer.name = given or self._peers.unique_name(nickname, peer.id, among=peer.via, taken=taken)
+        peer.folded = folded(peer.name)
+
+    def rename(self, peer: Peer, name: str) -> None:
+        """Call a friend as a person wishes. Whoever calls itself so gives way."""
+        self._content.names[peer.id] = name
+        self._name(peer)
+        for other in self._peers:
+            if other is not peer and other.via == peer.via and other.folded == peer.folded:
+                self._name(other)
+        self._save()
+
+    def rename_room(self, room: Room, name: str) -> None:
+        """Call a group or conference as a person wishes. Raises UserError where another is called so."""
+        other = self._rooms.rename(room, name)
+        for peer in self._peers:
+            if isinstance(peer.contact, Member) and peer.contact.group in (room, other):
+                self._name(peer)
+
+    def _agreed(self, peer: Peer) -> None:
+        """Something stands with a contact from now on: it is remembered while it is away."""
+        if isinstance(peer.contact, Member):  # its name, too, so that nobody else gets it meanwhile
+            self._content.names[peer.id] = peer.contact.nickname
+        self.residents.agreed_with(peer)
+
+    def contact_removed(self, contact: Contact) -> None:
+        """See Handler."""
+        peer = self._peers.of(contact)
+        if peer is None:
+            return
+        self._rooms.forget_peer(peer)
+        self._engine.remove(peer)
+        self.residents.removed(peer)
+        self._part_from(peer)
+        in_group = isinstance(contact, Member) and contact.group in self._client.groups
+        if not (in_group and self.residents.stands(peer.id)):  # a group that is lost may be joined again
+            self._forget(peer.id)
+
+    def _part_from(self, peer: Peer) -> None:
+        self._parted[peer.id] = next_epoch(peer.session.epoch)
+        if len(self._parted) > MAX_PARTED:
+            # Who comes back now may have been met before: we are to all as if we had started anew.
+            self._parted.clear()
+            self.hello = Hello(self.hello.features, self._random.getrandbits(64))
+
+    def forget(self, peer: Peer) -> None:
+        """Forget a member that is away, with all that stands with it."""
+        assert isinstance(peer.contact, Member)
+        self._portfolio.forget(peer.id)
+        self._client.groups.forget(peer.contact)
+
+    def _forget(self, contact: ContactId) -> None:
+        known = contact in self._content.addresses or contact in self._content.names
+        self._portfolio.forget(contact)
+        self.residents.released(contact)
+        self._content.names.pop(contact, None)
+        if known:
+            self._save()
+
+    def contact_renamed(self, contact: Contact) -> None:
+        """See Handler."""
+        if peer := self._peers.of(contact):
+            self._name(peer)
+
+    # Contacts come and go.
+
+    def contact_online(self, contact: Contact) -> None:
+        """See Handler."""
+        peer = self.added(contact)
+        self.residents.came(peer)
+        log.info("%s is online (%s)", peer.label, link_of(peer), extra=caused_by(peer))
+        self._engine.online(peer)
+
+    def contact_offline(self, contact: Contact) -> None:
+        """See Handler."""
+        if peer := self._peers.of(contact):
+            log.info("%s is offline", peer.label, extra=caused_by(peer))
+            self._engine.offline(peer)
+            self.residents.went(peer, trio.current_time())
+
+    def contact_left(self, contact: Contact) -> None:
+        """See Handler."""
+        if peer := self._peers.of(contact):
+            self._engine.part(peer)
+            self.residents.left(peer)
+
+    def contact_connection(self, contact: Contact) -> None:
+        """See Handler."""
+        if peer := self._peers.of(contact):
+            log.info("%s is reached by another path: %s", peer.label, link_of(peer), extra=caused_by(peer))
+            self._engine.moved(peer)
+
+    def friend_request(self, request: FriendRequest) -> bool:
+        """See Handler: rules come first, so that nobody who waits for a person is in their way."""
+        key = request.key.hex().upper()
+        if request.key in self._auto_accept_friends:
+            self._soon.append(lambda: self._accept_friend(request))
+            return True
+        log.info(
+            "%s asks to be a friend: %r; `tunfwd friend accept %s`, and `tunfwd friend list` for all who ask",
+            key,
+            request.message,
+            key[:8],
+            extra={"cause": ("strangers", "strangers")},
+        )
+        return False
+
+    def _accept_friend(self, request: FriendRequest) -> None:
+        try:
+            friend = self._client.friends.add_key(request.key)
+        except ToxError:
+            self._client.friends.hold(request)
+            raise
+        log.info("%s is a friend now, by rule", self.added(friend).label)
+
+    # Rooms.
+
+    def group_invitation(self, invitation: GroupInvitation) -> None:
+        """See Handler."""
+        self._invited(
+            "group",
+            invitation.friend,
+            invitation.name or invitation.chat_id.hex()[:8],
+            lambda: self._client.groups.accept(invitation.chat_id),
+        )
+
+    def conference_invitation(self, invitation: ConferenceInvitation) -> None:
+        """See Handler."""
+        self._invited(
+            "conference",
+            invitation.friend,
+            invitation.id.hex()[:8],
+            lambda: self._client.conferences.accept(invitation.id),
+        )
+
+    def _invited(self, kind: str, friend: Contact, name: str, accept: Callable[[], object]) -> None:
+        peer = self._peers.of(friend)
+        by = friend.key.hex()[:8] if peer is None else peer.label
+        cause = {"cause": (friend.key.hex(), by)}
+        if friend.key in self._auto_accept_groups:
+            log.info("%s invites to the %s %r, accepted by rule", by, kind, name, extra=cause)
+            self._soon.append(accept)
+        else:
+            log.info("%s invites to the %s %r; `tunfwd %s join %s`", by, kind, name, kind, name, extra=cause)
+
+    def group_changed(self, group: Group) -> None:
+        """See Handler."""
+        if group.state is GroupState.LOST and group not in self._client.groups:
+            self._rooms.left(group)
+            for member_id in self._members_of(group):
+                self._forget(member_id)
+            return
+        label = self._rooms.label(group)
+        reason = f" ({group.reason})" if group.reason else ""
+        if group.state is GroupState.JOINED:
+            self._explain_group(group)
+        log.info("%s: %s%s", label, group.state, reason, extra={"cause": (group_id(group.chat_id), label)})
+        for peer in self._peers:
+            if isinstance(peer.contact, Member) and peer.contact.group is group:
+                self._name(peer)
+
+    def conference_changed(self, conference: Conference) -> None:
+        """See Handler."""
+        if conference not in self._client.conferences:
+            self._rooms.left(conference)
+        else:
+            self._soon.append(lambda: self._rooms.changed(conference))
+
+    # Packets.
+
+    def lossless(self, contact: Contact, data: bytes) -> None:
+        """See Handler."""
+        if peer := self._peers.of(contact):
+            self._first = self._first or contact
+            self._engine.lossless(peer, data)
+
+    def lossy(self, contact: Contact, data: bytes) -> None:
+        """See Handler."""
+        if peer := self._peers.of(contact):
+            self._first = self._first or contact
+            self._engine.lossy(peer, data)
+
+    def public(self, member: Member, data: bytes) -> None:
+        """See Handler: it concerns this member alone, as if it had come to us only."""
+        if peer := self._peers.of(member):
+            self._engine.public(peer, data)
+
+    def iterated(self) -> None:
+        """See Handler."""
+        soon, self._soon = self._soon, []
+        for action in soon:
+            survives("what a rule accepts", self._carry_out, action)
+        survives("forgetting strangers", self.residents.sweep, trio.current_time())
+        self._engine.iterated()
+        self._police()
+
+    def _police(self) -> None:
+        """Have less received of contacts that flood us."""
+        if self._first is not None:
+            self._client.policing.heard(self._first)
+            self._first = None
+        if (flooding := self._engine.flooding()) is not None:
+            self._client.policing.judge({peer.contact for peer in flooding})
+
+    def _carry_out(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (UserError, ToxError, LookupError) as error:
+            log.warning("accepted by rule, but: %s", error, extra={"cause": ("rules", "contacts")})
+
+
+def link_of(peer: Peer) -> Link:
+    """How a contact is reached."""
+    match peer.contact.connection:
+        case Tox_Connection.TOX_CONNECTION_UDP:
+            return "direct"
+        case Tox_Connection.TOX_CONNECTION_TCP:
+            return "relay"
+    return "offline"

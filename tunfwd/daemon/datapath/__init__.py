@@ -1,0 +1,1 @@
+"""The way of a packet: device, netstack, sessions, Tox, services."""

@@ -1,0 +1,65 @@
+"""Round trips to contacts: for `tunfwd ping`, and for an ordinary ping of a virtual address."""
+
+from collections.abc import Callable
+
+import trio
+
+from tunfwd.common.values import Random
+from tunfwd.daemon.datapath.switch import Switch
+from tunfwd.daemon.peers import Peer
+from tunfwd.netstack.events import EchoRequest
+
+MAX_WAITING = 1024  # unanswered pings; the oldest give way
+
+
+class Pings:
+    """Sends pings, and tells whoever waits for the answer."""
+
+    def __init__(self, switch: Switch, random: Random) -> None:
+        self._switch = switch
+        self._random = random
+        self._waiting: dict[int, Callable[[], None]] = {}
+        self._greeted: dict[Peer, trio.Event] = {}
+
+    async def ping(self, peer: Peer) -> float | None:
+        """Return the round trip in seconds; None where the contact is no tunfwd, or does not answer pings.
+
+        Waits without limit for the answer.
+        """
+        done = trio.Event()
+        if not self._send(peer, done.set):
+            # It may only not have said yet what it can do; our Hello, on its way by now, asks.
+            greeted = self._greeted.setdefault(peer, trio.Event())
+            self._switch.wake()
+            await greeted.wait()
+            if not self._send(peer, done.set):
+                return None
+        sent = trio.current_time()
+        self._switch.wake()
+        await done.wait()
+        return trio.current_time() - sent
+
+    def echo(self, peer: Peer, request: EchoRequest) -> None:
+        """Somebody here pings a virtual address: answer when the contact has, or for it if it cannot."""
+        if not self._send(peer, lambda: self._switch.stack.answer_echo(request)):
+            self._switch.stack.answer_echo(request)
+
+    def _send(self, peer: Peer, answered: Callable[[], None]) -> bool:
+        token = self._random.getrandbits(64)
+        sent = peer.session.ping(token, trio.current_time())
+        self._switch.touch(peer)
+        if sent:
+            self._waiting[token] = answered
+            if len(self._waiting) > MAX_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+        return sent
+
+    def answered(self, token: int) -> None:
+        """A contact has answered."""
+        if done := self._waiting.pop(token, None):
+            done()
+
+    def introduced(self, peer: Peer) -> None:
+        """A contact has said what it can do."""
+        if (greeted := self._greeted.pop(peer, None)) is not None:
+            greeted.set()

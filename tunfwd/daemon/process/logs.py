@@ -1,0 +1,134 @@
+"""The log: written by a thread of its own, so that whoever reads it, or does not, never holds up the engine.
+
+A line is formatted where it is logged, and put into a queue. When nobody reads (a pipe that is full, a
+terminal that is stopped, a disk that hangs) the queue fills, and further lines are dropped and counted. A
+record with a `cause` is one that a contact can bring about over and over: repeats.py bounds those.
+
+The thread begins with `start`, after privileges were given up: they belong to threads. What was logged before
+waits in the queue.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from tunfwd.daemon.peers import Peer
+from tunfwd.daemon.process.repeats import Cause, Repeats
+
+MAX_LINES: Final = 1024  # waiting to be written
+MAX_LINE: Final = 16_384  # bytes; a longer one is cut
+FLUSH_TIME: Final = 1.0  # s for what waits at the end
+STDERR: Final = 2
+FORMAT: Final = "%(levelname)s %(name)s: %(message)s"
+
+
+def caused_by(contact: Peer) -> dict[str, Cause]:
+    """Return the `extra` of a record that this contact can cause."""
+    return {"cause": (contact.id, contact.label)}
+
+
+class Log(logging.Handler):
+    """The handler of all records, a context: at its end what waits is written, within `FLUSH_TIME`."""
+
+    def __init__(
+        self, level: str, descriptor: int = STDERR, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(FORMAT))
+        self._level = level
+        self._descriptor = descriptor
+        self._clock = clock
+        self._repeats = Repeats()
+        self._lines: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._dropped = 0
+        self._ending = False
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+
+    def __enter__(self) -> Self:
+        root = logging.getLogger()
+        root.addHandler(self)
+        root.setLevel(self._level)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        exc_traceback: TracebackType | None,
+    ) -> None:
+        logging.getLogger().removeHandler(self)
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        if self._thread.ident is None:
+            self._thread.start()
+        self._thread.join(FLUSH_TIME)
+        if self._thread.is_alive():  # nobody reads: nothing else that is written there is to hold us up
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), self._descriptor)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record; called by `logging`, from any thread."""
+        try:
+            line = self.format(record)
+        except Exception as error:  # a call that does not fit its format string is no reason to fail
+            line = f"ERROR {record.name}: {record.msg!r}: {error!r}"
+        cause: Cause | None = getattr(record, "cause", None)
+        with self._changed:
+            if cause is not None:
+                first, _, _ = line.partition("\n")
+                if not self._repeats.admit(cause, str(record.msg), first, self._clock()):
+                    self._changed.notify()  # there is a sum to write, later
+                    return
+            self._queue(line)
+            self._changed.notify()
+
+    def _queue(self, line: str) -> None:
+        if len(self._lines) < MAX_LINES:
+            self._lines.append(line)
+        else:
+            self._dropped += 1
+
+    # The thread.
+
+    def _write_all(self) -> None:
+        while lines := self._take():
+            for line in lines:
+                self._write(line.encode("utf-8", "backslashreplace"))
+
+    def _take(self) -> list[str]:
+        """Wait for lines; none: it is the end."""
+        with self._changed:
+            while not self._lines and not self._ending:
+                due = self._repeats.next_due()
+                self._changed.wait(None if due is None else max(0.0, due - self._clock()))
+                for line in self._repeats.due(self._clock()):
+                    self._queue(line)
+            if self._ending:
+                self._lines.extend(self._repeats.all_due())
+            if self._lines and self._dropped:
+                self._lines.append(
+                    f"WARNING {__name__}: {self._dropped} lines were dropped: nobody read them"
+                )
+                self._dropped = 0
+            lines = list(self._lines)
+            self._lines.clear()
+            return lines
+
+    def _write(self, line: bytes) -> None:
+        line = line[:MAX_LINE] + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:  # nobody is there to read any more, or the disk is full
+            with self._changed:
+                self._dropped += 1

@@ -1,0 +1,1 @@
+"""libtoxcore by cffi, in the shape of the current pytox."""
