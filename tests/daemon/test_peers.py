@@ -105,7 +105,7 @@ async def test_who_may_be_meant() -> None:
     daemon.join(two, 0, "bob", key_of(2))
     assert code_of(daemon, "bob") == "ambiguous"
     assert code_of(daemon, "carol") == "not_found"
-    assert code_of(daemon, "") == "ambiguous"
+    assert code_of(daemon, "") == "not_found"
     assert code_of(daemon, key_of(1).hex()[:3]) == "not_found"
     assert daemon.peers.find(key_of(1).hex()).contact.key == key_of(1)
 
@@ -134,3 +134,10 @@ async def test_an_address_follows_the_key() -> None:
     there = {name: one.join(groups[0], n, name).address for n, name in enumerate(names)}
     back = {name: two.join(groups[1], n, name).address for n, name in enumerate(reversed(names))}
     assert there == back
+
+
+@pytest.mark.parametrize("text", ["", " "])
+async def test_nothing_is_nobody(text: str) -> None:
+    daemon = Daemon()
+    daemon.befriend("alice")
+    assert code_of(daemon, text) == "not_found"

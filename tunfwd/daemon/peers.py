@@ -188,7 +188,7 @@ class Peers:
             return _only([peer for peer in found if peer.contact.kind == "friend"] or found, text)
         key = text.upper()
         found = [p for p in self if len(key) >= KEY_PREFIX and p.key.startswith(key)]
-        found = found or [peer for peer in self if peer.label.startswith(text)]
+        found = found or [peer for peer in self if text and peer.label.startswith(text)]
         if not found:
             raise UserError("not_found", f"no contact {text!r}; `tunfwd status` lists them")
         return _only(found, text)
