@@ -4,7 +4,7 @@
     bench_carrier.py [--seconds N] [--cases lossless,both,lossy,...]
 
 This is what everything above the carrier is compared with, so it has the same network (two namespaces joined
-by a bridge) and the same settings (tox/memory.py). `run_cases` is for other benchmarks.
+by a bridge) and the same settings (tox/binding/memory.py). `run_cases` is for other benchmarks.
 """
 
 import argparse

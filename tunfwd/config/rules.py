@@ -1,7 +1,7 @@
 """[[rule]] and [[expose]] as the configuration writes them: who may do what without asking a person.
 
 Rules decide about offers made to us (forwarding/policy.py holds and applies them). Exposures say what a port
-leads to that somebody asks for; asking is not having: a rule or a person decides. Read by config.py.
+leads to that somebody asks for; asking is not having: a rule or a person decides. Read by document.py.
 """
 
 import re

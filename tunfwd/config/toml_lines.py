@@ -1,6 +1,6 @@
 """Finds the line of every key in a TOML document, which tomllib does not tell.
 
-Used by config.py for its messages. The document has been read by tomllib before, so that this scan may take
+Used by document.py for its messages. The document has been read by tomllib before, so that this scan may take
 it for valid TOML 1.0 and has only to keep strings, comments, tables, arrays and inline tables apart.
 """
 

@@ -1,6 +1,6 @@
 """Hands toxcore's events to those concerned: friends.py, groups.py, conferences.py and the client.
 
-The methods are pytox's, and ours; see binding.py for what each event means.
+The methods are pytox's, and ours; see binding/instance.py for what each event means.
 """
 # ruff: noqa: D102  pytox's names
 

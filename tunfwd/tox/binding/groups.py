@@ -1,4 +1,4 @@
-"""The parts of `Tox_Ptr` that concern groups (NGC) and conferences; binding.py joins them to the rest."""
+"""The parts of `Tox_Ptr` that concern groups (NGC) and conferences; instance.py joins them to the rest."""
 
 from collections.abc import Callable
 from typing import Any
