@@ -53,9 +53,10 @@ def test_it_trusts_nothing_that_was_there(features: Feature) -> None:
     pair.run(1)
     pair.open(mapping)
     session = pair.b.session
-    session._negotiation.timers = object()  # type: ignore[assignment]
+    session._negotiation.timers.set(mapping, pair.now)
+    session._negotiation.timers._deadlines.clear()
     session._negotiation._ids = {1: object()}  # type: ignore[dict-item]
-    with pytest.raises(AttributeError):
+    with pytest.raises(KeyError):
         session.handle_timeout(pair.now)
     pair.b.fail(pair.now)
     pair.run(5)
