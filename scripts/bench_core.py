@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import trio
@@ -23,6 +24,7 @@ from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.datapath.inbound import Serving
 from tunfwd.daemon.datapath.outbound import Callers
 from tunfwd.daemon.datapath.pings import Pings
+from tunfwd.daemon.datapath.services import LocalServices
 from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.daemon.storage.state import Content
@@ -79,13 +81,17 @@ class Core:
         self.device = _in_namespace(host, _open_device)
         stack = Stack(OWN, peers.host_state, random.SystemRandom(), self.device.mtu)
         self.switch = Switch(stack, poller, peers)
+        nobody: Any = SimpleNamespace(at=lambda _protocol, _port: [])  # undecided: the service sees the peer
+        services = LocalServices(
+            nobody, Content(), lambda: None, (OWN[0].ip, OWN[1].ip), interface=0, loopback=1
+        )
         self.portfolio = Portfolio(Content(), Policy((Rule(Action.ACCEPT),), ()), lambda: None)
         self.engine = Engine(
             self.device,
             self.switch,
             self.portfolio,
             Callers(self.switch),
-            Serving(self.switch, OWN[0].ip.packed, 10.0, random.SystemRandom()),
+            Serving(self.switch, services, 10.0, random.SystemRandom()),
             Pings(self.switch, random.SystemRandom()),
         )
         session = Session(

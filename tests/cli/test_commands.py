@@ -14,6 +14,7 @@ Run = Callable[..., Any]  # conftest.tunfwd
 KEY = bytes(range(32)).hex().upper()
 ADDRESS = KEY + "00000000" + "0000"  # nospam 0; the bytes of this key cancel out in the checksum
 
+WEB = ("8080/tcp", "--to", "alice")
 OFFER = {
     "id": "1a2b3c4d",
     "contact": "alice",
@@ -196,6 +197,20 @@ def test_offer(daemon: Any, tunfwd: Run) -> None:
     ]
 
 
+def test_who_opens_a_service_is_told_whom_it_sees(daemon: Any, tunfwd: Run) -> None:
+    ours = OFFER | {"origin": "local", "target": "localhost:8080"}
+    daemon.answers["offer.add"] = {"offers": [ours | {"sees": "host"}]}
+    assert "localhost:8080 (tcp) sees this machine, not who connects" in tunfwd("offer", *WEB).err
+    daemon.answers["offer.add"] = {"offers": [ours | {"sees": None, "trouble": "nothing listens"}]}
+    assert tunfwd("offer", *WEB).err == "localhost:8080 (tcp): nothing listens\n"
+    daemon.answers["offer.add"] = {"offers": [ours | {"sees": "peer", "trouble": None}]}
+    assert tunfwd("offer", *WEB).err == ""
+    daemon.answers["offer.accept"] = {
+        "mapping": MAPPING | {"direction": "connection", "target": "localhost:22", "sees": "host"}
+    }
+    assert "localhost:22 (tcp) sees this machine, not who connects" in tunfwd("accept", "web").err
+
+
 def test_a_port_without_protocol_is_tcp_and_said_to_be(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["offer.add"] = {"offers": []}
     result = tunfwd("offer", "8080", "--to", "alice")
@@ -205,12 +220,16 @@ def test_a_port_without_protocol_is_tcp_and_said_to_be(daemon: Any, tunfwd: Run)
 
 def test_offers(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["offer.list"] = {
-        "offers": [OFFER, OFFER | {"origin": "local", "port": 0, "target": "h:1"}]
+        "offers": [
+            OFFER,
+            OFFER
+            | {"origin": "local", "port": 0, "target": "h:1", "sees": "host", "trouble": "nothing listens"},
+        ]
     }
     rows = _rows(tunfwd("offers").out)
     assert rows[1:] == [
-        ["1a2b3c4d", "alice", "them", "server", "8080/tcp", "web", "-", "pending"],
-        ["1a2b3c4d", "alice", "us", "server", "any/tcp", "web", "h:1", "pending"],
+        ["1a2b3c4d", "alice", "them", "server", "8080/tcp", "web", "-", "-", "pending"],
+        ["1a2b3c4d", "alice", "us", "server", "any/tcp", "web", "h:1", "host", "pending, nothing listens"],
     ]
     assert json.loads(tunfwd("offers", "--json").out)["offers"][0] == OFFER
 
@@ -247,8 +266,21 @@ def test_ports(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["ports"] = {"ports": [MAPPING]}
     rows = _rows(tunfwd("ports").out)
     assert rows == [
-        ["ID", "PEER", "PROTO", "VIRTUAL", "TARGET", "NAME", "STATE", "CONNS", "TX", "RX", "DROPS"],
-        ["1a2b3c4d", "alice", "tcp", "10.77.3.9:8080", "-", "web", "running", "2", "999 B", "123 MB", "0"],
+        ["ID", "PEER", "PROTO", "VIRTUAL", "TARGET", "SEES", "NAME", "STATE", "CONNS", "TX", "RX", "DROPS"],
+        [
+            "1a2b3c4d",
+            "alice",
+            "tcp",
+            "10.77.3.9:8080",
+            "-",
+            "-",
+            "web",
+            "running",
+            "2",
+            "999 B",
+            "123 MB",
+            "0",
+        ],
     ]
     assert json.loads(tunfwd("ports", "--json").out) == {"schema": 1, "ports": [MAPPING]}
 

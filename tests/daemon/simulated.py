@@ -23,6 +23,7 @@ from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.datapath.inbound import Serving
 from tunfwd.daemon.datapath.outbound import Callers
 from tunfwd.daemon.datapath.pings import Pings
+from tunfwd.daemon.datapath.services import LocalServices
 from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.daemon.storage.addresses import AddressBook
@@ -44,9 +45,11 @@ from tunfwd.tox.friends import FriendRequest
 from tunfwd.tox.groups import Group, Groups
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.policing import Policing, SocketGate
+from tunfwd.tun.listeners import Listener
 from tunfwd.wire.carriers import GROUP
-from tunfwd.wire.packets import Hello, Lossless, encode
+from tunfwd.wire.packets import Hello, Lossless, Protocol, encode
 
+TUN, LO = 7, 1  # indices of interfaces
 RANGE, RANGE6 = IPv4Network("10.77.0.0/16"), IPv6Network("fd74:756e:6677::/48")
 
 
@@ -62,6 +65,18 @@ class SimulatedGroup:
     name: str
     peers: dict[int, tuple[bytes, str]] = field(default_factory=dict)
     ours: bool = True  # we are its founder
+
+
+class SimulatedListeners:
+    """The kernel's table of listening sockets."""
+
+    def __init__(self) -> None:
+        self.table: dict[tuple[Protocol, int], list[Listener]] = {}
+        self.questions = 0
+
+    def at(self, protocol: Protocol, port: int) -> list[Listener]:
+        self.questions += 1
+        return list(self.table.get((protocol, port), ()))
 
 
 class SimulatedTox:
@@ -224,7 +239,11 @@ class Daemon:
         self.switch = Switch(stack, Poller(), self.peers)
         self.portfolio = Portfolio(self.content, Policy(rules, ()), self._save)
         self.pings = pings = Pings(self.switch, random)
-        serving = Serving(self.switch, own[0].ip.packed, 5.0, random)
+        self.listeners = SimulatedListeners()
+        self.services = LocalServices(
+            self.listeners, self.content, self._save, (own[0].ip, own[1].ip), interface=TUN, loopback=LO
+        )
+        serving = Serving(self.switch, self.services, 5.0, random)
         device = device or SimpleNamespace(write=lambda frame: True)
         self.engine = Engine(device, self.switch, self.portfolio, Callers(self.switch), serving, pings, clock)
         self.book = AddressBook(network, RANGE6, self.content.addresses)

@@ -207,6 +207,7 @@ def commands_of(daemon: Daemon) -> Commands:
         daemon.rooms,
         rooms,
         storage,
+        daemon.services,
     )
 
 

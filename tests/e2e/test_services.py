@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
 import pytest
 
 from netns.node import Node
 from netns.topology import Topology
 from tunfwd.control import api
 
-from .conftest import Forward, Forwards, ask
-from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually
+from .conftest import CONNECT_TIMEOUT, Forward, Forwards, ask
+from .hosts import TIME, TcpService, UdpEcho, connect, datagram_socket, echo, make_socket
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
 
-def use(port: Forward) -> None:
+def use(port: Forward, timeout: float = TIME) -> None:
     if port.protocol == "tcp":
-        with connect(port.using.host, port.address, port.port) as client:
+        with connect(port.using.host, port.address, port.port, timeout) as client:
             client.sendall(b"hello")
             assert client.recv(100) == b"hello"
     else:
         with datagram_socket(port.using.host, port.address, port.port) as client:
+            client.settimeout(timeout)
             client.send(b"hello")
             assert client.recv(100) == b"hello"
 
@@ -44,16 +53,18 @@ def test_a_service_on_all_addresses_sees_the_contacts_own(forward: Forwards, pro
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_a_service_on_loopback_alone_works_and_the_log_says_so_once(forward: Forwards, protocol: str) -> None:
+def test_a_service_on_loopback_alone_works_and_that_is_shown(forward: Forwards, protocol: str) -> None:
     port = forward(protocol)
+    assert offered(port)["trouble"] == "nothing listens"
     before = len(port.serving.log)
     with serve(port.serving, protocol, port.port, "127.0.0.1") as service:
         use(port)
         use(port)
         assert seen(service) == {"127.0.0.1"}
+        assert offered(port)["sees"] == "host"
+        assert offered(port)["trouble"] is None
     said = port.serving.log[before:]
-    assert said.count("will not see who connects") == 1
-    assert f"{port.port}" in said
+    assert said.count(f"port {port.port} sees 127.0.0.1, not who connects") == 1
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
@@ -97,20 +108,102 @@ def test_a_target_by_name(forward: Forwards, new_port: int) -> None:
         assert seen(service) == {"127.0.0.1"}
 
 
-def test_a_firewalled_interface_is_gone_around(forward: Forwards, bob: Node) -> None:
-    """What drops silently on the interface costs a second, and only the first connection."""
-    port = forward()
-    # As a firewall drops without a word: what goes to the contact's address goes nowhere.
+@pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_ban_is_a_ban(forward: Forwards, bob: Node, protocol: str, kind: str) -> None:
+    """What a firewall does to a contact's address: a drop without a word, or a reject."""
+    port = forward(protocol)
     alice = bob.contact("alice")["address"]
-    bob.host.run(["ip", "route", "add", "blackhole", f"{alice}/32"])
+    with serve(bob, protocol, port.port) as service:
+        use(port)
+        assert offered(port)["sees"] == "peer"
+        with banned(bob, kind, alice):
+            for _ in range(2):
+                with pytest.raises(OSError):  # noqa: PT011 each kind has its own
+                    use(port, 2)
+        assert seen(service) == {alice}
+        use(port)
+        assert seen(service) == {alice}
+
+
+@contextmanager
+def banned(node: Node, kind: str, address: str) -> Iterator[None]:
+    route = [kind, f"{address}/32"]
+    node.host.run(["ip", "route", "add", *route])
     try:
-        with serve(bob, "tcp", port.port) as service:
-            use(port)
-            use(port)
-            eventually(lambda: len(service.peers) >= 2, "both were served")
-            assert alice not in service.peers[-1:]
+        yield
     finally:
-        bob.host.run(["ip", "route", "del", "blackhole", f"{alice}/32"])
+        node.host.run(["ip", "route", "del", *route])
+
+
+def test_a_service_that_is_too_busy_to_accept_sees_contacts_all_the_same(
+    forward: Forwards, bob: Node
+) -> None:
+    port = forward()
+    listener = make_socket(bob.host, "0.0.0.0", socket.SOCK_STREAM)
+    with listener, ExitStack() as clients:
+        listener.bind(("0.0.0.0", port.port))
+        listener.listen(2)
+        for _ in range(8):
+            with suppress(OSError):
+                clients.enter_context(connect(port.using.host, port.address, port.port, timeout=0.5))
+        time.sleep(CONNECT_TIMEOUT)
+        listener.settimeout(1)
+        seen = set()
+        with suppress(TimeoutError):
+            while True:
+                connection, peer = listener.accept()
+                connection.close()
+                seen.add(peer[0])
+    assert seen == {bob.contact("alice")["address"]}
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_another_user_cannot_take_over_what_is_offered(
+    forward: Forwards, bob: Node, protocol: str, new_port: int
+) -> None:
+    """Neither from a service on loopback, by the virtual address, nor while the service is away."""
+    own = ask(bob, api.IDENTITY)["virtual_address"]
+    with serve(bob, protocol, new_port, "127.0.0.1") as service:
+        port = forward(protocol, port=new_port)
+        assert offered(port)["sees"] == "host"
+        with strangers(bob, protocol, new_port, own) as stranger:
+            use(port)
+            assert seen(service) == {"127.0.0.1"}
+            assert not arrived(stranger)
+    with strangers(bob, protocol, new_port, own) as stranger:
+        with pytest.raises(ConnectionRefusedError):
+            use(port)
+        assert "listens in place of" in offered(port)["trouble"]
+        assert not arrived(stranger)
+    with serve(bob, protocol, new_port, "127.0.0.1"):
+        use(port)
+
+
+@contextmanager
+def strangers(node: Node, protocol: str, port: int, address: str) -> Iterator[socket.socket]:
+    """A socket of a user who owns nothing here."""
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with make_socket(node.host, address, kind) as made:
+        os.fchown(made.fileno(), 4711, -1)
+        made.bind((address, port))
+        if protocol == "tcp":
+            made.listen()
+        yield made
+
+
+def arrived(listener: socket.socket) -> bool:
+    """Whether anybody has connected to it, or sent something."""
+    return bool(select.select([listener], [], [], 0.2)[0])
+
+
+def offered(port: Forward) -> dict[str, Any]:
+    """Of `tunfwd offers` where it is served."""
+    return next(
+        dict(offer)
+        for offer in ask(port.serving, api.OFFER_LIST)["offers"]
+        if offer["name"] == port.name and offer["origin"] == "local"
+    )
 
 
 def test_two_contacts_ports_are_apart(forward: Forwards, alice: Node, bob: Node, new_port: int) -> None:

@@ -13,7 +13,7 @@ from tunfwd.cli.arguments import (
     from_option,
     json_option,
 )
-from tunfwd.cli.output import hint, say, show, show_table, size
+from tunfwd.cli.output import hint, note, say, show, show_table, size
 from tunfwd.cli.session import Session
 from tunfwd.common.notation import PortSpec
 from tunfwd.control import api
@@ -41,7 +41,7 @@ from tunfwd.control import api
     type=click.Choice(["auto", "peer", "host"]),
     default="auto",
     show_default=True,
-    help="Whom the service sees: the peer's virtual address, or this host. auto: the peer where that works.",
+    help="Whom the service sees: the peer's virtual address, or this host. auto: by where it listens, once.",
 )
 @json_option
 @click.pass_context
@@ -195,6 +195,8 @@ def kill(ctx: click.Context, id: str, contact: str | None, as_json: bool) -> Non
 def _offered(result: api.OffersResult) -> None:
     for entry in result["offers"]:
         say(f"offered {_one(entry)} to {entry['contact']}{_waiting(entry)}")
+    if result["offers"]:
+        _tell_what_it_sees(result["offers"][0])
 
 
 def _accepted(mapping: api.MappingEntry) -> None:
@@ -207,12 +209,22 @@ def _accepted(mapping: api.MappingEntry) -> None:
         say(
             f"{mapping['contact']} may reach {mapping['target'] or 'this machine'} as {called}{what}{waiting}"
         )
+        _tell_what_it_sees(mapping)
+
+
+def _tell_what_it_sees(entry: api.OfferEntry | api.MappingEntry) -> None:
+    """Say what a person should know of the service that was just opened to others."""
+    what = f"{entry['target']} ({entry['protocol']})"
+    if trouble := entry.get("trouble"):
+        note(f"{what}: {trouble}")
+    elif entry.get("sees") == "host":
+        note(f"{what} sees this machine, not who connects: what it lets local programs do, they may do")
 
 
 def _offers_table(result: api.OffersResult) -> None:
     entries = result["offers"]
     show_table(
-        ("ID", "PEER", "FROM", "KIND", "PORT", "NAME", "TARGET", "STATE"),
+        ("ID", "PEER", "FROM", "KIND", "PORT", "NAME", "TARGET", "SEES", "STATE"),
         (
             [
                 entry["id"],
@@ -222,7 +234,8 @@ def _offers_table(result: api.OffersResult) -> None:
                 f"{entry['port'] or 'any'}/{entry['protocol']}",
                 entry["name"],
                 entry["target"],
-                entry["state"],
+                entry.get("sees"),
+                _state(entry),
             ]
             for entry in entries
         ),
@@ -236,7 +249,7 @@ def _offers_table(result: api.OffersResult) -> None:
 
 def _ports_table(result: api.MappingsResult) -> None:
     show_table(
-        ("ID", "PEER", "PROTO", "VIRTUAL", "TARGET", "NAME", "STATE", "CONNS", "TX", "RX", "DROPS"),
+        ("ID", "PEER", "PROTO", "VIRTUAL", "TARGET", "SEES", "NAME", "STATE", "CONNS", "TX", "RX", "DROPS"),
         (
             [
                 entry["id"],
@@ -244,8 +257,9 @@ def _ports_table(result: api.MappingsResult) -> None:
                 entry["protocol"],
                 _virtual(entry),
                 entry["target"],
+                entry.get("sees"),
                 entry["name"],
-                entry["state"],
+                _state(entry),
                 entry["connections"],
                 size(entry["tx_bytes"]),
                 size(entry["rx_bytes"]),
@@ -255,6 +269,11 @@ def _ports_table(result: api.MappingsResult) -> None:
         ),
         empty="No ports. Accept an offer (tunfwd offers) with: tunfwd accept NAME|ID",
     )
+
+
+def _state(entry: api.OfferEntry | api.MappingEntry) -> str:
+    trouble = entry.get("trouble")
+    return f"{entry['state']}, {trouble}" if trouble else entry["state"]
 
 
 def _one(entry: api.OfferEntry) -> str:

@@ -22,6 +22,7 @@ RoomState = Literal["online", "connecting", "invited", "lost"]
 Direction = Literal["server", "connection"]
 Origin = Literal["local", "remote"]
 Source = Literal["auto", "peer", "host"]
+Sees = Literal["peer", "host"]
 MAX_PASSWORD = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
 
 
@@ -315,6 +316,8 @@ class OfferEntry(TypedDict):
     origin: Origin
     state: str
     target: str | None
+    sees: NotRequired[Sees | None]  # whom the service sees; None: it is theirs, or not there yet
+    trouble: NotRequired[str | None]  # why it cannot be reached, or does not seem to be
 
 
 class OffersResult(Change):
@@ -342,6 +345,8 @@ class MappingEntry(TypedDict):
     target: str | None  # on the serving side: what it leads to
     origin: Origin
     direction: Direction
+    sees: NotRequired[Sees | None]  # as in an OfferEntry
+    trouble: NotRequired[str | None]
 
 
 class MappingResult(Change):

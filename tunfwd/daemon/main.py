@@ -30,6 +30,7 @@ from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.datapath.inbound import Serving
 from tunfwd.daemon.datapath.outbound import Callers
 from tunfwd.daemon.datapath.pings import Pings
+from tunfwd.daemon.datapath.services import LocalServices
 from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peers
 from tunfwd.daemon.process.confinement import confine
@@ -54,6 +55,7 @@ from tunfwd.tun import network, privileges
 from tunfwd.tun.admission import admitting, find_users
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
 from tunfwd.tun.keeper import Keeper, keep
+from tunfwd.tun.listeners import Listeners, local_interface
 from tunfwd.tun.local_addresses import LocalAddresses
 from tunfwd.tun.upkeep import Layout, set_guards
 
@@ -167,13 +169,21 @@ async def _serve(
     )
     switch = Switch(stack, poller, peers)
     portfolio = Portfolio(state.content, Policy(config.rules, config.exposed), saver.save)
+    services = LocalServices(
+        Listeners(),
+        state.content,
+        saver.save,
+        (tunnel.layout.ipv4.ip, tunnel.layout.ipv6.ip),
+        interface=socket.if_nametoindex(device.name),
+        loopback=local_interface(),
+    )
     pings = Pings(switch, random)
     engine = Engine(
         device,
         switch,
         portfolio,
         Callers(switch),
-        Serving(switch, tunnel.layout.ipv4.ip.packed, config.forwarding.connect_timeout, random),
+        Serving(switch, services, config.forwarding.connect_timeout, random),
         pings,
     )
     book = AddressBook(tunnel.layout.ipv4.network, tunnel.layout.ipv6.network, state.content.addresses)
@@ -211,10 +221,12 @@ async def _serve(
             rooms,
             room_commands,
             Storage(state, saver, client),
+            services,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(poller.run)
             await nursery.start(saver.run)
+            await nursery.start(services.run)
             await nursery.start(engine.run)
             nursery.start_soon(_log_reports, tunnel.keeper)
             if tunnel.local is not None:

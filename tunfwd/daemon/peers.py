@@ -34,10 +34,6 @@ class Details:
     target: Target | None = None
     """The service, where it is ours. None: this machine, at the mapping's port."""
     source: Source = "auto"
-    host_only_until: float = 0.0
-    """Until then the service is not tried from the peer's address: it did not answer there."""
-    said: bool = False
-    """Whether the log says already that the service is reached from this host's address only."""
 
 
 @dataclass(eq=False, slots=True)

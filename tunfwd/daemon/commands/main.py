@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import trio
@@ -19,6 +19,7 @@ from tunfwd.daemon.contacts.offers import Portfolio, describe, read_service, ser
 from tunfwd.daemon.contacts.rooms import Room, RoomOffer, Rooms
 from tunfwd.daemon.contacts.tracker import Contacts, link_of
 from tunfwd.daemon.datapath.pings import Pings
+from tunfwd.daemon.datapath.services import LocalServices, Unreachable
 from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
 from tunfwd.daemon.storage.addresses import AddressBook
@@ -45,6 +46,14 @@ from tunfwd.wire.packets import Direction, Feature, Protocol
 Found = tuple[Peer, Mapping]
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Whom a service of ours sees, and what is in the way of reaching it."""
+
+    sees: api.Sees | None = None
+    trouble: str | None = None
+
+
 class Commands:
     """The handlers; `dispatcher` is what the control server calls."""
 
@@ -62,6 +71,7 @@ class Commands:
         rooms: Rooms,
         room_commands: RoomCommands,
         storage: Storage,
+        services: LocalServices,
     ) -> None:
         self._client = client
         self._contacts = contacts
@@ -74,6 +84,7 @@ class Commands:
         self._health = health
         self._rooms = rooms
         self._room_commands = room_commands
+        self._services = services
         self._storage = storage
         self.dispatcher = dispatcher = Dispatcher(storage.save)
         dispatcher.add(api.IDENTITY, self._identity)
@@ -265,16 +276,22 @@ class Commands:
         places = [self._place(text) for text in params.to]  # all of them, before anything is offered
         protocol, name = Protocol[params.protocol.upper()], params.name or ""
         target, source = service(params.target), params.source
-        offers: list[api.OfferEntry] = []
+        offered: list[Found | RoomOffer] = []
         for place in places:
             if isinstance(place, Peer):
                 mapping = self._portfolio.offer(place, protocol, params.port, name, target, source)
                 self._switch.touch(place)
-                offers.append(_offer_entry(place, mapping))
+                offered.append((place, mapping))
             else:
-                offer = self._rooms.offer(place, protocol, params.port, name, target, source)
-                offers.append(self._room_offer_entry(offer))
-        return {"offers": offers}
+                offered.append(self._rooms.offer(place, protocol, params.port, name, target, source))
+        if target is None and source == "auto":
+            self._services.decide_anew(protocol, params.port)
+        return {
+            "offers": [
+                self._room_offer_entry(offer) if isinstance(offer, RoomOffer) else self._offer_entry(*offer)
+                for offer in offered
+            ]
+        }
 
     def _place(self, text: str) -> Peer | Room:
         """Return whom an offer is to go to."""
@@ -295,7 +312,7 @@ class Commands:
         to_rooms = [self._room_offer_entry(offer) for offer in self._rooms.offers]
         unseen = {peer.label: peer.session.unseen_offers for peer in self._peers}
         return {
-            "offers": to_rooms + [_offer_entry(peer, mapping) for peer, mapping in self._all()],
+            "offers": to_rooms + [self._offer_entry(peer, mapping) for peer, mapping in self._all()],
             "unseen": {label: count for label, count in unseen.items() if count},
         }
 
@@ -305,13 +322,16 @@ class Commands:
             raise UserError("usage", "--target is for what a contact asks to reach here")
         if params.port is not None and mapping.role is Role.SERVING:
             raise UserError("usage", "--port is for what a contact offers to us")
-        self._portfolio.accept(peer, mapping, params.port, service(params.target))
+        target = service(params.target)
+        self._portfolio.accept(peer, mapping, params.port, target)
+        if mapping.role is Role.SERVING and target is None:
+            self._services.decide_anew(mapping.protocol, mapping.port)
         self._switch.touch(peer)
-        return {"mapping": _mapping_entry(peer, mapping)}
+        return {"mapping": self._mapping_entry(peer, mapping)}
 
     async def _offer_deny(self, params: api.OfferDeny) -> api.OffersResult:
         peer, mapping = self._find_pending(params.offer, params.contact, "deny")
-        entry = _offer_entry(peer, mapping)
+        entry = self._offer_entry(peer, mapping)
         self._portfolio.end(peer, mapping)
         self._switch.touch(peer)
         return {"offers": [{**entry, "state": "denied"}]}
@@ -336,7 +356,9 @@ class Commands:
         return {"killed": killed}
 
     async def _ports(self, _: api.Nothing) -> api.MappingsResult:
-        return {"ports": [_mapping_entry(p, m) for p, m in self._all() if m.taken or m in p.ports.values()]}
+        return {
+            "ports": [self._mapping_entry(p, m) for p, m in self._all() if m.taken or m in p.ports.values()]
+        }
 
     def _find_room_offer(self, text: str, contact: str | None) -> RoomOffer | None:
         """Return the offer to a whole room that a person means."""
@@ -351,6 +373,8 @@ class Commands:
 
     def _room_offer_entry(self, offer: RoomOffer) -> api.OfferEntry:
         room, standing = self._rooms.of(offer), offer.standing
+        target = read_service(standing.target) or Target(None, standing.port)
+        seen = self._look(target, standing.source, offer.protocol)
         return {
             "id": f"{offer.msg_id:08x}",
             "contact": self._rooms.label(room) if room is not None else standing.contact,
@@ -360,8 +384,65 @@ class Commands:
             "name": clean(standing.name),
             "origin": "local",
             "state": "offered",
-            "target": str(read_service(standing.target) or Target(None, standing.port)),
+            "target": str(target),
+            "sees": seen.sees,
+            "trouble": seen.trouble,
         }
+
+    def _offer_entry(self, peer: Peer, mapping: Mapping) -> api.OfferEntry:
+        seen = self._seen(peer, mapping)
+        return {
+            "id": _id(mapping),
+            "contact": peer.label,
+            "direction": "server" if mapping.direction is Direction.SERVER else "connection",
+            "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
+            "port": mapping.port,
+            "name": clean(mapping.name),
+            "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
+            "state": mapping.state.value,
+            "target": _target_of(peer, mapping),
+            "sees": seen.sees,
+            "trouble": seen.trouble,
+        }
+
+    def _mapping_entry(self, peer: Peer, mapping: Mapping) -> api.MappingEntry:
+        details, seen = peer.details_of(mapping), self._seen(peer, mapping)
+        return {
+            "id": _id(mapping),
+            "contact": peer.label,
+            "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
+            "address": peer.shown_address,
+            "address6": str(peer.address6),
+            "port": details.local_port or mapping.port,
+            "name": clean(mapping.name),
+            "state": mapping.state.value,
+            "connections": len(mapping.flows),
+            "rx_bytes": mapping.rx_bytes,
+            "tx_bytes": mapping.tx_bytes,
+            "drops": mapping.drops,
+            "target": _target_of(peer, mapping),
+            "sees": seen.sees,
+            "trouble": seen.trouble,
+            "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
+            "direction": "server" if mapping.direction is Direction.SERVER else "connection",
+        }
+
+    def _seen(self, peer: Peer, mapping: Mapping) -> Seen:
+        """Find out whom the service of a mapping sees, where it is ours."""
+        if mapping.role is not Role.SERVING:
+            return Seen()
+        return self._look(peer.target_of(mapping), peer.details_of(mapping).source, mapping.protocol)
+
+    def _look(self, target: Target, source: api.Source, protocol: Protocol) -> Seen:
+        try:
+            way = self._services.way_to(target, source, protocol)
+        except Unreachable as unreachable:
+            return Seen(trouble=str(unreachable))
+        if isinstance(way, Target):
+            return Seen("host")
+        if source == "auto" and not self._services.is_decided(protocol, target.port):
+            return Seen(trouble="nothing listens")
+        return Seen(way.source)
 
     def _all(self) -> list[Found]:
         return [(peer, mapping) for peer in self._peers for mapping in peer.session.mappings]
@@ -397,7 +478,7 @@ class Commands:
     def _touched(self, found: list[Found]) -> api.OffersResult:
         for peer, _ in found:
             self._switch.touch(peer)
-        return {"offers": [_offer_entry(peer, mapping) for peer, mapping in found]}
+        return {"offers": [self._offer_entry(peer, mapping) for peer, mapping in found]}
 
 
 def _id(mapping: Mapping) -> str:
@@ -462,41 +543,6 @@ def _request_entry(request: FriendRequest) -> api.FriendEntry:
         "address": None,
         "address6": None,
         "message": request.message,
-    }
-
-
-def _offer_entry(peer: Peer, mapping: Mapping) -> api.OfferEntry:
-    return {
-        "id": _id(mapping),
-        "contact": peer.label,
-        "direction": "server" if mapping.direction is Direction.SERVER else "connection",
-        "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
-        "port": mapping.port,
-        "name": clean(mapping.name),
-        "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
-        "state": mapping.state.value,
-        "target": _target_of(peer, mapping),
-    }
-
-
-def _mapping_entry(peer: Peer, mapping: Mapping) -> api.MappingEntry:
-    details = peer.details_of(mapping)
-    return {
-        "id": _id(mapping),
-        "contact": peer.label,
-        "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
-        "address": peer.shown_address,
-        "address6": str(peer.address6),
-        "port": details.local_port or mapping.port,
-        "name": clean(mapping.name),
-        "state": mapping.state.value,
-        "connections": len(mapping.flows),
-        "rx_bytes": mapping.rx_bytes,
-        "tx_bytes": mapping.tx_bytes,
-        "drops": mapping.drops,
-        "target": _target_of(peer, mapping),
-        "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
-        "direction": "server" if mapping.direction is Direction.SERVER else "connection",
     }
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, TextIO, get_args, get_origin, get_type
 from tunfwd.common.errors import ConfigurationError, UserError
 from tunfwd.common.notation import Port, Protocol, read_target
 from tunfwd.common.schema import Mismatch, Parse, decode
-from tunfwd.control.api import Direction, Source
+from tunfwd.control.api import Direction, Sees, Source
 from tunfwd.files import previous, put_aside, read_whole, write_whole
 from tunfwd.wire.packets import is_name
 
@@ -131,6 +131,16 @@ class Aside:
     entry: str  # JSON
 
 
+@dataclass(frozen=True, slots=True)
+class KnownService:
+    """A service of this machine that is offered with `--source auto`, and whom it was found to see."""
+
+    protocol: Protocol
+    port: Port
+    owner: int  # the user whose socket it is
+    source: Sees
+
+
 @dataclass(slots=True)
 class Content:
     """The file's content. The daemon changes it in place, then calls State.save."""
@@ -143,6 +153,7 @@ class Content:
     offers: list[StandingOffer] = field(default_factory=list)
     mappings: list[AcceptedMapping] = field(default_factory=list)
     requests: list[StandingRequest] = field(default_factory=list)
+    services: list[KnownService] = field(default_factory=list)
     aside: list[Aside] = field(default_factory=list)
 
     def contacts(self) -> set[ContactId]:
