@@ -813,3 +813,76 @@ def test_a_long_walk(seed: int) -> None:
     take_a_walk(walk, random, outages=(0.0, 10.0, 70.0))
     assert walk.written
     walk.teardown()
+
+
+# --- the end of a program -----------------------------------------------------------------------------------
+
+
+def told(pair: Pair) -> None:
+    """The side that leaves repeats it, as its owner does."""
+    for _ in range(10):
+        pair.run(0.1)
+        pair.a.session.leave_again(pair.now)
+        pair.settle()
+
+
+@NETWORKS
+@pytest.mark.parametrize("features", [FEATURES, CARRIER_FEATURES], ids=["link", "carriers"])
+def test_who_leaves_says_so(features: Feature, network: dict[str, float]) -> None:
+    """Long before anybody misses it: both sides' flows end at once, and the next run goes on."""
+    pair, mapping = make(features=features, **network)
+    using, serving = open_flow(pair, mapping)
+    send(pair, pair.b, using, serving, text(1, 1000))
+    pair.a.session.leave(pair.now)
+    told(pair)
+    assert not pair.a.session.is_leaving or features is CARRIER_FEATURES
+    assert pair.a.ended == {serving: Reason.LOST}
+    assert pair.b.ended == {using: Reason.LOST if features is FEATURES else Reason.ABORTED}
+    assert pair.b.session.is_online
+    assert pair.b.session.connect(mapping, pair.now) is not None  # it waits for the next offer
+    for side in pair.sides:  # Tox notices, too
+        pair.lose(side)
+    pair.a.restart()
+    pair.connect()
+    pair.run(10)
+    send(pair, pair.b, *open_flow(pair, running(pair)), text(2, 1000))
+
+
+def test_who_leaves_takes_nothing_more() -> None:
+    pair, mapping = make()
+    open_flow(pair, mapping)
+    pair.a.session.leave(pair.now)
+    assert not pair.a.session.is_online
+    assert pair.a.session.is_leaving
+    assert pair.b.session.connect(mapping, pair.now) is not None
+    pair.a.session.online(pair.now)
+    pair.settle()
+    told(pair)
+    assert not pair.a.session.is_leaving
+    assert not pair.a.session.mappings[0].flows
+    assert pair.a.session.next_timeout() is None
+    pair.a.session.leave_again(pair.now)
+    assert pair.a.session.lossy_to_send(pair.now) == []
+    assert pair.a.session.next_packet() is None
+
+
+@pytest.mark.parametrize("features", [FEATURES, CARRIER_FEATURES], ids=["link", "carriers"])
+def test_leaving_waits_for_nobody_who_is_away(features: Feature) -> None:
+    pair, mapping = make(features=features)
+    open_flow(pair, mapping)
+    pair.a.session.leave(pair.now)
+    assert pair.a.session.is_leaving
+    pair.a.session.offline(pair.now)
+    assert not pair.a.session.is_leaving
+    pair.b.session.offline(pair.now)
+    pair.b.session.leave(pair.now)
+    assert not pair.b.session.is_leaving
+    pair.settle()
+    assert [*pair.b.ended.values()] == [Reason.LOST]
+
+
+def test_leaving_a_contact_without_flows_or_link_says_nothing() -> None:
+    pair, _ = make(features=CARRIER_FEATURES)
+    pair.a.session.leave(pair.now)
+    assert not pair.a.session.is_leaving
+    assert pair.a.session.next_packet() is None

@@ -78,11 +78,23 @@ class Tunnel:
 
 
 def run(path: str | None = None) -> int:
-    """Be the daemon until SIGINT or SIGTERM; returns the exit code. Raises UserError where it cannot."""
+    """Be the daemon until SIGINT, SIGTERM or the end of its terminal; returns the exit code.
+
+    Raises UserError where it cannot.
+    """
     config = configuration.load(path)
+    ignore_hangup_of_services()
     with Log(config.log_level.upper()) as writer:
         _run(config, writer)
     return 0
+
+
+def ignore_hangup_of_services() -> None:
+    """Take SIGHUP for the end of a terminal; a service, which has none, is told to read its files again."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _run(config: Config, writer: Log) -> None:
@@ -103,7 +115,7 @@ def _run(config: Config, writer: Log) -> None:
                 trio.run(_serve, config, state, listener, tunnel, passphrase, writer)
         except BaseExceptionGroup as group:
             raise _explain(group) from group
-        except (ToxError, ToxcoreUnusable, IdentityError) as error:
+        except (DeviceLost, ToxError, ToxcoreUnusable, IdentityError) as error:
             raise _explain(error) from error
 
 
@@ -234,12 +246,32 @@ async def _serve(
             await nursery.start(client.run)
             await nursery.start(serve, listener, commands.dispatcher)
             log.info("our Tox address is %s", client.address)
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                async for number in signals:
-                    log.info("%s: ending", signal.Signals(number).name)
-                    break
-            engine.end()
+            await _run_to_the_end(engine)
             nursery.cancel_scope.cancel()
+        if engine.lost is not None:
+            raise engine.lost
+
+
+async def _run_to_the_end(engine: Engine) -> None:
+    """Return after a signal, or without a device, when the contacts have been told."""
+    try:
+        hangup = [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)  # nohup(1), too
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup) as signals:
+            async with trio.open_nursery() as nursery:
+
+                async def told() -> None:
+                    async for number in signals:
+                        log.info("%s: ending", signal.Signals(number).name)
+                        nursery.cancel_scope.cancel()
+
+                nursery.start_soon(told)
+                await engine.device_lost.wait()
+                log.error("%s: ending", engine.lost)
+                nursery.cancel_scope.cancel()
+            await engine.end()
+    except BaseException:
+        engine.leave()  # a fault of ours: contacts hear of it all the same, as far as one packet reaches
+        raise
 
 
 async def _log_reports(keeper: Keeper) -> None:

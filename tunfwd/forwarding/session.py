@@ -7,6 +7,7 @@ A contact is plain (v0.1 only) until it says Hello.
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from tunfwd.common.errors import Malformed
 from tunfwd.common.values import Random
@@ -60,6 +61,17 @@ PAUSE = (
     60.0,
 )  # s that a session rests which failed: doubled each time, until it goes well for the longest
 MAX_ORPHANS = 2 * (MAX_FLOWS + MAX_UDP_FLOWS)  # flows that a contact that went offline may believe in
+
+
+class Farewell(Enum):
+    """How far our leaving has come."""
+
+    SAID = auto()
+    """As far as the contact is there to hear it."""
+    HEARD = auto()
+    """The contact has answered, or there was nothing to tell it."""
+
+
 RUN = 0xFFFFFFFF_00000000  # of an epoch: the same as long as the program runs; below it, links are counted
 
 
@@ -122,6 +134,7 @@ class Session:
         self._pongs = Budget(*PONGS)
         self._epochs = Budget(*EPOCHS)
         self._nodes = Budget(*NODES)
+        self._farewell: Farewell | None = None
 
     @property
     def is_online(self) -> bool:
@@ -172,7 +185,7 @@ class Session:
     def online(self, now: float) -> None:
         """The contact has come online: plain until it says otherwise, unless its link is still there."""
         self._now = now
-        if self._resumes is not None:
+        if self._resumes is not None or self._farewell is not None:
             return
         self._negotiation.is_online = True
         self._outage_ends = None
@@ -205,6 +218,9 @@ class Session:
         self._negotiation.is_online = False
         self._negotiation.unseen, self._negotiation.ask_again_at = 0, None
         self._lossless.clear()
+        if self._farewell is not None:
+            self._farewell = Farewell.HEARD  # as it seems, or it will not
+            return
         if self._linked is not None:
             self._linked.link.path_lost(now)
             self._outage_ends = now + self._settings.outage
@@ -256,6 +272,37 @@ class Session:
         if self._linked is not None:
             self._end_link()
         self._negotiation.fail_held()
+
+    def leave(self, now: float) -> None:
+        """Our program ends: part, and tell the contact while it is there. What comes is not taken any more.
+
+        With a link that is its Close, which the contact's new Hello answers; without one it is the end of
+        each flow. Mappings stand: the next run of ours offers them again.
+        """
+        self._now = now
+        if not self.is_online:
+            self.part(now)
+            self._farewell = Farewell.HEARD
+            return
+        flows = self._negotiation.lose(restarted=False)
+        self._negotiation.is_online = False
+        self._lossless.clear()
+        if self._linked is not None:
+            self._linked.link.close()
+        for msg_id in flows if self._linked is None else ():
+            self._lossless.send(Kill(msg_id))
+        self._farewell = Farewell.SAID if self._linked is not None or flows else Farewell.HEARD
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the contact may not have heard yet that we leave."""
+        return self._farewell is Farewell.SAID
+
+    def leave_again(self, now: float) -> None:
+        """Repeat what `leave` said over the link, which may be lost."""
+        self._now = now
+        if self._linked is not None and self.is_leaving:
+            self._linked.link.close_again()
 
     def _end_link(self) -> None:
         """The link is over and all that ran on it lost: the contact has to begin anew, too."""
@@ -352,6 +399,8 @@ class Session:
         self._now = now
         if not self.is_online:
             self.counters["offline"] += 1
+            if self.is_leaving and packet.startswith(self._hello_prefix):
+                self._farewell = Farewell.HEARD
             return
         self._on_packet(packet)
 
@@ -458,7 +507,7 @@ class Session:
 
     def next_packet(self) -> bytes | None:
         """Return the next packet for the lossless carrier, or None. Only while online."""
-        return self._lossless.next_packet() if self.is_online else None
+        return self._lossless.next_packet() if self.is_online or self.is_leaving else None
 
     def put_back(self, packet: bytes) -> None:
         """Give back a packet from `next_packet` that the carrier had no room for."""
@@ -473,6 +522,8 @@ class Session:
                 packets.append(packet)
             if (link := self._active_link) is not None:
                 packets += link.packets_to_send(now)
+        elif self.is_leaving and self._linked is not None:
+            packets += self._linked.link.packets_to_send(now)
         return packets
 
     @property

@@ -204,6 +204,11 @@ class Link:
             self._close_frame = encode_frame(Close(reason))
             self._end()
 
+    def close_again(self) -> None:
+        """Repeat our Close: the first may be lost, and who has nothing to send will not ask for it."""
+        if self._closed:
+            self._close_frame = encode_frame(Close(REASON_DONE))
+
     @property
     def closed(self) -> bool:
         """Whether the link is over."""

@@ -38,9 +38,10 @@ from tunfwd.forwarding.states import FlowState
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.types import Frame
 from tunfwd.tox.contacts import ContactOffline
-from tunfwd.tun.device import Device
+from tunfwd.tun.device import Device, DeviceLost
 from tunfwd.wire.packets import Reason
 
+FAREWELL = 1.0  # s at most that an end takes, for contacts to hear of it
 REST = 1.0  # s until a contact is looked after again whose session failed
 TURNS = 256  # of peers in one round, before other tasks get theirs
 TURN = 0.0005  # s of one contact, while others have something to do; half of an idle round trip
@@ -87,11 +88,14 @@ class Engine:
         self._flooding: set[Peer] = set()
         self._frames: deque[Frame] = deque()
         self._alarm = trio.CancelScope()
+        self.lost: DeviceLost | None = None
+        """Why there is no TUN device any more."""
+        self.device_lost = trio.Event()
 
     # What wakes it.
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled. Raises DeviceLost when the TUN device is deleted."""
+        """Work until cancelled. Without the TUN device, when that is deleted, which `device_lost` tells."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_device)
             nursery.start_soon(self._keep_time)
@@ -99,7 +103,7 @@ class Engine:
             task_status.started()
 
     async def _read_device(self) -> None:
-        while True:
+        while self.lost is None:
             if self._frames:
                 await self._device.wait_writable()
             else:
@@ -109,8 +113,18 @@ class Engine:
             await trio.lowlevel.checkpoint()
 
     def _read_frames(self) -> None:
-        if not self._frames:
-            self._stack.receive(self._device.read(), trio.current_time())
+        if self._frames or self.lost is not None:
+            return
+        try:
+            frames = self._device.read()
+        except DeviceLost as lost:
+            self._lose_device(lost)
+        else:
+            self._stack.receive(frames, trio.current_time())
+
+    def _lose_device(self, lost: DeviceLost) -> None:
+        self.lost = lost
+        self.device_lost.set()
 
     async def _keep_time(self) -> None:
         while True:
@@ -387,10 +401,15 @@ class Engine:
         frames, device = self._frames, self._device
         if not frames:
             frames.extend(self._stack.packets_to_send(trio.current_time()))
-        while frames:
-            if not device.write(frames[0]):
-                return
-            frames.popleft()
+        try:
+            while frames and self.lost is None:
+                if not device.write(frames[0]):
+                    return
+                frames.popleft()
+        except DeviceLost as lost:
+            self._lose_device(lost)
+        if self.lost is not None:
+            frames.clear()
 
     # Deadlines.
 
@@ -412,14 +431,30 @@ class Engine:
             deadline = min(deadline, trio.current_time() + min(self._late.values()) - self._clock())
         return deadline
 
-    def end(self) -> None:
-        """Part from everybody, while there is a device to say so: applications get a reset, not silence.
+    # The end.
+
+    def leave(self) -> None:
+        """Part from everybody: applications and services here get a reset, not silence; contacts are told.
 
         The kernel would close the sockets to services in order, as if what was cut off had been all.
         """
+        now = trio.current_time()
+        self._late.clear()
         for peer in self._peers:
-            self.part(peer)
+            peer.inbox.clear()
+            self._attend(peer, peer.session.leave, now)
+            self._attend(peer, self._serve_until, peer)
         self.round()
+
+    async def end(self) -> None:
+        """Leave, and give Tox the moment that it takes until the contacts have heard of it."""
+        self.leave()
+        with trio.move_on_after(FAREWELL):
+            while leaving := [peer for peer in self._peers if peer.session.is_leaving]:
+                await trio.sleep(FAREWELL / 10)
+                for peer in leaving:
+                    peer.session.leave_again(trio.current_time())
+                    self._switch.touch(peer)
 
     def add(self, peer: Peer) -> None:
         """Look after a new contact."""
