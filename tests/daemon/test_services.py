@@ -7,6 +7,7 @@ from ipaddress import ip_address
 import pytest
 import trio
 
+from tunfwd.daemon.datapath.inbound import DatagramRelay
 from tunfwd.daemon.datapath.services import FRESH, WATCH, Unreachable, Way
 from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import KnownService, StandingOffer
@@ -264,3 +265,42 @@ async def test_a_service_that_is_not_its_owners_is_refused(
     assert answers(machine.daemon) == [Reset(77, Reason.REFUSED)]
     assert not machine.daemon.switch.streams
     assert not machine.daemon.switch.datagram_services
+
+
+# --- what does not answer -----------------------------------------------------------------------------------
+
+
+async def test_a_service_that_does_not_answer_is_told(autojump_clock: object) -> None:
+    """As behind a firewall that drops what comes from the device: datagrams go in, and none comes back."""
+    machine = Machine(Protocol.UDP)
+    machine.listen("0.0.0.0")
+    peer = wanted(machine)
+    daemon = machine.daemon
+    [relay] = daemon.switch.datagram_services.values()
+    [mapping] = peer.session.mappings
+    answers = peer.details_of(mapping).answers
+    for _ in range(30):
+        assert isinstance(relay, DatagramRelay)
+        relay.flow_datagram(b"anybody?")
+    assert answers.trouble == "no answer to 30 datagrams"
+    relay.received(b"yes")
+    assert answers.trouble is None
+    relay.refused()
+    assert answers.trouble == "refused 1 x"
+
+
+async def test_connections_that_fail_are_told_until_one_does_not(autojump_clock: object) -> None:
+    machine = Machine()
+    machine.listen("0.0.0.0")
+    peer = wanted(machine)
+    daemon = machine.daemon
+    [mapping] = peer.session.mappings
+    for count in (1, 2):
+        [connection] = daemon.switch.streams
+        daemon.switch.stream_event(events.ConnectFailed(connection, events.Failure.TIMED_OUT))
+        daemon.settle()
+        assert peer.details_of(mapping).answers.trouble == f"timed out {count} x"
+        heard(daemon, peer, Offer(77 + count, Protocol.TCP, Direction.CONNECTION, PORT, ""))
+    [connection] = daemon.switch.streams
+    daemon.switch.stream_event(events.Connected(connection))
+    assert peer.details_of(mapping).answers.trouble is None

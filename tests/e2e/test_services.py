@@ -17,7 +17,7 @@ from netns.topology import Topology
 from tunfwd.control import api
 
 from .conftest import CONNECT_TIMEOUT, Forward, Forwards, ask
-from .hosts import TIME, TcpService, UdpEcho, connect, datagram_socket, echo, make_socket
+from .hosts import TIME, TcpService, UdpEcho, connect, datagram_socket, echo, eventually, make_socket
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
@@ -134,6 +134,21 @@ def banned(node: Node, kind: str, address: str) -> Iterator[None]:
         yield
     finally:
         node.host.run(["ip", "route", "del", *route])
+
+
+def test_datagrams_that_nobody_answers_are_told_at_both_ends(forward: Forwards, bob: Node) -> None:
+    port = forward("udp")
+    with (
+        serve(bob, "udp", port.port),
+        banned(bob, "blackhole", bob.contact("alice")["address"]),
+        datagram_socket(port.using.host, port.address, port.port) as client,
+    ):
+        for _ in range(30):
+            client.send(b"anybody?")
+        eventually(lambda: offered(port)["trouble"] == "no answer to 30 datagrams", "bob is told")
+        assert port.line["trouble"] == "no answer to 30 datagrams"
+        told = ask(port.using, api.DOCTOR)["checks"]
+        assert any("no answer to 30 datagrams" in check["detail"] for check in told)
 
 
 def test_a_service_that_is_too_busy_to_accept_sees_contacts_all_the_same(

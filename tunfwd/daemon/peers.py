@@ -19,10 +19,39 @@ from tunfwd.forwarding.session import Session
 from tunfwd.netstack.types import HostState
 from tunfwd.services.target import Target
 from tunfwd.tox.contacts import Contact, Member
-from tunfwd.wire.packets import Protocol
+from tunfwd.wire.packets import Protocol, Reason
 
+SILENCE = 10  # datagrams without an answer that are worth a word; what only ever sends does not mind
 FIRST_FREE_PORT = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
 NO_ADDRESS = "no IPv4 address is left in the range"
+
+
+@dataclass(slots=True)
+class Answers:
+    """Whether the service of a mapping answers, as far as the last attempts tell; at either end of it."""
+
+    failed: int = 0
+    """Connections in a row, or datagrams that were refused."""
+    reason: Reason | None = None
+    """Why the last one failed."""
+    silent: int = 0
+    """Datagrams in a row without any in return."""
+
+    def heard(self) -> None:
+        """It has answered."""
+        self.failed = self.silent = 0
+
+    def missed(self, reason: Reason) -> None:
+        """A connection has failed."""
+        self.failed += 1
+        self.reason = reason
+
+    @property
+    def trouble(self) -> str | None:
+        """What a person should know; None where all is well, or as well as can be told."""
+        if self.failed and self.reason is not None:
+            return f"{self.reason.name.lower().replace('_', ' ')} {self.failed} x"
+        return f"no answer to {self.silent} datagrams" if self.silent >= SILENCE else None
 
 
 @dataclass(slots=True)
@@ -34,6 +63,7 @@ class Details:
     target: Target | None = None
     """The service, where it is ours. None: this machine, at the mapping's port."""
     source: Source = "auto"
+    answers: Answers = field(default_factory=Answers)
 
 
 @dataclass(eq=False, slots=True)

@@ -170,6 +170,12 @@ class Commands:
             *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
             self._addresses(),
         ]
+        checks += [
+            _check("service", False, f"{describe(mapping)}, {verb} {peer.label}: {trouble}")
+            for peer, mapping in self._all()
+            if mapping.taken and (trouble := self._seen(peer, mapping).trouble)
+            for verb in ("for" if mapping.role is Role.SERVING else "of",)
+        ]
         return {"checks": checks}
 
     def _addresses(self) -> api.Check:
@@ -428,10 +434,12 @@ class Commands:
         }
 
     def _seen(self, peer: Peer, mapping: Mapping) -> Seen:
-        """Find out whom the service of a mapping sees, where it is ours."""
+        """Find out whom the service of a mapping sees, where it is ours, and whether it answers."""
+        details = peer.details_of(mapping)
         if mapping.role is not Role.SERVING:
-            return Seen()
-        return self._look(peer.target_of(mapping), peer.details_of(mapping).source, mapping.protocol)
+            return Seen(None, details.answers.trouble)
+        seen = self._look(peer.target_of(mapping), details.source, mapping.protocol)
+        return Seen(seen.sees, seen.trouble or details.answers.trouble)
 
     def _look(self, target: Target, source: api.Source, protocol: Protocol) -> Seen:
         try:

@@ -50,6 +50,7 @@ class Serving:
         try:
             service = self._find(peer, flow)
         except Unreachable as unreachable:
+            peer.details_of(flow.mapping).answers.missed(unreachable.reason)
             peer.session.service_failed(flow, unreachable.reason, trio.current_time())
             self._switch.touch(peer)
             return
@@ -90,6 +91,7 @@ class TcpService(Splice):
 
     def __init__(self, switch: Switch, peer: Peer, flow: Flow, service: Service, timeout: float) -> None:
         super().__init__(switch, peer, flow)
+        self._answers = peer.details_of(flow.mapping).answers
         self._connecting: Stream | None = None
         if isinstance(service, Target):
             self._connecting = ServiceStream(switch.poller, service, self, timeout, peer)
@@ -105,6 +107,7 @@ class TcpService(Splice):
 
     def connected(self, stream: Stream) -> None:
         """The service is up: tell the contact."""
+        self._answers.heard()
         self.local = stream
         self._peer.session.service_up(self.flow, trio.current_time())
         self._switch.touch(self._peer)
@@ -115,6 +118,7 @@ class TcpService(Splice):
 
     def _fail(self, failure: ConnectFailure) -> None:
         self._switch.ends.pop(self.flow, None)
+        self._answers.missed(_REASONS[failure])
         self._peer.session.service_failed(self.flow, _REASONS[failure], trio.current_time())
         self._switch.touch(self._peer)
 
@@ -132,6 +136,7 @@ class DatagramRelay:
         self._switch = switch
         self._peer = peer
         self._flow = flow
+        self._answers = peer.details_of(flow.mapping).answers
         self._host: ServiceFlow | None = None
         self._ends: tuple[Endpoint, Endpoint] | None = None
         switch.ends[flow] = self
@@ -162,6 +167,7 @@ class DatagramRelay:
 
     def flow_datagram(self, payload: bytes) -> None:
         """Send it to the service."""
+        self._answers.silent += 1
         if self._host is not None:
             if not self._host.send(payload):
                 self._flow.mapping.drops += 1
@@ -180,6 +186,7 @@ class DatagramRelay:
 
     def received(self, payload: bytes) -> None:
         """The service has answered."""
+        self._answers.heard()
         self._flow.send_datagram(payload, trio.current_time())
         self._switch.touch(self._peer)
 
@@ -196,6 +203,7 @@ class DatagramRelay:
         self._give_up(failure)
 
     def _give_up(self, failure: ConnectFailure) -> None:
+        self._answers.missed(_REASONS[failure])
         self._flow.reset(_REASONS[failure])
         self.flow_ended(_REASONS[failure])
         self._switch.touch(self._peer)

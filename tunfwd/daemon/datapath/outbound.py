@@ -71,10 +71,12 @@ class TcpCaller(Splice):
     def __init__(self, switch: Switch, peer: Peer, flow: Flow, connection: Connection) -> None:
         super().__init__(switch, peer, flow)
         self._connection = connection
+        self._answers = peer.details_of(flow.mapping).answers
         switch.streams[connection] = self
 
     def flow_opened(self) -> None:
         """The service is connected, so now the application is."""
+        self._answers.heard()
         self._connection.accept()
         self.local = self._connection
         super().flow_opened()
@@ -83,6 +85,7 @@ class TcpCaller(Splice):
         """Tell the application as its own network would."""
         self._switch.ends.pop(self.flow, None)
         self._switch.streams.pop(self._connection, None)
+        self._answers.missed(reason)
         match reason:
             case Reason.TIMED_OUT:
                 pass  # as with a dead host: no answer, until the application itself gives up
@@ -107,6 +110,7 @@ class DatagramCaller:
         self._table = table
         self._peer = peer
         self._flow = flow
+        self._answers = peer.details_of(flow.mapping).answers
         self._latest = first
         """Whose sender gets the replies; quoted in errors."""
         switch.ends[flow] = self
@@ -129,6 +133,7 @@ class DatagramCaller:
         if not self._flow.send_datagram(bytes(event.payload), trio.current_time()):
             limit = self._peer.session.datagram_payload
             self._switch.stack.too_big(event, limit + UDP_OVERHEAD[len(event.source.address)])
+        self._answers.silent += 1
         self._switch.touch(self._peer)
 
     def flow_opened(self) -> None:
@@ -146,6 +151,7 @@ class DatagramCaller:
 
     def flow_datagram(self, payload: bytes) -> None:
         """The service has answered: from the address and port that were asked."""
+        self._answers.heard()
         self._switch.stack.send_datagram(self._latest.destination, self._latest.source, payload)
 
     def flow_ended(self, reason: Reason | None) -> None:
@@ -154,6 +160,8 @@ class DatagramCaller:
         ends = self._latest.source, self._latest.destination
         if self._table.get(ends) is self:
             del self._table[ends]
+        if reason is Reason.REFUSED:
+            self._answers.missed(reason)
         match reason:
             case None | Reason.ABORTED | Reason.TIMED_OUT | Reason.OVERFLOW:
                 pass
