@@ -79,3 +79,18 @@ def test_pages_that_a_source_names_are_there(source: Path) -> None:
     assert not {
         name for name in names_like(".md", source.read_text()) if name.rpartition("/")[2] not in known
     }
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = PROJECT / "docs" / "README.md"
+    linked = {(index.parent / path).resolve() for path in re.findall(r"\]\(([^)#\s]+)\)", index.read_text())}
+    assert not {name_of(page) for page in (PROJECT / "docs").rglob("*.md")} - {
+        name_of(page) for page in {*linked, index} if page.is_relative_to(PROJECT)
+    }
+
+
+@pytest.mark.parametrize("part", ["tunfwd", "tunfwd/daemon"])
+def test_architecture_names_every_package(part: str) -> None:
+    architecture = (PROJECT / "docs" / "architecture.md").read_text()
+    packages = {name_of(package.parent) for package in (PROJECT / part).glob("*/__init__.py")}
+    assert not {package for package in packages if f"`{package}/`" not in architecture}
