@@ -30,7 +30,7 @@ from tabulate import tabulate
 from netns.node import Node, NodeError, befriend, stop_all, wait_online
 from netns.topology import Host, Topology
 
-APP = Path(__file__).with_name("soak_app.py")
+APP = str(Path(__file__).with_name("soak_app.py"))
 PORT, CHURN_PORT = 9000, 9100
 NAMES = ("alice", "bob", "carol")
 QUIET = 12.0  # s of rest before a measurement; more than UDP_IDLE, a timer's reach and the netstack's need
@@ -93,7 +93,7 @@ def laboratory() -> Iterator["Laboratory"]:
                 place = Path(folder, name)
                 place.mkdir()
                 tox = {"local_discovery": False, "bootstrap": bootstrap, "nickname": name}
-                config = {"tox": tox, "forwarding": {"udp_idle": UDP_IDLE}}
+                config: dict[str, dict[str, object]] = {"tox": tox, "forwarding": {"udp_idle": UDP_IDLE}}
                 nodes.append(Node(net[name], place, config))
                 nodes[-1].start()
                 bootstrap = bootstrap or [nodes[-1].bootstrap()]

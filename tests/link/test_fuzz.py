@@ -3,13 +3,14 @@
 import random
 
 import pytest
-from rawpeer import RawPeer
 
+from tests.link.rawpeer import RawPeer
 from tunfwd.link import Bbr, Cubic, NewReno, StreamReadable
 from tunfwd.link.streams import LINK_WINDOW
 from tunfwd.wire.frames import (
     Datagram,
     Fragment,
+    Frame,
     MaxData,
     MaxStreamData,
     Ping,
@@ -20,7 +21,7 @@ from tunfwd.wire.frames import (
 )
 
 
-def some_frame(rng, peer):
+def some_frame(rng: random.Random, peer: RawPeer) -> Frame | bytes:
     id_ = rng.choice((1, 2, 3, rng.randrange(1, 50)))
     offset = rng.choice((0, rng.randrange(300), rng.randrange(60_000)))
     kind = rng.randrange(100)
@@ -50,7 +51,7 @@ def some_frame(rng, peer):
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_random_frames(seed):
+def test_random_frames(seed: int) -> None:
     rng = random.Random(seed)
     peer = RawPeer(controller=rng.choice((Bbr, Cubic, NewReno)))
     link = peer.link

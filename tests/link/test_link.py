@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from rawpeer import RawPeer
 
+from tests.link.rawpeer import RawPeer
 from tunfwd.common.errors import Misuse
 from tunfwd.link import (
     MAX_PACKET,
@@ -22,17 +22,17 @@ from tunfwd.link.recovery import MAX_PROBE_TIMEOUT
 from tunfwd.link.rtt import INITIAL_RTT
 from tunfwd.link.streams import CONTROL_WINDOW, INITIAL_WINDOW, LINK_WINDOW, MAX_MESSAGE
 from tunfwd.wire import frames
-from tunfwd.wire.frames import Ack, Close, Datagram, MaxStreamData, Ping, Stream
+from tunfwd.wire.frames import Ack, Close, Datagram, Frame, MaxStreamData, Ping, Stream
 
 
-def test_nothing_to_do_nothing_to_wait_for():
+def test_nothing_to_do_nothing_to_wait_for() -> None:
     peer = RawPeer()
     assert peer.link.next_timeout() is None
     assert peer.link.packets_to_send(peer.now) == []
     assert peer.link.next_event() is None
 
 
-def test_one_byte_leaves_at_once_and_is_acknowledged_soon():
+def test_one_byte_leaves_at_once_and_is_acknowledged_soon() -> None:
     peer = RawPeer()
     peer.link.stream_open(7)
     peer.link.stream_write(7, b"!")
@@ -43,7 +43,7 @@ def test_one_byte_leaves_at_once_and_is_acknowledged_soon():
     assert [type(frame) for frame in peer.frames()] == [Ack]
 
 
-def test_small_streams_share_packets():
+def test_small_streams_share_packets() -> None:
     peer = RawPeer()
     for id_ in range(1, 41):
         peer.link.stream_open(id_)
@@ -51,7 +51,7 @@ def test_small_streams_share_packets():
     assert len(peer.link.packets_to_send(peer.now)) == 1
 
 
-def test_packets_are_full_but_not_more():
+def test_packets_are_full_but_not_more() -> None:
     for prefix in (b"\xc9\x02", b"\xa7\xc9\x02"):
         peer = RawPeer()
         peer.link._prefix = prefix
@@ -64,7 +64,7 @@ def test_packets_are_full_but_not_more():
         assert max(sizes) <= 1373
 
 
-def test_order_of_urgency():
+def test_order_of_urgency() -> None:
     peer = RawPeer()
     peer.link.stream_open(1)
     peer.link.stream_write(1, bytes(30_000))
@@ -73,10 +73,12 @@ def test_order_of_urgency():
     peer.say(Ping())
     (_, first), *_ = peer.hear()
     assert [type(frame) for frame in first] == [Ack, Stream, Datagram, Stream]
+    assert isinstance(first[1], Stream)
+    assert isinstance(first[3], Stream)
     assert (first[1].id, first[3].id) == (0, 1)
 
 
-def test_control_messages_are_bounded():
+def test_control_messages_are_bounded() -> None:
     peer = RawPeer()
     for bad in (b"", bytes(1374)):
         with pytest.raises(Misuse):
@@ -87,7 +89,7 @@ def test_control_messages_are_bounded():
     assert 500 < sent < 2000
 
 
-def test_ids_are_used_once():
+def test_ids_are_used_once() -> None:
     peer = RawPeer()
     assert peer.link.stream_open(5)
     for id_ in (0, 5):
@@ -97,7 +99,7 @@ def test_ids_are_used_once():
     assert peer.link.stream_read(6, 100) == b"early"
 
 
-def test_write_after_finish_is_a_mistake():
+def test_write_after_finish_is_a_mistake() -> None:
     peer = RawPeer()
     peer.link.stream_open(5)
     peer.link.stream_finish(5)
@@ -105,7 +107,7 @@ def test_write_after_finish_is_a_mistake():
         peer.link.stream_write(5, b"more")
 
 
-def test_a_short_write_is_followed_by_room():
+def test_a_short_write_is_followed_by_room() -> None:
     peer = RawPeer()
     peer.link.stream_open(1)
     space = peer.link.stream_space(1)
@@ -122,7 +124,7 @@ def test_a_short_write_is_followed_by_room():
     assert peer.link.stream_space(1) > 0
 
 
-def test_readable_is_told_once_until_read():
+def test_readable_is_told_once_until_read() -> None:
     peer = RawPeer()
     peer.link.stream_open(1)
     peer.say(Stream(1, 0, b"abc", False))
@@ -135,38 +137,38 @@ def test_readable_is_told_once_until_read():
     assert peer.events() == [StreamEnded(1)]
 
 
-def test_half_close_both_ways():
+def test_half_close_both_ways() -> None:
     peer = RawPeer()
     peer.link.stream_open(1)
     peer.say(Stream(1, 0, b"", True))
     assert peer.events() == [StreamEnded(1)]
     assert peer.link.stream_write(1, b"still here") == 10
     peer.link.stream_finish(1)
-    assert peer.frames(Stream) == [Stream(1, 0, b"still here", True)]
+    assert peer.frames_of(Stream) == [Stream(1, 0, b"still here", True)]
 
 
-def test_credit_comes_with_reading_only():
+def test_credit_comes_with_reading_only() -> None:
     peer = RawPeer()
     peer.link.stream_open(1)
     for offset in range(0, 65_000, 1000):
         peer.say(Stream(1, offset, bytes(1000), False))
-    assert peer.frames(MaxStreamData) == []
+    assert peer.frames_of(MaxStreamData) == []
     peer.link.stream_read(1, 60_000)
-    (credit,) = peer.frames(MaxStreamData)
+    (credit,) = peer.frames_of(MaxStreamData)
     assert credit.id == 1
     assert credit.limit > 120_000
 
 
-def test_datagrams_are_not_sent_again():
+def test_datagrams_are_not_sent_again() -> None:
     peer = RawPeer()
     peer.link.send_datagram(4, b"once")
-    assert peer.frames(Datagram) == [Datagram(4, b"once")]
+    assert peer.frames_of(Datagram) == [Datagram(4, b"once")]
     peer.now += 5.0
     peer.link.handle_timeout(peer.now)
     assert set(peer.frames()) == {Ping()}
 
 
-def test_a_datagram_after_a_long_silence_is_not_an_old_one():
+def test_a_datagram_after_a_long_silence_is_not_an_old_one() -> None:
     peer = RawPeer()
     peer.link.packets_to_send(peer.now)
     peer.now += 100.0
@@ -174,7 +176,7 @@ def test_a_datagram_after_a_long_silence_is_not_an_old_one():
     assert peer.frames() == [Datagram(4, b"new")]
 
 
-def test_datagrams_do_not_outlive_the_path():
+def test_datagrams_do_not_outlive_the_path() -> None:
     peer = RawPeer()
     peer.link.send_datagram(4, b"before")
     peer.link.path_lost(peer.now)
@@ -184,12 +186,12 @@ def test_datagrams_do_not_outlive_the_path():
     assert peer.link.datagrams_dropped == 2
 
 
-def test_large_datagrams_need_the_feature():
+def test_large_datagrams_need_the_feature() -> None:
     peer = RawPeer(fragment=False)
     assert not peer.link.send_datagram(4, bytes(2000))
     peer = RawPeer()
     assert peer.link.send_datagram(4, bytes(65_507))
-    pieces = []
+    pieces: list[Frame] = []
     while len(pieces) < 49:
         heard = peer.hear()
         pieces += [frame for _, frames in heard for frame in frames]
@@ -201,7 +203,7 @@ def test_large_datagrams_need_the_feature():
     assert other.events() == [DatagramReceived(4, bytes(65_507))]
 
 
-def test_lost_frames_are_sent_again_in_new_packets():
+def test_lost_frames_are_sent_again_in_new_packets() -> None:
     peer = RawPeer()
     peer.link.stream_open(1)
     peer.link.stream_write(1, b"precious")
@@ -218,7 +220,7 @@ def test_lost_frames_are_sent_again_in_new_packets():
     ]
 
 
-def test_path_down_is_silence():
+def test_path_down_is_silence() -> None:
     peer = RawPeer()
     peer.link.stream_open(1)
     peer.link.stream_write(1, bytes(5000))
@@ -230,10 +232,10 @@ def test_path_down_is_silence():
     peer.link.handle_timeout(peer.now)
     assert peer.link.packets_to_send(peer.now) == []
     peer.link.path_restored(peer.now)
-    assert sum(len(frame.data) for frame in peer.frames(Stream)) == 5000
+    assert sum(len(frame.data) for frame in peer.frames_of(Stream)) == 5000
 
 
-def test_close_is_said_once():
+def test_close_is_said_once() -> None:
     peer = RawPeer()
     peer.link.close(9)
     peer.link.close(9)
@@ -242,7 +244,7 @@ def test_close_is_said_once():
     assert peer.events() == []
 
 
-def test_control_goes_on_past_its_first_window():
+def test_control_goes_on_past_its_first_window() -> None:
     peer = RawPeer()
     count = 0
     for offset in range(0, 2_000_000, 1200):
@@ -254,7 +256,7 @@ def test_control_goes_on_past_its_first_window():
     assert count == 1667
 
 
-def test_the_document_says_what_the_program_does():
+def test_the_document_says_what_the_program_does() -> None:
     text = (
         (Path(frames.__file__).parent / "LINK.md").read_text().split("## Constants")[1].split("## Vectors")[0]
     )

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ SMALL = st.integers(0, 60)
 
 class TestRanges:
     @given(st.lists(st.tuples(st.sampled_from(["add", "remove", "pop"]), SMALL, SMALL)))
-    def test_behaves_as_a_set(self, steps):
+    def test_behaves_as_a_set(self, steps: list[tuple[str, int, int]]) -> None:
         ranges, model = RangeSet(), set()
         for step, start, stop in steps:
             if step == "add":
@@ -47,13 +48,13 @@ class TestRanges:
 
 
 class TestRoundTrip:
-    def test_first_sample_counts_whole(self):
+    def test_first_sample_counts_whole(self) -> None:
         rtt = RttEstimator()
         assert rtt.smoothed == INITIAL_RTT
         rtt.update(0.03, 0.0)
         assert (rtt.smoothed, rtt.variation, rtt.least, rtt.latest) == (0.03, 0.015, 0.03, 0.03)
 
-    def test_ack_delay_is_taken_off_but_not_below_the_least(self):
+    def test_ack_delay_is_taken_off_but_not_below_the_least(self) -> None:
         rtt = RttEstimator()
         rtt.update(0.03, 0.0)
         rtt.update(0.038, 0.008)
@@ -61,14 +62,14 @@ class TestRoundTrip:
         rtt.update(0.031, 0.008)
         assert rtt.smoothed > 0.03
 
-    def test_probe_timeout(self):
+    def test_probe_timeout(self) -> None:
         rtt = RttEstimator()
         rtt.update(0.04, 0.0)
         assert rtt.probe_timeout(0.002) == pytest.approx(0.04 + 4 * 0.02 + 0.002)
 
 
 class TestAcknowledger:
-    def test_waits_for_company_then_answers(self):
+    def test_waits_for_company_then_answers(self) -> None:
         acks = Acknowledger()
         for number in range(ACK_AFTER - 1):
             acks.record(number, True, 5.0)
@@ -80,20 +81,20 @@ class TestAcknowledger:
         assert decode_frames(frame, 0) == [Ack(largest, 0.0, ((largest, 0),))]
         assert acks.due_at is None
 
-    def test_disorder_is_told_at_once(self):
+    def test_disorder_is_told_at_once(self) -> None:
         acks = Acknowledger()
         acks.record(0, True, 1.0)
         acks.record(2, True, 1.0)
         assert acks.due_at == 1.0
 
-    def test_an_ack_asks_for_none(self):
+    def test_an_ack_asks_for_none(self) -> None:
         acks = Acknowledger()
         acks.record(0, False, 1.0)
         assert acks.due_at is None
         assert acks.pending == 0
 
     @given(st.lists(st.integers(0, 2000), max_size=400))
-    def test_nothing_is_taken_twice(self, numbers):
+    def test_nothing_is_taken_twice(self, numbers: list[int]) -> None:
         acks = Acknowledger()
         seen = set()
         for number in numbers:
@@ -106,7 +107,7 @@ class TestAcknowledger:
             assert len(acks.received) <= 64
         assert all(acks.is_duplicate(number) for number in seen)
 
-    def test_forgets_what_the_peer_knows(self):
+    def test_forgets_what_the_peer_knows(self) -> None:
         acks = Acknowledger()
         for number in range(0, 20, 2):
             acks.record(number, True, 0.0)
@@ -118,7 +119,7 @@ class TestAcknowledger:
 
 
 class TestPacing:
-    def test_a_quantum_and_then_its_time(self):
+    def test_a_quantum_and_then_its_time(self) -> None:
         pacer = Pacer()
         assert pacer.allowance(1e6, 2000, 10.0) == 2000 + SLACK * 1e6
         pacer.next_time = 10.0
@@ -130,22 +131,22 @@ class TestPacing:
 
 
 class Deaf:
-    def sendable(self, stream):
+    def sendable(self, stream: SendStream) -> None:
         pass
 
-    def progressed(self, stream, freed):
+    def progressed(self, stream: SendStream, freed: int) -> None:
         pass
 
 
 class TestSendStream:
     @given(st.data())
-    def test_every_byte_is_sent_until_acknowledged(self, data):
+    def test_every_byte_is_sent_until_acknowledged(self, data: st.DataObject) -> None:
         rng = random.Random(data.draw(st.integers(0, 1 << 32)))
         content = rng.randbytes(200_000)
         stream = SendStream(1, 10**9, Deaf())
         delivered = bytearray(len(content))
         arrived = RangeSet()
-        flying = []
+        flying: list[tuple[int, int, bool]] = []
         written = 0
         for _ in range(10_000):
             choice = rng.randrange(4)
@@ -183,7 +184,7 @@ class TestSendStream:
         assert stream.unacked == 0
         assert not stream._blocks
 
-    def test_credit_is_kept(self):
+    def test_credit_is_kept(self) -> None:
         stream = SendStream(1, 100, Deaf())
         stream.write(bytes(300))
         assert stream.take(1000, 70) == (0, 70, False)
@@ -195,7 +196,7 @@ class TestSendStream:
 
 class TestReceiveStream:
     @given(st.data())
-    def test_pieces_in_any_order(self, data):
+    def test_pieces_in_any_order(self, data: st.DataObject) -> None:
         rng = random.Random(data.draw(st.integers(0, 1 << 32)))
         content = rng.randbytes(rng.randrange(1, 5000))
         stream = ReceiveStream(1, len(content))
@@ -215,7 +216,7 @@ class TestReceiveStream:
         assert stream.done
         assert stream.pieces_waiting == 0
 
-    def test_reset_gives_back_what_is_unused(self):
+    def test_reset_gives_back_what_is_unused(self) -> None:
         stream = ReceiveStream(1, 1000)
         assert stream.on_data(100, b"x" * 50, False) == 150
         assert stream.on_reset(400, 7) == 250
@@ -224,58 +225,76 @@ class TestReceiveStream:
             ReceiveStream(1, 1000).on_reset(1001, 7)
 
 
+Kind = TypeVar("Kind")
+
+
+def only(kind: type[Kind], data: bytes) -> list[Kind]:
+    """Decode frames that are all of one kind."""
+    frames = decode_frames(data, 0)
+    kept: list[Kind] = [frame for frame in frames if isinstance(frame, kind)]
+    assert kept == frames
+    return kept
+
+
+def taken(queue: DatagramQueue, kind: type[Kind]) -> Kind:
+    data = queue.take(1363)
+    assert data is not None
+    (frame,) = only(kind, data)
+    return frame
+
+
 class TestDatagrams:
-    def test_oldest_make_room(self):
+    def test_oldest_make_room(self) -> None:
         queue = DatagramQueue(1363)
         for n in range(QUEUE_BYTES // 1000 + 5):
             assert queue.put(1, n.to_bytes(4, "little") * 250, False)
         assert queue.dropped == 5
-        assert decode_frames(queue.take(1363), 0)[0].data[:4] == queue.dropped.to_bytes(4, "little")
+        assert taken(queue, Datagram).data[:4] == queue.dropped.to_bytes(4, "little")
 
-    def test_too_old_to_send(self):
+    def test_too_old_to_send(self) -> None:
         queue = DatagramQueue(1363)
         queue.put(1, b"old", False)
         queue.expire(0.0)
         queue.put(1, b"new", False)
         queue.expire(QUEUE_AGE)
         queue.expire(QUEUE_AGE + 0.001)
-        assert decode_frames(queue.take(1363), 0) == [Datagram(1, b"new")]
+        assert taken(queue, Datagram) == Datagram(1, b"new")
         assert queue.take(1363) is None
 
-    def test_size_limits(self):
+    def test_size_limits(self) -> None:
         queue = DatagramQueue(1363)
         assert not queue.put(1, bytes(1357), False)
         assert queue.put(1, bytes(1356), False)
         assert not queue.put(1, bytes(MAX_DATAGRAM + 1), True)
 
     @given(st.integers(1357, MAX_DATAGRAM), st.randoms())
-    def test_split_and_put_together(self, size, rng):
+    def test_split_and_put_together(self, size: int, rng: random.Random) -> None:
         queue, reassembly = DatagramQueue(1363), Reassembly()
         data = bytes(n & 0xFF for n in range(size))
         assert queue.put(9, data, True)
-        pieces = []
+        pieces: list[Fragment] = []
         while len(queue):
             frame = queue.take(rng.choice((1363, 900, 300)))
             if frame is not None:
-                pieces += decode_frames(frame, 0)
+                pieces += only(Fragment, frame)
         rng.shuffle(pieces)
         wholes = [reassembly.add(piece) for piece in pieces + pieces[:1]]
         assert [whole for whole in wholes if whole is not None] == [data]
 
-    def test_pieces_that_overlap_are_dropped(self):
+    def test_pieces_that_overlap_are_dropped(self) -> None:
         reassembly = Reassembly()
         assert reassembly.add(Fragment(1, 1, 10, 0, b"abcdef")) is None
         assert reassembly.add(Fragment(1, 1, 10, 2, b"abcdef")) is None
         assert reassembly.dropped == 1
 
-    def test_a_size_that_changes_drops_all(self):
+    def test_a_size_that_changes_drops_all(self) -> None:
         reassembly = Reassembly()
         assert reassembly.add(Fragment(1, 1, 10, 0, b"abc")) is None
         assert reassembly.add(Fragment(1, 1, 11, 3, b"abc")) is None
         assert reassembly.dropped == 1
 
 
-def ack(path, controller, size, now, sent_time):
+def ack(path: Path, controller: Cubic | NewReno, size: int, now: float, sent_time: float) -> None:
     sample = Sample()
     sample.acked, sample.sent_time = size, sent_time
     path.delivered += size
@@ -284,7 +303,7 @@ def ack(path, controller, size, now, sent_time):
 
 class TestWindows:
     @pytest.mark.parametrize(("kind", "share"), [(NewReno, 0.5), (Cubic, 0.7)])
-    def test_one_reduction_a_round_trip(self, kind, share):
+    def test_one_reduction_a_round_trip(self, kind: type[Cubic | NewReno], share: float) -> None:
         path = Path(1000, 0.0)
         controller = kind(path, random.Random(1), 0.0)
         path.cwnd_limited = True
@@ -298,7 +317,7 @@ class TestWindows:
         assert controller.cwnd == 20_000 * share * share
 
     @pytest.mark.parametrize("kind", [NewReno, Cubic])
-    def test_a_loss_that_was_none_is_taken_back(self, kind):
+    def test_a_loss_that_was_none_is_taken_back(self, kind: type[Cubic | NewReno]) -> None:
         path = Path(1000, 0.0)
         controller = kind(path, random.Random(1), 0.0)
         controller.on_packet_lost(1000, 5000, Flight(path, 0.1), 0.2)
@@ -306,13 +325,13 @@ class TestWindows:
         assert controller.cwnd == 10_000
 
     @pytest.mark.parametrize("kind", [NewReno, Cubic])
-    def test_an_idle_application_does_not_grow_the_window(self, kind):
+    def test_an_idle_application_does_not_grow_the_window(self, kind: type[Cubic | NewReno]) -> None:
         path = Path(1000, 0.0)
         controller = kind(path, random.Random(1), 0.0)
         ack(path, controller, 2000, 0.1, 0.05)
         assert controller.cwnd == 10_000
 
-    def test_cubic_is_back_after_its_time(self):
+    def test_cubic_is_back_after_its_time(self) -> None:
         """RFC 9438 4.2: K = cbrt(W_max × (1 − β) / C) seconds to the window of the loss."""
         path = Path(1000, 0.0)
         path.smoothed_rtt = 0.1

@@ -10,7 +10,9 @@ import heapq
 import itertools
 import random
 from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from tunfwd import link as links
 from tunfwd.link import Link
@@ -23,13 +25,13 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._events: list = []
+        self._events: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._order = itertools.count()
 
-    def at(self, time: float, action, *args) -> None:
+    def at(self, time: float, action: Callable[..., object], *args: Any) -> None:
         heapq.heappush(self._events, (max(time, self.now), next(self._order), action, args))
 
-    def run(self, until: float, done=lambda: False) -> None:
+    def run(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
         while self._events and self._events[0][0] <= until and not done():
             self.now, _, action, args = heapq.heappop(self._events)
             action(*args)
@@ -61,7 +63,7 @@ class Pipe:
         self.overflows = 0
         self.delays: list[float] = []
 
-    def send(self, packet: bytes, deliver) -> None:
+    def send(self, packet: bytes, deliver: Callable[[bytes], None]) -> None:
         c, clock = self.conditions, self.clock
         if not self.up or (c.loss and self.rng.random() < c.loss):
             return
@@ -92,6 +94,11 @@ class Pipe:
         return self.rng.randbytes(len(packet))
 
 
+class App(Protocol):
+    def step(self, node: Node) -> None:
+        """Act on what has happened, until nothing is left to do."""
+
+
 class Node:
     """A link, the pipe it sends into, and an application that is called after everything that happens."""
 
@@ -99,8 +106,8 @@ class Node:
         self.clock = clock
         self.link = link
         self.out = out
-        self.peer: Node | None = None
-        self.app = None
+        self.peer: Node
+        self.app: App | None = None
         self.gone = False
         self._timer: float | None = None
         self._pumping = False
@@ -147,7 +154,7 @@ def connect(
     controller: type = links.Bbr,
     *,
     epochs: tuple[int, int] = (0x1111, 0x2222),
-    **options,
+    **options: Any,
 ) -> tuple[Node, Node]:
     """Two nodes whose links know each other."""
     a = Node(
@@ -166,7 +173,9 @@ def connect(
     return a, b
 
 
-def pair(conditions: Conditions, seed: int = 0, controller: type = links.Bbr, back: Conditions | None = None):
+def pair(
+    conditions: Conditions, seed: int = 0, controller: type = links.Bbr, back: Conditions | None = None
+) -> tuple[Clock, Node, Node]:
     """A clock and two nodes on a path of their own, the same both ways unless `back` says otherwise."""
     clock = Clock()
     rng = random.Random(seed)
@@ -179,10 +188,10 @@ class Source:
 
     CHUNK = bytes(range(256)) * 256
 
-    def __init__(self, node: Node, ids, size: float = float("inf")) -> None:
+    def __init__(self, node: Node, ids: Collection[int], size: float = float("inf")) -> None:
         self.left = dict.fromkeys(ids, size)
         self.writable = set(ids)
-        self.other: deque = deque()
+        self.other: deque[links.Event] = deque()
         for id_ in ids:
             node.link.stream_open(id_)
         node.app = self
@@ -220,7 +229,7 @@ class Sink:
 
     def __init__(self, node: Node) -> None:
         self.read: dict[int, int] = {}
-        self.other: deque = deque()
+        self.other: deque[links.Event] = deque()
         node.app = self
 
     def step(self, node: Node) -> None:

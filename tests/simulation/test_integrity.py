@@ -4,8 +4,8 @@ import os
 import random
 
 import pytest
-from linksim import Conditions, pair
 
+from tests.simulation.linksim import Clock, Conditions, Node, pair
 from tunfwd import link as links
 
 RUNS = 1000  # TUNFWD_SIMULATION_RUNS sets another number; 200 take a second
@@ -17,7 +17,7 @@ class Talker:
     Checks what it gets against what the other meant to send.
     """
 
-    def __init__(self, node, rng, first_id, streams, most):
+    def __init__(self, node: Node, rng: random.Random, first_id: int, streams: int, most: int) -> None:
         self.node = node
         self.rng = rng
         self.plan = {}
@@ -30,19 +30,19 @@ class Talker:
             rng.randbytes(rng.choice((0, 10, 1300, 5000, 65507))) for _ in range(rng.randrange(4))
         ]
         self.written = dict.fromkeys(self.ids, 0)
-        self.finished = set()
-        self.received = {}
-        self.heard = []
-        self.got_datagrams = []
-        self.ended = set()
-        self.closed = set()
+        self.finished: set[int] = set()
+        self.received: dict[int, bytes] = {}
+        self.heard: list[bytes] = []
+        self.got_datagrams: list[bytes] = []
+        self.ended: set[int] = set()
+        self.closed: set[int] = set()
         node.app = self
         for id_ in self.ids:
             node.link.stream_open(id_)
         for datagram in self.datagrams:
             node.link.send_datagram(9, datagram)
 
-    def step(self, node):
+    def step(self, node: Node) -> None:
         link = node.link
         while (event := link.next_event()) is not None:
             match event:
@@ -74,11 +74,11 @@ class Talker:
                 self.finished.add(id_)
                 link.stream_finish(id_)
 
-    def done(self):
+    def done(self) -> bool:
         return not self.to_say and len(self.closed) == 2 * len(self.ids)
 
 
-def conditions(rng):
+def conditions(rng: random.Random) -> Conditions:
     return Conditions(
         rate=rng.choice((0, 125_000, 1_250_000, 12_500_000)),
         delay=rng.choice((0.0001, 0.005, 0.05)),
@@ -90,7 +90,7 @@ def conditions(rng):
     )
 
 
-def run(seed):
+def run(seed: int) -> float:
     rng = random.Random(seed)
     controller = rng.choice((links.Bbr, links.Bbr, links.Cubic, links.NewReno))
     clock, a, b = pair(conditions(rng), seed, controller, conditions(rng))
@@ -105,7 +105,10 @@ def run(seed):
     if cuts:
         for start, length in ((0.1, 0.5), (1.0, 3.0)):
             cut(clock, (a, b), start, length)
-    finished = lambda: talkers[0].done() and talkers[1].done()  # noqa: E731
+
+    def finished() -> bool:
+        return talkers[0].done() and talkers[1].done()
+
     clock.run(600.0, finished)
     assert finished(), (seed, clock.now, [(t.done(), len(t.closed), t.to_say) for t in talkers])
     for one, other in (talkers, talkers[::-1]):
@@ -118,13 +121,13 @@ def run(seed):
     return clock.now
 
 
-def cut(clock, nodes, start, length):
-    def down():
+def cut(clock: Clock, nodes: tuple[Node, Node], start: float, length: float) -> None:
+    def down() -> None:
         for node in nodes:
             node.out.up = False
             node.link.path_lost(clock.now)
 
-    def up():
+    def up() -> None:
         for node in nodes:
             node.out.up = True
             node.link.path_restored(clock.now)
@@ -135,6 +138,6 @@ def cut(clock, nodes, start, length):
 
 
 @pytest.mark.timeout(1800)
-def test_seeded_runs():
+def test_seeded_runs() -> None:
     for seed in range(int(os.environ.get("TUNFWD_SIMULATION_RUNS", RUNS))):
         run(seed)

@@ -4,10 +4,11 @@ The figures the design promises, with a margin for the seed.
 """
 
 import pytest
-from shared import latencies, shares
-from throughput import goodput
 
+from tests.simulation.bottleneck import goodput, latencies, shares
 from tunfwd import link as links
+
+Controller = links.Bbr | links.Cubic | links.NewReno
 
 
 @pytest.mark.parametrize(
@@ -21,25 +22,25 @@ from tunfwd import link as links
         (0.05, 0.03, 0.75),
     ],
 )
-def test_bbr_fills_the_bottleneck_whatever_is_lost(rtt, loss, least):
+def test_bbr_fills_the_bottleneck_whatever_is_lost(rtt: float, loss: float, least: float) -> None:
     assert goodput(rtt, loss, links.Bbr, 4.0) > least
 
 
 @pytest.mark.parametrize("controller", [links.Cubic, links.NewReno])
-def test_the_others_fill_it_without_loss(controller):
+def test_the_others_fill_it_without_loss(controller: type[Controller]) -> None:
     assert goodput(0.02, 0, controller, 4.0) > 0.85
 
 
-def test_at_200_ms():
+def test_at_200_ms() -> None:
     assert goodput(0.2, 0.01, links.Bbr, 12.0) > 0.7
 
 
 @pytest.mark.parametrize("rate", [8e3, 125e3])
-def test_slow_paths(rate):
+def test_slow_paths(rate: float) -> None:
     assert goodput(0.1, 0, links.Bbr, 60.0, rate=rate) > 0.8
 
 
-def test_second_stream_and_datagrams_under_load():
+def test_second_stream_and_datagrams_under_load() -> None:
     """8 Mbit/s with 100 ms of buffer: at most 60 ms above the base for nearly all of them."""
     stream, stream_worst, datagram, datagram_worst = latencies(seconds=12.0)
     assert stream < 0.03
@@ -52,7 +53,9 @@ def test_second_stream_and_datagrams_under_load():
     ("first", "second", "least"),
     [(links.Bbr, links.Bbr, 0.25), (links.Cubic, links.Cubic, 0.25), (links.Bbr, links.Cubic, 0.1)],
 )
-def test_two_links_share_a_bottleneck(first, second, least):
+def test_two_links_share_a_bottleneck(
+    first: type[Controller], second: type[Controller], least: float
+) -> None:
     one, other = shares(first, second, rate=2.5e6, seconds=30.0)
     assert one + other > 0.85
     assert min(one, other) > least

@@ -113,7 +113,7 @@ def test_garbage_is_malformed_or_says_itself(carrier: Carrier, garbage: bytes, p
     except Malformed as error:
         assert error.kind in KINDS  # noqa: PT017
         return
-    if isinstance(value, Reset) and packet[-1] not in iter(Reason):
+    if isinstance(value, Reset) and packet[-1] not in list(Reason):
         assert value.reason is Reason.ABORTED
     else:
         assert packets.encode(carrier, value) == packet

@@ -1,7 +1,7 @@
 """The applications of the benchmark: a server, and clients that measure. Plain sockets, no tunfwd in them.
 
-    bench_app.py server PORT                    TCP and UDP
-    bench_app.py MEASUREMENT HOST PORT [VALUE]  prints one JSON object, of seconds and MB/s
+    app.py server PORT                    TCP and UDP
+    app.py MEASUREMENT HOST PORT [VALUE]  prints one JSON object, of seconds and MB/s
 
 The first byte of a TCP connection says what the server does: e(cho), s(ink, then says how much it got), or
 g(ive for as many tenths of a second as the next byte says). It counts UDP datagrams, and answers a "?" with
@@ -90,6 +90,7 @@ def upload(address: tuple[str, int], seconds: float, congestion: str = "") -> fl
             connection.sendall(bytes(CHUNK))
             sent += CHUNK
         connection.shutdown(socket.SHUT_WR)
+        total: int
         (total,) = struct.unpack(">Q", connection.recv(8, socket.MSG_WAITALL))
         assert total == sent, (total, sent)
         return total / (time.perf_counter() - started) / 1e6
@@ -110,7 +111,7 @@ def round_trips(
     address: tuple[str, int], pause: float = PAUSE, goes_on: Callable[[], bool] = lambda: True
 ) -> list[float]:
     """Return round trips of one byte on an open connection, in s; only those while `goes_on`."""
-    times = []
+    times: list[float] = []
     with _connect(address) as connection:
         connection.sendall(b"e")
         while len(times) < ROUND_TRIPS and goes_on():
@@ -142,10 +143,10 @@ def at_once(address: tuple[str, int], count: int) -> float:
     started = time.perf_counter()
     with selectors.DefaultSelector() as selector:
         for _ in range(count):
-            connection = socket.socket()
-            connection.setblocking(False)
-            connection.connect_ex(address)
-            selector.register(connection, selectors.EVENT_WRITE)
+            opening = socket.socket()
+            opening.setblocking(False)
+            opening.connect_ex(address)
+            selector.register(opening, selectors.EVENT_WRITE)
         waiting = count
         while waiting:
             ready = selector.select(TIME_LIMIT)

@@ -39,7 +39,7 @@ from tunfwd.wire.packets import Feature, Protocol
 
 QUEUE = 4096  # packets that the carrier holds, one way
 BATCH = 256  # packets handed over before the other side gets its turn
-APP = Path(__file__).with_name("bench_app.py")
+APP = str(Path(__file__).with_name("app.py"))
 TIME_LIMIT = 300.0  # s for the whole measurement
 OWN = IPv4Interface("10.77.0.1/16"), IPv6Interface("fd74:756e:6677::1/48")
 PEER = IPv4Interface("10.77.0.2/16"), IPv6Interface("fd74:756e:6677::2/48")
@@ -76,7 +76,7 @@ class Core:
     """A daemon without Tox, and without the privileges it gave up."""
 
     def __init__(self, host: Host, contact: MemoryContact, poller: Poller, features: Feature) -> None:
-        self.contact: Any = contact
+        contact_like: Any = contact
         peers = Peers()
         self.device = _in_namespace(host, _open_device)
         stack = Stack(OWN, peers.host_state, random.SystemRandom(), self.device.mtu)
@@ -100,7 +100,7 @@ class Core:
             random=random.SystemRandom(),
             settings=Settings(features),
         )
-        self.peer = Peer(self.contact, session, "peer", "peer", PEER[0].ip, PEER[1].ip)
+        self.peer = Peer(contact_like, session, "peer", "peer", PEER[0].ip, PEER[1].ip)
         self.engine.add(self.peer)
 
     async def carry(self, source: MemoryContact) -> None:
@@ -161,7 +161,7 @@ async def _measure(
 
 
 def measure(seconds: float = 5.0, port: int = 9000, *, link: bool = True) -> dict[str, float]:
-    """Return what `bench_app.measure` does, through two cores and an in-memory carrier."""
+    """Return what `app.measure` does, through two cores and an in-memory carrier."""
     with Topology(["client", "server"]) as net:
         serving = net["server"].start([sys.executable, APP, "server", str(port)], stdout=subprocess.PIPE)
         try:

@@ -1,6 +1,6 @@
 """CPU per packet of a bulk transfer between two links in memory, each end measured by itself.
 
-    python tests/link/bench_link.py [MB]
+    python -m scripts.benchmarks.link [MB]
 
 The clock is virtual and the path perfect (1 ms round trip), so that only the link's own work is timed: at
 the sender writing, building packets and taking in Acks; at the receiver taking in packets, reading the

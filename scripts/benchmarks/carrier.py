@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what bare Tox packets do between two hosts on this machine, with nothing above the client.
 
-    bench_carrier.py [--seconds N] [--cases lossless,both,lossy,...]
+    python -m scripts.benchmarks.carrier [--seconds N] [--cases lossless,both,lossy,...]
 
 This is what everything above the carrier is compared with, so it has the same network (two namespaces joined
 by a bridge) and the same settings (tox/binding/memory.py). `run_cases` is for other benchmarks.
@@ -346,9 +346,9 @@ if __name__ == "__main__":
         if arguments.json:
             print(json.dumps([asdict(result) for result in results]))
     elif os.geteuid() != 0:
-        sys.exit("bench_carrier: network namespaces need root")
+        sys.exit("carrier: network namespaces need root")
     else:
         with Topology(["here", "there"]) as net:
             here, there = net
-            again = [sys.executable, *sys.argv, "--hosts", here.address, there.namespace]
+            again = [sys.executable, *sys.argv, "--hosts", str(here.address), there.namespace]
             sys.exit(here.run(again, timeout=TIME_LIMIT, check=False, capture_output=False).returncode)

@@ -1,6 +1,6 @@
 """A link in real time: two processes, the loopback interface, a select loop each.
 
-    python tests/link/bench_udp.py [SECONDS] [Bbr|Cubic|NewReno]
+    python -m scripts.benchmarks.link_udp [SECONDS] [Bbr|Cubic|NewReno]
 
 Prints bulk goodput, the CPU each end took, and the round trip of one byte on another stream, idle and under
 load. There is no Tox in it: what is measured is the link, and how its controllers bear a real event loop.
@@ -40,7 +40,7 @@ class End:
         now = time.monotonic()
         wait = most if timeout is None else min(max(timeout - now, 0.0), most)
         select.select([self.sock], [], [], wait)
-        packets = []
+        packets: list[bytes] = []
         try:
             while len(packets) < ITERATE:
                 packets.append(self.sock.recv(2048))

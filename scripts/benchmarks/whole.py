@@ -1,6 +1,6 @@
 """Measure tunfwd on this machine, each figure beside the bare carrier in the same run.
 
-    bench.py [--seconds N]
+    scripts/bench [--seconds N]
 
 Bare Tox packets between two hosts; an application's connections through two daemons and real Tox, between
 two network namespaces, as friends and as members of a group; the same without the link; the cores alone, with
@@ -17,13 +17,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import bench_core
 from tabulate import tabulate
 
 from netns.node import Node, befriend, stop_all
 from netns.topology import Host, Topology
+from scripts.benchmarks import core
 from tunfwd.netstack import stack
 
 PORT = 9000
@@ -52,7 +53,7 @@ class Pair:
 
     def measure(self, name: str, what: str, *values: object) -> Figures:
         """Measure at the virtual address of the mapping called `name`."""
-        command = [sys.executable, bench_core.APP, what, self.address(name), str(PORT), *map(str, values)]
+        command = [sys.executable, core.APP, what, self.address(name), str(PORT), *map(str, values)]
         figures: Figures = json.loads(self.client.run(command, timeout=TIME_LIMIT).stdout)
         return figures
 
@@ -67,7 +68,7 @@ class Pair:
         for protocol in ("tcp", "udp"):
             offered = f"{name}-{protocol}"
             self.bob.cli("offer", f"{PORT}/{protocol}", "--to", to, "--name", offered)
-            self.alice.wait_for(lambda name=offered: self.alice.offer(name), 20, "the offer is there")
+            self.alice.wait_for(partial(self.alice.offer, offered), 20, "the offer is there")
             self.alice.cli("accept", offered)
 
 
@@ -76,9 +77,7 @@ def pair(*, link: bool) -> Iterator[Pair]:
     """Two friends, and bob's service offered to alice."""
     nodes: list[Node] = []
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(["alice", "bob"]) as net:
-        server = net["bob"].start(
-            [sys.executable, bench_core.APP, "server", str(PORT)], stdout=subprocess.DEVNULL
-        )
+        server = net["bob"].start([sys.executable, core.APP, "server", str(PORT)], stdout=subprocess.DEVNULL)
         try:
             bootstrap: list[str] = []
             for name in ("alice", "bob"):
@@ -131,7 +130,7 @@ def idle_connections(both: Pair) -> float:
     """Return by how many MB the larger daemon grows with connections that do nothing."""
     before = [memory(node) for node in (both.alice, both.bob)]
     arguments = ["hold", both.address("friend-tcp"), str(PORT), str(IDLE_CONNECTIONS)]
-    command = [sys.executable, bench_core.APP, *arguments]
+    command = [sys.executable, core.APP, *arguments]
     with both.client.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
@@ -144,7 +143,7 @@ def idle_connections(both: Pair) -> float:
 def carrier(kind: str, seconds: float) -> Figures:
     """Measure the bare carrier between friends, or between members of a group."""
     print(f"# bare carrier, {kind}", flush=True)
-    script = Path(__file__).with_name("bench_carrier.py")
+    script = Path(__file__).with_name("carrier.py")
     options = ["--seconds", str(seconds), "--cases", ",".join(CASES), "--kind", kind, "--json"]
     run = subprocess.run(
         [sys.executable, script, *options], stdout=subprocess.PIPE, text=True, check=True, timeout=TIME_LIMIT
@@ -246,7 +245,7 @@ def measure(seconds: float) -> list[Row]:
     print("# two cores, packets in memory", flush=True)
     for link in (True, False):
         name = f"in memory, {'link' if link else 'no link'}"
-        figures = bench_core.measure(min(seconds, 5.0), PORT, link=link)
+        figures = core.measure(min(seconds, 5.0), PORT, link=link)
         rows += [
             (f"{name}: {key}", f"{figures[key]:.0f} MB/s", "both ends on one core", "60 MB/s")
             for key in ("upload", "download")

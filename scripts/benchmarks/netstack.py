@@ -1,4 +1,4 @@
-"""Measures the stack through a real TUN device: `python -m tests.netstack.measure [gigabytes]`, as root.
+"""Measures the stack through a real TUN device: `python -m scripts.benchmarks.netstack [GIGABYTES]`, as root.
 
 The program at the kernel's end is a process of its own; the stack has this one, and what is read is thrown
 away.
@@ -11,9 +11,8 @@ import sys
 import time
 from ipaddress import ip_address
 
+from tests.netstack.kernel import MEGABYTE, SOURCE, Machine, Talk, machine, own
 from tunfwd.netstack import Endpoint
-
-from .kernel import MEGABYTE, SOURCE, Machine, Talk, machine, own
 
 SINK = 106  # read and throw away
 

@@ -26,7 +26,7 @@ from netns.link import Conditions
 from netns.node import Node, befriend
 from netns.topology import Host, Topology, control_path
 
-APP = Path(__file__).with_name("bench_app.py")
+APP = str(Path(__file__).with_name("app.py"))
 PORT = 9000
 RATE = 100e6  # bit/s
 ROUND_TRIPS = (0.010, 0.050, 0.200)  # s

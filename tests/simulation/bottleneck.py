@@ -1,28 +1,22 @@
-"""Prints what links sharing a bottleneck do to each other: delay of a second stream, and shares of bandwidth.
-
-python tests/simulation/shared.py
-"""
+"""What a link makes of a bottleneck: goodput, the delay of a second stream, the share beside another link."""
 
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from linksim import Clock, Conditions, Pipe, Sink, Source, connect, pair
-
+from tests.simulation.linksim import Clock, Conditions, Node, Pipe, Sink, Source, connect, pair
 from tunfwd import link as links
+
+RATE = 12.5e6  # bytes/s
 
 
 class Echo:
     """Returns each datagram, and each byte of stream 2; reads everything else."""
 
-    def __init__(self, node) -> None:
+    def __init__(self, node: Node) -> None:
         node.app = self
 
-    def step(self, node) -> None:
+    def step(self, node: Node) -> None:
         while (event := node.link.next_event()) is not None:
             if type(event) is links.StreamReadable:
                 data = node.link.stream_read(event.id, 1 << 30)
@@ -38,7 +32,7 @@ class Pinger(Source):
     Every 50 ms a byte on stream 2 and a datagram, whose ways back and forth are timed.
     """
 
-    def __init__(self, node, bulk: bool) -> None:
+    def __init__(self, node: Node, bulk: bool) -> None:
         super().__init__(node, [1] if bulk else [])
         node.link.stream_open(2)
         self.sent: dict[bytes, float] = {}
@@ -47,7 +41,7 @@ class Pinger(Source):
         self.asked: float | None = None
         self.count = 0
 
-    def step(self, node) -> None:
+    def step(self, node: Node) -> None:
         super().step(node)
         while self.other:
             event = self.other.popleft()
@@ -61,7 +55,7 @@ class Pinger(Source):
             elif type(event) is links.DatagramReceived:
                 self.datagram_times.append(node.clock.now - self.sent.pop(event.data))
 
-    def ask(self, node) -> None:
+    def ask(self, node: Node) -> None:
         if self.asked is None:
             self.asked = node.clock.now
             node.link.stream_write(2, b"?")
@@ -71,6 +65,24 @@ class Pinger(Source):
         node.link.send_datagram(5, data)
         node.pump()
         node.clock.at(node.clock.now + 0.05, self.ask, node)
+
+
+def goodput(
+    rtt: float, loss: float, controller: type, seconds: float, *, seed: int = 1, rate: float = RATE
+) -> float:
+    """Share of the bottleneck that reaches the application, start-up included.
+
+    The buffer holds one round trip.
+    """
+    queue = max(rate * rtt, 50_000)
+    there = Conditions(rate=rate, delay=rtt / 2, queue=queue, loss=loss)
+    back = Conditions(delay=rtt / 2, loss=loss)
+    clock, a, b = pair(there, seed, controller, back)
+    Source(a, [1])
+    sink = Sink(b)
+    a.pump()
+    clock.run(seconds)
+    return sink.total / (rate * seconds)
 
 
 def latencies(
@@ -125,27 +137,3 @@ def shares(
         (sink.total - b) / (rate * seconds / 2) for sink, b in zip(sinks, before, strict=True)
     )
     return first_share, second_share
-
-
-def main() -> None:
-    print("8 Mbit/s, 20 ms, 100 ms of buffer, bulk: ms above the base (median, 95 %) of stream and datagram")
-    for controller in (links.Bbr, links.Cubic, links.NewReno):
-        values = latencies(controller)
-        print(
-            f"{controller.__name__:>10} " + " ".join(f"{value * 1000:>8.1f}" for value in values), flush=True
-        )
-    print("100 Mbit/s, 40 ms: shares of two links, by buffer in round trips")
-    pairs = [
-        (links.Bbr, links.Bbr),
-        (links.Cubic, links.Cubic),
-        (links.Bbr, links.Cubic),
-        (links.Bbr, links.NewReno),
-    ]
-    for one, other in pairs:
-        for buffer in (0.5, 1.0, 2.0):
-            a, b = shares(one, other, buffer=buffer)
-            print(f"{one.__name__:>8} and {other.__name__:>8} {buffer:>5}: {a:.2f} {b:.2f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,0 @@
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "simulation"))  # linksim.py serves these tests too
-sys.path.insert(0, str(Path(__file__).parent))  # rawpeer.py
