@@ -1,6 +1,6 @@
 """Measure another friend's round trip while a friend sends all it can, of each kind of packet.
 
-    scripts/bench_flood.py [--seconds N] [KIND ...]
+    python -m scripts.benchmarks.flood [--seconds N] [KIND ...]
 
 Three hosts: the victim serves an echo to a friend, and an attacker, a friend as well, sends packets made by
 hand over real toxcore. The table has the friend's 1-byte round trip, after pauses of 2 ms, idle and beside
