@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -39,7 +39,7 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows[1].splitlines()[2:]]
 
 
-KINDS: dict[str, type[Packet]] = {kind.__name__: kind for kind in get_args(Packet)}
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Packet)}
 READERS: dict[object, Callable[[str], object]] = {
     int: lambda text: int(text, 0),
     str: str,
@@ -62,7 +62,8 @@ def value_of(text: str) -> Packet:
     values = [word for word in words if word not in names]
     assert len(values) <= len(names), text
     read = {bytes: bytes.fromhex if kind is Node else str.encode, **READERS}
-    return kind(*(read[types[name]](value) for name, value in zip(names, values, strict=False)))
+    packet: Packet = kind(*(read[types[name]](value) for name, value in zip(names, values, strict=False)))
+    return packet
 
 
 def decode(carrier: Carrier, channel: str, packet: bytes) -> Packet:
