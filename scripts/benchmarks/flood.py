@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import trio
 from tabulate import tabulate
@@ -87,7 +88,7 @@ class Attacker(Handler):
             while self.contact.send_lossless(self.make()):
                 self.sent += 1
         else:
-            send = self.contact._tox.friend_send_lossy_packet  # type: ignore[attr-defined]
+            send = self.contact._tox.friend_send_lossy_packet
             number = self.contact.number  # type: ignore[attr-defined]
             for _ in range(BATCH):
                 send(number, self.make())
@@ -298,7 +299,7 @@ def measure(kinds: list[str], seconds: float) -> list[list[object]]:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(["victim", "bob", "attacker"]) as net:
         try:
             processes.append(net["victim"].start(again("--serve"), stdout=subprocess.DEVNULL))
-            rules = {
+            rules: dict[str, Any] = {
                 "rule": [{"contact": "*", "protocol": "tcp", "ports": str(PORT), "action": "accept"}],
                 "expose": [{"protocol": "tcp", "port": PORT}],
             }

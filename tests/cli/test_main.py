@@ -135,7 +135,13 @@ def test_output_that_cannot_be_written(environment: dict[str, str]) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error(daemon: Any, environment: dict[str, str]) -> None:
-    contact = {"name": "x" * 60, "public_key": "", "kind": "friend", "via": "friend", "address": "10.77.0.2"}
+    contact: dict[str, object] = {
+        "name": "x" * 60,
+        "public_key": "",
+        "kind": "friend",
+        "via": "friend",
+        "address": "10.77.0.2",
+    }
     contact |= {"address6": "", "link": "direct", "offline_seconds": None, "ports": 0, "connections": 0}
     contact |= {"tx_bytes": 0, "rx_bytes": 0, "extended": False, "features": []}
     daemon.answers["status"] = STATUS | {"contacts": [contact] * 5000}

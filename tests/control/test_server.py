@@ -462,7 +462,7 @@ async def test_dispatch(path: Path) -> None:
 
     dispatcher = Dispatcher()
     dispatcher.add(api.PING, ping)
-    async with serving(path, dispatcher), (await Peer.connect(path)).stream as stream:
+    async with serving(path, dispatcher), (await Peer.connect(path)).stream as stream:  # type: ignore[arg-type]
         peer = Peer(stream)
         answer = await peer.call(b'{"id": 1, "method": "ping", "params": {"name": "alice", "timeout": 2}}\n')
         assert answer == {"id": 1, "result": {"contact": "alice", "seconds": 2.0, "path": "direct"}}
@@ -561,7 +561,7 @@ async def test_numbers_and_nesting_beyond_all_bounds(path: Path, params: str, me
 
     dispatcher = Dispatcher()
     dispatcher.add(api.PING, ping)
-    async with serving(path, dispatcher), (await Peer.connect(path)).stream as stream:
+    async with serving(path, dispatcher), (await Peer.connect(path)).stream as stream:  # type: ignore[arg-type]
         answer = await Peer(stream).call(b'{"id": 1, "method": "ping", "params": %s}\n' % params.encode())
         assert answer is not None
         error = answer["error"]

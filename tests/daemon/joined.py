@@ -141,6 +141,7 @@ class Kernel:
             case stack_events.DatagramRefused() | stack_events.EchoRequest():
                 pass
             case _:
+                assert event.connection is not None
                 program = self.programs[event.connection]
                 program.hear(event)
                 if isinstance(event, stack_events.Closed | stack_events.Aborted | stack_events.ConnectFailed):
@@ -223,4 +224,5 @@ class Joined:
 
     @property
     def address(self) -> bytes:
+        assert self.server.address is not None
         return self.server.address.packed

@@ -38,7 +38,7 @@ from tunfwd.tox.binding.enums import (
     Tox_Group_Privacy_State,
     Tox_Group_Role,
 )
-from tunfwd.tox.binding.errors import ConferenceTitleInvalidLength, raise_code
+from tunfwd.tox.binding.errors import raise_code
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import UDP, Friend
 from tunfwd.tox.friends import FriendRequest
@@ -157,7 +157,7 @@ class SimulatedTox:
 
     def conference_get_title(self, number: int) -> bytes:
         if not hasattr(self, "title"):
-            raise ConferenceTitleInvalidLength
+            raise_code("TOX_ERR_CONFERENCE_TITLE", 2)  # there is none
         return self.title
 
     def conference_delete(self, number: int) -> None:
@@ -260,8 +260,9 @@ class Daemon:
             auto_accept_groups=frozenset(),
         )
         self.pacing = Pacing()
-        groups = Groups(self.tox, self.pacing, self.contacts, self._save, self._save, lambda: "us")
-        conferences = Conferences(self.tox, self.contacts, self._save, key_of("us"))
+        tox: Any = self.tox  # what is called of it
+        groups = Groups(tox, self.pacing, self.contacts, self._save, self._save, lambda: "us")
+        conferences = Conferences(tox, self.contacts, self._save, key_of("us"))
         self.friends = SimulatedFriends(self.tox, self.pacing)
         self.policing = Policing(SocketGate(None))
         client: Any = SimpleNamespace(

@@ -226,6 +226,7 @@ async def test_the_carrier_that_fails_is_met_as_offline(monkeypatch: pytest.Monk
 
 
 def syn(scene: Scene, port: int = APPLICATION) -> None:
+    assert scene.bob.address is not None
     frame = tcp_frame(
         Endpoint(scene.daemon.book.own.packed, port), Endpoint(scene.bob.address.packed, 80), SYN, 1000,
         options=SYN_OPTIONS,
@@ -238,7 +239,12 @@ def syn(scene: Scene, port: int = APPLICATION) -> None:
 async def test_a_connection_that_cannot_be_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
     sent: list[object] = []
-    scene.daemon.engine._device.write = lambda frame: bool(sent.append(frame)) or True  # type: ignore[method-assign]
+
+    def write(frame: object) -> bool:
+        sent.append(frame)
+        return True
+
+    scene.daemon.engine._device.write = write  # type: ignore[method-assign]
     with monkeypatch.context() as patch:
         patch.setattr(scene.daemon.engine._callers, "incoming", fail)
         syn(scene)
@@ -272,7 +278,7 @@ async def test_a_connection_that_fails_is_reset_with_its_flow(
         syn(scene)
     else:
         monkeypatch.setattr(scene.daemon.switch, "stream_event", fail)
-        scene.daemon.switch.stack.emit(events.Readable(connection))  # type: ignore[arg-type]
+        scene.daemon.switch.stack.emit(events.Readable(connection))
         scene.daemon.engine.round()
     scene.daemon.settle()
     assert not flow.is_open

@@ -110,19 +110,24 @@ async def test_who_may_be_meant() -> None:
     assert daemon.peers.find(key_of(1).hex()).contact.key == key_of(1)
 
 
+def packed(peer: Peer) -> bytes:
+    assert peer.address is not None
+    return peer.address.packed
+
+
 async def test_addresses_lead_to_their_owners() -> None:
     daemon = Daemon()
     group = lan(daemon)
     peers: list[Peer] = [daemon.join(group, n, f"player {n}") for n in range(3)]
     daemon.exit(group, 2)
     for peer in peers:
-        assert daemon.peers.at(peer.address.packed) is peer
+        assert daemon.peers.at(packed(peer)) is peer
         assert daemon.peers.at(peer.address6.packed) is peer
-    known = [daemon.peers.host_state(peer.address.packed) for peer in peers]
+    known = [daemon.peers.host_state(packed(peer)) for peer in peers]
     assert known == [HostState.ONLINE, HostState.ONLINE, HostState.OFFLINE]
     assert daemon.peers.host_state(bytes((10, 77, 1, 2))) is HostState.UNKNOWN
     daemon.groups.leave(group)
-    assert daemon.peers.host_state(peers[0].address.packed) is HostState.UNKNOWN
+    assert daemon.peers.host_state(packed(peers[0])) is HostState.UNKNOWN
 
 
 async def test_an_address_follows_the_key() -> None:

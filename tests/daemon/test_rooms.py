@@ -16,6 +16,7 @@ from tunfwd.daemon.contacts.rooms import RoomOffer
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, Session, next_epoch
 from tunfwd.forwarding.states import MappingState
+from tunfwd.tox.binding.enums import Tox_Group_Join_Fail
 from tunfwd.tox.conferences import Conference
 from tunfwd.tox.groups import Group, State
 from tunfwd.wire.carriers import FRIEND, GROUP
@@ -105,7 +106,7 @@ async def test_a_group_at_rest_costs_nothing(autojump_clock: trio.testing.MockCl
     daemon.forget_traffic()
     await trio.sleep(60)
     looked: list[object] = []
-    daemon.engine._look_after = looked.append  # type: ignore[method-assign]
+    daemon.engine._look_after = looked.append  # type: ignore[method-assign,assignment]
     for _ in range(1000):
         daemon.contacts.iterated()
     assert not looked
@@ -393,7 +394,7 @@ async def test_being_refused_after_a_restart_forgets_nothing() -> None:
     daemon.hear(group, 0, Offer(1, Protocol.TCP, Direction.SERVER, 80, "web"))
     kept = list(daemon.content.mappings), list(daemon.content.offers), dict(daemon.content.addresses)
     again, group = restarted(daemon)
-    again.groups.on_join_fail(group.number, 0)  # it is full
+    again.groups.on_join_fail(group.number, Tox_Group_Join_Fail.TOX_GROUP_JOIN_FAIL_PEER_LIMIT)
     assert group.state is State.LOST
     assert again.rooms.label(group) == "group:lan"
     assert (list(again.content.mappings), list(again.content.offers), dict(again.content.addresses)) == kept

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunfwd.common.errors import ConfigurationError, UserError
-from tunfwd.daemon.storage import state as module
 from tunfwd.daemon.storage.state import (
     AcceptedMapping,
     Content,
@@ -189,7 +188,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with State.load(tmp_path) as state:
         state.content.names[BOB] = "bob"
         with monkeypatch.context() as patch:
-            patch.setattr(module.os, "fsync", full)
+            patch.setattr(os, "fsync", full)
             with pytest.raises(OSError, match="No space left"):
                 state.save()
         assert (tmp_path / "state.json").read_bytes() == whole
@@ -398,6 +397,6 @@ def test_a_full_disk_keeps_nobody_from_starting(tmp_path: Path, monkeypatch: pyt
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with State.load(tmp_path) as state:
         assert state.content.names

@@ -111,7 +111,8 @@ async def ask_all(address: str, port: int, count: int) -> int:
         nonlocal answered
         for number in numbers:
             transport, asker = await loop.create_datagram_endpoint(
-                lambda number=number: Asker(number), remote_addr=(address, port)
+                lambda number=number: Asker(number),  # type: ignore[misc]
+                remote_addr=(address, port),
             )
             with suppress(TimeoutError):
                 if await asyncio.wait_for(asker.answered, 5):

@@ -232,6 +232,7 @@ class Forwards:
         ask(serving, api.OFFER_ADD, **given, target=target, source=source or "auto")
         eventually(lambda: using.offer(name), f"{name} is offered")
         line = ask(using, api.OFFER_ACCEPT, offer=name)["mapping"]
+        assert line["address"] is not None
         forward = Forward(serving, using, name, protocol, port, line["address"], line["address6"])
         self._made.append(forward)
         forward.wait_running()

@@ -80,8 +80,8 @@ class PlainMember(ToxNode):
         assert data[:2] == LOSSLESS
         self.heard.append((contact.nickname, data))
         if data[2] != HELLO:  # v0.1 knows it not, and ignores it
-            found = Packet(data[2], *struct.unpack_from("<I", data, 3), data[7:])
-            self._packets.put((contact.nickname, found))
+            (msg_id,) = struct.unpack_from("<I", data, 3)
+            self._packets.put((contact.nickname, Packet(data[2], msg_id, data[7:])))
 
     def public(self, member: Member, data: bytes) -> None:
         self.lossless(member, data)
@@ -103,7 +103,7 @@ class PlainMember(ToxNode):
     def send_public(self, *packets: bytes) -> None:
         trio.from_thread.run(self._send_all, self.group.send_lossless, packets, trio_token=self._token)
 
-    async def _send_all(self, send, packets: tuple[bytes, ...]) -> None:  # type: ignore[no-untyped-def]
+    async def _send_all(self, send: Callable[[bytes], bool], packets: tuple[bytes, ...]) -> None:
         with trio.fail_after(60):
             for one in packets:
                 while not send(one):

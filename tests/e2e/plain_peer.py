@@ -10,6 +10,7 @@ import queue
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -100,7 +101,7 @@ class ToxNode(Handler):
             self._ready.set()
             await self._client.run()
 
-    def _call(self, action):  # type: ignore[no-untyped-def]
+    def _call(self, action: Callable[[], T]) -> T:
         return trio.from_thread.run_sync(action, trio_token=self._token)
 
 
@@ -133,7 +134,8 @@ class PlainPeer(ToxNode):
     def lossless(self, contact: Contact, data: bytes) -> None:
         assert data[:1] == LOSSLESS
         if data[1] != HELLO:  # v0.1 knows it not, and ignores it
-            self._packets.put(Packet(data[1], *struct.unpack_from("<I", data, 2), data[6:]))
+            (msg_id,) = struct.unpack_from("<I", data, 2)
+            self._packets.put(Packet(data[1], msg_id, data[6:]))
 
     def lossy(self, contact: Contact, data: bytes) -> None:
         if data[:1] == LOSSY:

@@ -50,6 +50,7 @@ def test_accept_by_id_at_another_port(alice: Node, bob: Node, new_port: int) -> 
     with gone_afterwards((bob, "web")), TcpService(bob.host, new_port, echo):
         bob.cli("offer", f"{new_port}/tcp", "--to", "alice", "--name", "web")
         offer = alice.wait_for(lambda: alice.offer("web"), 5, "the offer is there")
+        assert offer is not None
         assert (offer["origin"], offer["direction"], offer["state"]) == ("remote", "server", "pending")
         taken = alice.cli("accept", offer["id"][:6], "--port", "80")
         address = alice.contact("bob")["address"]
@@ -137,6 +138,7 @@ def test_a_request_that_a_person_accepts(alice: Node, bob: Node, new_port: int) 
     ):
         bob.cli("request", f"{new_port}/tcp", "--from", "alice", "--name", "shell")
         asked = alice.wait_for(lambda: alice.offer("shell"), 5, "the request is there")
+        assert asked is not None
         assert (asked["direction"], asked["origin"], asked["port"]) == ("connection", "remote", new_port)
         address = bob.contact("alice")["address"]
         with pytest.raises(OSError):  # noqa: PT011 not before she says so, however it is refused
@@ -159,8 +161,10 @@ def test_a_request_that_a_rule_and_expose_answer(alice: Node, bob: Node) -> None
         bob.cli("request", f"{EXPOSED_UDP}/udp", "--from", "alice", "--name", "udp exposed")
         for name in ("tcp exposed", "udp exposed"):
             bob.wait_for(
-                lambda name=name: (bob.port(name) or {}).get("state") == "running", 5, f"{name} runs"
-            )  # type: ignore[misc]
+                lambda name=name: (bob.port(name) or {}).get("state") == "running",  # type: ignore[misc]
+                5,
+                f"{name} runs",
+            )
         says_hello(bob, address, EXPOSED_TCP)
         with datagram_socket(bob.host, address, EXPOSED_UDP) as client:
             client.send(b"hello")
@@ -179,6 +183,7 @@ def test_a_request_for_what_is_not_exposed_is_left_to_a_person(alice: Node, bob:
     with gone_afterwards((bob, "not exposed")), TcpService(alice.host, NOT_EXPOSED, echo):
         bob.cli("request", f"{NOT_EXPOSED}/tcp", "--from", "alice", "--name", "not exposed")
         offer = alice.wait_for(lambda: alice.offer("not exposed"), 5, "the request is there")
+        assert offer is not None
         assert offer["state"] == "pending"
         with pytest.raises(OSError):  # noqa: PT011
             connect(bob.host, bob.contact("alice")["address"], NOT_EXPOSED, timeout=1)

@@ -64,14 +64,14 @@ def test_conference(three: Three) -> None:
     offer(ann, "udp", PORT, to="conference:table", name="dice")  # to nobody yet
     for node in (ben, cat):
         ask(ann, api.CONFERENCE_INVITE, group="table", friend=node.name)
-        eventually(lambda node=node: ask(node, api.CONFERENCE_LIST)["groups"], "the invitation is there")
+        eventually(lambda node=node: ask(node, api.CONFERENCE_LIST)["groups"], "the invitation is there")  # type: ignore[misc]
         line = conference(node)
         assert (line["state"], line["inviter"]) == ("invited", "ann")
         assert not ports_of(node, "ann")
         ask(node, api.CONFERENCE_JOIN, group="ann")
         wait_running(node, "ann", "dice", timeout=30)
     for node, other in ((ben, cat), (cat, ben)):
-        eventually(lambda node=node: len(seen_in(node)) == 2, f"{node.name} sees both", 30)
+        eventually(lambda node=node: len(seen_in(node)) == 2, f"{node.name} sees both", 30)  # type: ignore[misc]
         stranger = seen_in(node)[other.name]
         assert stranger["reachable"] is False
         assert stranger["address"] is None
@@ -122,7 +122,7 @@ def test_private_group_by_invitation(three: Three) -> None:
     assert caught.value.code == "not_found"
     for node in (ben, cat):
         ask(ann, api.GROUP_INVITE, group="club", friend=node.name)
-        eventually(lambda node=node: ask(node, api.GROUP_LIST)["groups"], "the invitation is there")
+        eventually(lambda node=node: ask(node, api.GROUP_LIST)["groups"], "the invitation is there")  # type: ignore[misc]
         assert group(node, "club")["state"] == "invited"
         assert group(node, "club")["inviter"] == "ann"
         assert node.cli("group", "join", "club").stdout.startswith("joining club")
@@ -145,6 +145,7 @@ def test_private_group_by_invitation(three: Three) -> None:
         ),
         "the group's offer is there",
     )
+    assert line is not None
     assert line["state"] == "pending"
     ask(ben, api.OFFER_ACCEPT, offer="darts", contact="group:club/ann")
     wait_running(ben, "group:club/ann", "darts")

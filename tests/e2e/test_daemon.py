@@ -209,7 +209,14 @@ def test_the_udp_port_in_use(node: Node, net: Topology) -> None:
 
 
 def test_privilege_that_is_missing_is_said(node: Node) -> None:
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", TUNFWD, "daemon"]
+    command: list[str | Path] = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        TUNFWD,
+        "daemon",
+    ]
     node.folder.chmod(0o777)
     unprivileged = node.host.run(command, env=os.environ | node.environment, timeout=10, check=False)
     assert unprivileged.returncode in (7, 8)  # 7: it may not even read where its files are
@@ -507,7 +514,14 @@ def test_only_some_users_reach_contacts(node: Node) -> None:
     node.start()
     ask = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('10.77.3.9', 80))"
     for uid, admitted in ((65534, True), (1235, False), (0, False)):
-        command = ["setpriv", f"--reuid={uid}", "--clear-groups", "/usr/bin/python3", "-c", ask]
+        command: list[str | Path] = [
+            "setpriv",
+            f"--reuid={uid}",
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-c",
+            ask,
+        ]
         assert (node.host.run(command, check=False).returncode == 0) == admitted, uid
     node.stop()
     node.configure({"network": {"users": ["no-such-user"]}})

@@ -106,7 +106,9 @@ def test_five_thousand_questions_are_all_answered_and_tcp_goes_on(forward: Forwa
     """As a resolver asks: from a port of its own each time, once."""
     dns, web = forward("udp", source=source), forward("tcp")
     with UdpEcho(dns.serving.host, dns.port), TcpService(web.serving.host, web.port, echo):
-        asked = dns.using.host.run([sys.executable, CHURN, "ask", dns.address, dns.port, 5000], timeout=150)
+        asked = dns.using.host.run(
+            [sys.executable, CHURN, "ask", dns.address, str(dns.port), "5000"], timeout=150
+        )
         assert asked.stdout == "5000\n"
         with connect(web.using.host, web.address, web.port) as connection:
             connection.sendall(b"hello")

@@ -121,7 +121,7 @@ def works(port: Forward) -> bool:
 def come_back(*ports: Forward) -> None:
     """Without a command."""
     for port in ports:
-        eventually(lambda port=port: works(port), f"{port.name} works again", BACK)
+        eventually(lambda port=port: works(port), f"{port.name} works again", BACK)  # type: ignore[misc]
 
 
 def leftovers(node: Node) -> str:
@@ -280,8 +280,8 @@ def test_kill_while_data_flows(forward: Forwards, alice: Node, bob: Node) -> Non
         port = forward()
         with transfer(port) as moved:
             killer.cli("kill", port.name)
-            eventually(lambda moved=moved: moved.client_end is not None, "the client hears of it", 3)
-            eventually(lambda moved=moved: moved.service_end is not None, "the service hears of it", 3)
+            eventually(lambda moved=moved: moved.client_end is not None, "the client hears of it", 3)  # type: ignore[misc]
+            eventually(lambda moved=moved: moved.service_end is not None, "the service hears of it", 3)  # type: ignore[misc]
             assert was_reset(moved.client_end), moved.client_end
             with pytest.raises(ConnectionRefusedError):
                 connect(port.using.host, port.address, port.port)

@@ -244,7 +244,7 @@ def joined(shared: Lan) -> Iterator[PlainMember]:
 @pytest.fixture
 def eve(lan: Lan, joined: PlainMember) -> PlainMember:
     for node in lan.nodes.values():
-        eventually(lambda node=node: member(node, "eve")["link"] != "offline", f"{node.name} sees eve", 180)
+        eventually(lambda node=node: member(node, "eve")["link"] != "offline", f"{node.name} sees eve", 180)  # type: ignore[misc]
     return joined
 
 
@@ -281,7 +281,8 @@ def test_plain_member_serves(lan: Lan, eve: PlainMember) -> None:
     with ThreadPoolExecutor(2) as pool:
         for node in (ann, ben):
             eventually(
-                lambda node=node: "plain" in ports_of(node, f"group:{GROUP}/eve"), "it is taken by rule"
+                lambda node=node: "plain" in ports_of(node, f"group:{GROUP}/eve"),  # type: ignore[misc]
+                "it is taken by rule",
             )
             local = pool.submit(connect, node.host, member(node, "eve")["address"], port)
             eve.expect(node.name, ACCEPT, msg_id)
@@ -321,7 +322,7 @@ def test_public_kill_of_anothers_offer(lan: Lan, eve: PlainMember) -> None:
     eve.expect("ann", OFFER, identifier)  # the one public packet: eve has it, too
     eve.send_public(packet(KILL, identifier))
     for node in others:
-        eventually(lambda node=node: drops(node, "kill_unknown") > before[node.name], "it has come")
+        eventually(lambda node=node: drops(node, "kill_unknown") > before[node.name], "it has come")  # type: ignore[misc]
     with UdpEcho(ann.host, port):
         for node in others:
             use_udp(node, member(node, "ann")["address"], port)
@@ -345,6 +346,7 @@ def test_equal_ids_of_different_members(lan: Lan, eve: PlainMember) -> None:
         assert client.recv(100) == b"from eve"
     eve.send("ann", packet(KILL, identifier))
     line = eventually(lambda: _waiting(ann, "eve", "same id"), "eve has ended it, and may offer it again")
+    assert line is not None
     assert line["connections"] == 0
     lan.reach(ann, ben)
 
@@ -510,7 +512,7 @@ def test_member_that_leaves_and_comes_anew(lan: Lan) -> None:
     assert not ask(dan, api.STATUS)["contacts"]
     assert not ask(dan, api.PORTS)["ports"]
     for node in (ann, ben, cat):
-        eventually(lambda node=node: member(node, "dan")["link"] == "offline", f"{node.name} sees dan gone")
+        eventually(lambda node=node: member(node, "dan")["link"] == "offline", f"{node.name} sees dan gone")  # type: ignore[misc]
     address = old["ann"]["address"]
     with pytest.raises(OSError) as caught:  # noqa: PT011
         connect(ann.host, address, TCP_PORT)

@@ -58,7 +58,10 @@ def nodes(cables: Topology) -> Iterator[dict[str, Node]]:
         made = {}
         for name in ("alice", "bob", "carol", "dave"):
             (folder / name).mkdir()
-            config = {"tox": {"bootstrap": [network.bootstrap]}, "forwarding": {"outage": OUTAGE}}
+            config: dict[str, dict[str, object]] = {
+                "tox": {"bootstrap": [network.bootstrap]},
+                "forwarding": {"outage": OUTAGE},
+            }
             made[name] = stack.enter_context(Node(cables[name], folder / name, config))
         with ThreadPoolExecutor() as pool:
             list(pool.map(befriend, (made["bob"], made["dave"]), (made["alice"], made["carol"])))
@@ -132,7 +135,7 @@ def ssh_session(port: Forward) -> Iterator[Callable[[str], None]]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for key in ("host", "user"):
-            keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key]
+            keygen: list[str | Path] = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key]
             subprocess.run(keygen, check=True, timeout=10)
         (folder / "authorized").write_bytes((folder / "user.pub").read_bytes())
         (folder / "sshd_config").write_text(
@@ -145,7 +148,7 @@ def ssh_session(port: Forward) -> Iterator[Callable[[str], None]]:
         server = serving.start(
             ["/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.DEVNULL
         )
-        options = ["-F", "none", "-i", folder / "user", "-o", f"UserKnownHostsFile={folder}/known"]
+        options = ["-F", "none", "-i", str(folder / "user"), "-o", f"UserKnownHostsFile={folder}/known"]
         try:
             eventually(lambda: listens(serving, port.port), "sshd listens")
             client = using.start(
@@ -153,6 +156,8 @@ def ssh_session(port: Forward) -> Iterator[Callable[[str], None]]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
+            assert client.stdin is not None
+            assert client.stdout is not None
             yield lambda line: repeated(client, line)
             client.stdin.close()
             assert client.wait(TIME) == 0
@@ -253,7 +258,7 @@ def test_a_long_outage_and_a_sudden_end(ports: Forwards, cables: Topology, nodes
     with transfer(down) as one, transfer(up) as two, transfer(other) as three, cut(cables):
         dave.kill()
         dave.start()
-        ends = [lambda: three.client_end]
+        ends: list[Callable[[], BaseException | bytes | None]] = [lambda: three.client_end]
         for moved in (one, two):
             ends += [lambda moved=moved: moved.client_end, lambda moved=moved: moved.service_end]  # type: ignore[misc]
         for end in ends:

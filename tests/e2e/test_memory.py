@@ -27,12 +27,12 @@ def test_forty_thousand_connections_leave_nothing(forward: Forwards, source: str
     """Ended in order, with the answer, unread and by a reset, at both ends."""
     port = forward(source=source)
     nodes = port.using, port.serving
-    client = [sys.executable, CHURN, "connect", port.address, port.port]
-    serve = [sys.executable, CHURN, "serve", port.port]
+    client = [sys.executable, str(CHURN), "connect", port.address, str(port.port)]
+    serve = [sys.executable, str(CHURN), "serve", str(port.port)]
     with running(port.serving.host, serve, f"-t sport = :{port.port}", tmp_path):
         memory = [resident(node) for node in nodes]
         used = [descriptors(node) for node in nodes]
-        result = port.using.host.run([*client, COUNT], timeout=800)
+        result = port.using.host.run([*client, str(COUNT)], timeout=800)
         assert json.loads(result.stdout) == dict.fromkeys("owur", COUNT // 4)
         time.sleep(SETTLE)
         grown = [resident(node) - before for node, before in zip(nodes, memory, strict=True)]

@@ -315,6 +315,7 @@ def test_eve_asks_for_a_port(alice: Node, eve: PlainPeer, new_port: int) -> None
     msg_id = next(_ids)
     eve.offer(msg_id, TCP, CONNECTION, 22, "shell please")
     asked = eventually(lambda: alice.offer("shell please"), "the request is there")
+    assert asked is not None
     assert (asked["direction"], asked["state"]) == ("connection", "pending")
     eve.expect_silence(0.5)
     with TcpService(alice.host, new_port, echo, "127.0.0.1"):

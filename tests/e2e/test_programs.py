@@ -81,7 +81,7 @@ http {{
     }}
 }}
 """)
-    command = ["nginx", "-p", tmp_path, "-c", tmp_path / "nginx.conf"]
+    command: list[str | Path] = ["nginx", "-p", tmp_path, "-c", tmp_path / "nginx.conf"]
     url = f"http://{port.address}:{port.port}"
     with running(serving, command, f"-t sport = :{port.port}", tmp_path):
         got = tmp_path / "got"

@@ -57,6 +57,7 @@ def test_ports_work_through_it(relayed: tuple[Node, Node], protocol: str, new_po
     ask(dave, api.OFFER_ADD, protocol=protocol, port=new_port, to=["carol"], name=protocol)
     eventually(lambda: carol.offer(protocol), "the offer is there")
     address = ask(carol, api.OFFER_ACCEPT, offer=protocol)["mapping"]["address"]
+    assert address is not None
     eventually(lambda: (carol.port(protocol) or {}).get("state") == "running", "it runs")
     if protocol == "tcp":
         with TcpService(dave.host, new_port, echo), connect(carol.host, address, new_port) as client:

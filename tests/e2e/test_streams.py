@@ -358,6 +358,7 @@ def test_nothing_is_left_of_connections_that_are_over(forward: Forwards) -> None
         eventually(lambda: port.line["connections"] == 0, "all are gone")
         for node, (files, size) in zip(nodes, before, strict=True):
             eventually(
-                lambda node=node, files=files: descriptors(node) <= files, "no descriptor is left open"
+                lambda node=node, files=files: descriptors(node) <= files,  # type: ignore[misc]
+                "no descriptor is left open",
             )
             assert resident(node) - size < 8 * MIB

@@ -203,7 +203,7 @@ class Path:
     @property
     def due(self) -> list[float]:
         """When something will arrive."""
-        return [queue[0][0] for queue in (self.lossless, self.lossy) if queue]  # type: ignore[index]
+        return [queue[0][0] for queue in (self.lossless, self.lossy) if queue]
 
 
 class Pair:

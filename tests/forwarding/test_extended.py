@@ -5,8 +5,9 @@ import pytest
 from tests.forwarding.pair import Pair, Side, said
 from tunfwd.common.errors import Misuse
 from tunfwd.forwarding import events as ev
-from tunfwd.forwarding.lossless import MAX_UNREAD, SCARCE_BUFFER, SEND_BUFFER, WINDOW
-from tunfwd.forwarding.mapping import Origin
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.lossless import MAX_UNREAD, SCARCE_BUFFER, SEND_BUFFER, WINDOW, LosslessChannel
+from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.forwarding.negotiation import HELD_TIMEOUT, MAX_FLOWS, MAX_HELD, Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import HELLO_INTERVAL
@@ -24,7 +25,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return pair
 
 
-def send_all(pair: Pair, flow, data: bytes) -> None:
+def send_all(pair: Pair, flow: Flow, data: bytes) -> None:
     """Write it all, in as many turns as it takes."""
     view = memoryview(data)
     for _ in range(10_000):
@@ -364,7 +365,7 @@ def test_a_held_connection_gives_up_when_nobody_decides(pair: Pair) -> None:
 # Requests: the user asks first.
 
 
-def request(pair: Pair, protocol: Protocol = TCP, port: int = 22):
+def request(pair: Pair, protocol: Protocol = TCP, port: int = 22) -> Mapping:
     mapping = pair.b.session.offer(protocol, port, "", pair.now, direction=Direction.CONNECTION)
     pair.run(1)
     return mapping
@@ -428,6 +429,7 @@ def test_a_connection_that_crosses_the_end_of_its_mapping_is_refused_and_asks_no
     flow = pair.b.session.connect(mapping, pair.now)
     pair.a.session.end(pair.a.mapping(), pair.now)
     pair.run(1)
+    assert flow is not None
     assert pair.b.failed[flow] in (Reason.REFUSED, Reason.ABORTED)
     assert not pair.a.session.mappings
     assert not [e for e in pair.a.events if isinstance(e, ev.OfferArrived)]
@@ -670,6 +672,7 @@ def test_too_many_flows_are_refused() -> None:
 def test_a_peer_past_its_credit_is_reset(pair: Pair) -> None:
     pair.a.auto_read = False
     using, serving = pair.open(pair.serve())
+    assert isinstance(using.channel, LosslessChannel)
     using.channel._limit = 1 << 40  # a peer that keeps no rule
     while serving.state is FlowState.OPEN:
         using.write(bytes(65536))

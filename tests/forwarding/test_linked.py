@@ -7,6 +7,7 @@ outage is nothing but a pause; what ends, ends with a reason, and comes back by 
 from collections import Counter
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,17 +29,17 @@ from tunfwd.wire.packets import Data, Direction, Feature, Offer, Protocol, Reaso
 DELAY = 0.02  # s, one way
 OUTAGE = 60.0  # s, the default
 LINK_PREFIX = FRIEND.extension + b"\x02"
-ROUGH = {"loss": 0.1, "duplicate": 0.05, "reorder": 0.1}
-BAD = {"loss": 0.3, "duplicate": 0.1, "reorder": 0.3}
+ROUGH: dict[str, Any] = {"loss": 0.1, "duplicate": 0.05, "reorder": 0.1}
+BAD: dict[str, Any] = {"loss": 0.3, "duplicate": 0.1, "reorder": 0.3}
 NETWORKS = pytest.mark.parametrize("network", [{}, ROUGH, BAD], ids=["good", "rough", "bad"])
 
 
 def make(
-    *, features: Feature = FEATURES, carrier: Carrier = FRIEND, seed: int = 0, **path: float
+    *, features: Feature = FEATURES, carrier: Carrier = FRIEND, seed: int = 0, **path: Any
 ) -> tuple[Pair, Mapping]:
     """Two that have a link, and a running mapping: the service is at `a`."""
     sides = [Side(2 * seed + n, features=f, carrier=carrier) for n, f in ((1, FEATURES), (2, features))]
-    pair = Pair(*sides, **({"delay": DELAY} | path))
+    pair = Pair(*sides, **{"delay": DELAY, **path})
     pair.connect()
     return pair, serve(pair)
 
@@ -150,7 +151,7 @@ def test_only_hello_goes_over_the_carrier_once_there_is_a_link(carrier: Carrier)
 
 
 @NETWORKS
-def test_many_connections_at_once(network: dict[str, float]) -> None:
+def test_many_connections_at_once(network: dict[str, Any]) -> None:
     pair, mapping = make(**network)
     flows = [pair.b.session.connect(mapping, pair.now) for _ in range(200)]
     run_until(pair, lambda: len(pair.b.opened) == 200)
@@ -171,7 +172,7 @@ def test_many_connections_at_once(network: dict[str, float]) -> None:
 
 @NETWORKS
 @pytest.mark.parametrize("seed", range(3))
-def test_bytes_both_ways(network: dict[str, float], seed: int) -> None:
+def test_bytes_both_ways(network: dict[str, Any], seed: int) -> None:
     pair, mapping = make(seed=seed, **network)
     using, serving = open_flow(pair, mapping)
     there = Writer(pair, using, text(1, 700_000))
@@ -188,7 +189,7 @@ def test_bytes_both_ways(network: dict[str, float], seed: int) -> None:
 
 @NETWORKS
 @pytest.mark.parametrize("reason", [Reason.REFUSED, Reason.UNREACHABLE, Reason.TIMED_OUT])
-def test_why_a_service_was_not_reached(network: dict[str, float], reason: Reason) -> None:
+def test_why_a_service_was_not_reached(network: dict[str, Any], reason: Reason) -> None:
     """Whichever is first: the stream's reset, or the control packet that declines."""
     pair, mapping = make(**network)
     pair.a.service = lambda flow: reason
@@ -215,7 +216,7 @@ def test_a_service_that_never_answers() -> None:
 
 @NETWORKS
 @pytest.mark.parametrize("first", ["a", "b"])
-def test_half_close(network: dict[str, float], first: str) -> None:
+def test_half_close(network: dict[str, Any], first: str) -> None:
     """Who has ended its half still gets all of the other's."""
     pair, mapping = make(**network)
     using, serving = open_flow(pair, mapping)
@@ -248,7 +249,7 @@ def test_an_empty_connection() -> None:
 
 @NETWORKS
 @pytest.mark.parametrize("who", ["a", "b"])
-def test_a_reset(network: dict[str, float], who: str) -> None:
+def test_a_reset(network: dict[str, Any], who: str) -> None:
     pair, mapping = make(**network)
     using, serving = open_flow(pair, mapping)
     for flow in (using, serving):
@@ -355,7 +356,7 @@ def test_lost_datagrams_stay_lost_and_whole_ones_are_right() -> None:
 
 @NETWORKS
 @pytest.mark.parametrize("who", ["both", "a", "b"])
-def test_a_pause_is_nothing_but_a_pause(network: dict[str, float], who: str) -> None:
+def test_a_pause_is_nothing_but_a_pause(network: dict[str, Any], who: str) -> None:
     """Whether both notice or one alone: three cuts of 10 s, byte for byte, no event."""
     pair, mapping = make(**network)
     idle = open_flow(pair, mapping)
@@ -547,7 +548,7 @@ def test_an_outage_that_only_one_side_has_counted_to_its_end() -> None:
 @pytest.mark.parametrize("restarted", ["a", "b"])
 @pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "unnoticed"])
 @pytest.mark.parametrize("network", [{}, ROUGH], ids=["good", "rough"])
-def test_a_restart_in_mid_stream(restarted: str, noticed: bool, network: dict[str, float]) -> None:
+def test_a_restart_in_mid_stream(restarted: str, noticed: bool, network: dict[str, Any]) -> None:
     pair, mapping = make(**network)
     using, serving = open_flow(pair, mapping)
     for flow in (using, serving):
@@ -780,12 +781,12 @@ def test_noise_in_the_link(seed: int) -> None:
 class Linked(Sessions):
     """The machine of `test_machine` over a link. A cut may be shorter or longer than the outage."""
 
-    @initialize(  # type: ignore[override]
+    @initialize(
         network=st.sampled_from([{}, ROUGH, BAD]),
         delay=st.sampled_from([0.001, 0.03]),
         begun=st.sampled_from([True, True, True, False]),
     )
-    def begin(self, network: dict[str, float], delay: float, begun: bool) -> None:
+    def begin(self, network: dict[str, Any], delay: float, begun: bool) -> None:
         sides = [Side(n, features=FEATURES) for n in (1, 2)]
         self.start(Pair(*sides, delay=delay, **network), FEATURES)
         if begun:

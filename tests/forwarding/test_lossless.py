@@ -1,5 +1,7 @@
 """The plain transport and its channels, without a session around them."""
 
+from typing import Any
+
 import pytest
 
 from tunfwd.forwarding.lossless import MAX_CONTROL, MAX_DATAGRAMS, TURN, WINDOW, LosslessTransport
@@ -22,6 +24,9 @@ class Sink:
     def channel_done(self) -> None:
         self.said.append("done")
 
+    def channel_reset(self, reason: Reason) -> None:
+        self.said.append(f"reset {reason.name}")
+
     def channel_broken(self, reason: Reason) -> None:
         self.said.append(f"broken {reason.name}")
 
@@ -32,8 +37,8 @@ def transport(*, flow_control: bool = True) -> LosslessTransport:
     return new
 
 
-def sent(of: LosslessTransport) -> list[object]:
-    found = []
+def sent(of: LosslessTransport) -> list[Any]:
+    found: list[Any] = []
     while (packet := of.next_packet()) is not None:
         found.append(decode(FRIEND, packet))
     return found

@@ -5,7 +5,8 @@ import pytest
 from tests.forwarding.pair import Plain, Side
 from tunfwd.common.errors import Misuse
 from tunfwd.forwarding import events as ev
-from tunfwd.forwarding.lossless import PLAIN_UNREAD
+from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.lossless import PLAIN_UNREAD, LosslessChannel
 from tunfwd.forwarding.mapping import Origin
 from tunfwd.forwarding.negotiation import (
     HELD_TIMEOUT,
@@ -30,7 +31,7 @@ def peer() -> Plain:
     return Plain()
 
 
-def connect(peer: Plain):
+def connect(peer: Plain) -> Flow:
     flow = peer.session.connect(peer.side.mapping(), peer.now)
     assert flow is not None
     return flow
@@ -402,7 +403,7 @@ def test_the_peer_asks_for_a_connection(peer: Plain) -> None:
     flow.write(b"hello")
     assert peer.heard() == [(DATA, asked, b"hello")]
     peer.kill(asked)
-    assert mapping.state is MappingState.WAITING
+    assert mapping.state is MappingState.WAITING  # type: ignore[comparison-overlap]
 
 
 def test_several_connections_asked_for_at_once(peer: Plain) -> None:
@@ -654,7 +655,7 @@ def test_a_million_tiny_packets_cost_what_they_hold(peer: Plain) -> None:
     peer.ack(offered)
     for _ in range(20_000):
         peer.data(offered, b"1")
-    assert flow.channel is not None
+    assert isinstance(flow.channel, LosslessChannel)
     assert flow.channel._inbox.__sizeof__() < 50_000
     assert sum(isinstance(e, ev.Readable) for e in peer.side.events) == 2
 

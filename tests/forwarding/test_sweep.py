@@ -162,7 +162,8 @@ def packets_for(scene: Scene) -> dict[str, Callable[[], None]]:
         "hello, restarted": Hello(FEATURES, EPOCH + 1),
     }
     calls: dict[str, Callable[[], None]] = {
-        name: lambda packet=packet: scene.receive(packet) for name, packet in lossless.items()
+        name: lambda packet=packet: scene.receive(packet)  # type: ignore[misc]
+        for name, packet in lossless.items()
     }
     lossy = {
         "datagram": b"\xc8" + msg_id.to_bytes(4, "little") + b"d",
@@ -170,7 +171,7 @@ def packets_for(scene: Scene) -> dict[str, Callable[[], None]]:
         "pong": encode_extension(FRIEND, Pong(1)),
     }
     for name, packet in lossy.items():
-        calls[name] = lambda packet=packet: scene.session.receive_lossy(packet, scene.now)
+        calls[name] = lambda packet=packet: scene.session.receive_lossy(packet, scene.now)  # type: ignore[misc]
     return calls
 
 
@@ -183,9 +184,13 @@ def owner_calls_for(scene: Scene) -> dict[str, Callable[[], None]]:
         scene.now += 3600
         session.handle_timeout(scene.now)
 
+    def end() -> None:
+        if mapping in session.mappings:
+            session.end(mapping, scene.now)
+
     calls: dict[str, Callable[[], object]] = {
         "take": lambda: session.take(mapping, scene.now),
-        "end": lambda: mapping in session.mappings and session.end(mapping, scene.now),
+        "end": end,
         "connect": lambda: session.connect(mapping, scene.now),
         "offline": lambda: session.offline(scene.now),
         "online": lambda: session.online(scene.now),

@@ -12,7 +12,7 @@ from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.mapping import Origin
 from tunfwd.forwarding.session import FEATURES
 from tunfwd.forwarding.states import FlowState, MappingState
-from tunfwd.wire.frames import ResetStream, StopSending, Stream
+from tunfwd.wire.frames import Frame, ResetStream, StopSending, Stream
 from tunfwd.wire.packets import Accept, AckAcc, Direction, Feature, Hello, Kill, Offer, Protocol, Reason
 
 TCP, SERVER, CONNECTION = Protocol.TCP, Direction.SERVER, Direction.CONNECTION
@@ -72,7 +72,7 @@ def test_their_server_whose_id_they_used_up() -> None:
     assert peer.side.failed == {flow: Reason.REFUSED}
     assert count(peer) == 1
     assert declined(peer, ID)
-    assert mapping.state is MappingState.WAITING
+    assert mapping.state is MappingState.WAITING  # type: ignore[comparison-overlap]
 
 
 def test_one_of_several_held_connections_finds_its_offer_used_up() -> None:
@@ -157,7 +157,7 @@ def test_a_stream_that_was_begun_and_not_used_up_is_the_flows(order: str) -> Non
     mapping = peer.session.offer(TCP, 80, "web", peer.now)
     (offer,) = [p for p in peer.hear() if isinstance(p, Offer)]
     id_ = offer.msg_id
-    frames = {
+    frames: dict[str, list[Frame]] = {
         "data first": [Stream(id_, 0, b"hi", False)],
         "stop first": [StopSending(id_, 1), ResetStream(id_, 1, 0)],
         "reset first": [ResetStream(id_, 1, 0)],

@@ -12,6 +12,7 @@ from pathlib import Path
 from tunfwd.common.errors import EXIT_CODES, ConfigurationError, UserError
 from tunfwd.common.schema import Mismatch, decode
 from tunfwd.config import document as config
+from tunfwd.config.rules import Expose, RuleTable
 from tunfwd.config.toml_lines import locate
 from tunfwd.control import api, protocol
 from tunfwd.daemon.storage.state import FILE, State
@@ -127,7 +128,7 @@ def _keys(table: str) -> list[str]:
     """The keys of a table of the configuration."""
     kind = type(getattr(config.Document(), table))
     if kind is tuple:
-        kind = config.RuleTable if table == "rule" else config.Expose
+        kind = RuleTable if table == "rule" else Expose
     return [field.name for field in fields(kind)] if is_dataclass(kind) else []
 
 

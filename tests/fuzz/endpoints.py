@@ -12,6 +12,7 @@ from tunfwd.forwarding.negotiation import HELD_TIMEOUT
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.link import Bbr, Cubic, Link, NewReno, StreamReadable
+from tunfwd.link.congestion import ControllerFactory
 from tunfwd.netstack import Connection, Endpoint, Stack, events
 from tunfwd.netstack.states import State
 from tunfwd.netstack.types import Exhausted
@@ -42,7 +43,8 @@ def link(data: bytes) -> None:
     now = 1000.0
     hostile = Hostile(FRIEND)
     prefix = hostile._link_prefix
-    controller = choices.one_of((Bbr, Cubic, NewReno))
+    controllers: tuple[ControllerFactory, ...] = (Bbr, Cubic, NewReno)
+    controller = choices.one_of(controllers)
     under_test = Link(5, EPOCHS[0], Random(1), now, prefix=prefix, controller=controller)
     hostile.heard(encode(FRIEND, Hello(FEATURES, 5)))
     ended: set[int] = set()

@@ -24,6 +24,7 @@ from tunfwd.wire.packets import (
     Hello,
     Kill,
     Lossless,
+    Node,
     Offer,
     Ping,
     Pong,
@@ -90,6 +91,8 @@ class Hostile:
                 if epoch != self._heard_epoch:
                     self._heard_epoch = epoch
                     self._begin_link()
+            case Node():
+                pass
             case other:
                 self._know(other.msg_id)
 

@@ -30,7 +30,7 @@ from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.datapath import inbound as serving
 from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.peers import Peer
-from tunfwd.netstack import Connection, Endpoint, HostState, Stack, events
+from tunfwd.netstack import Connection, Endpoint, Frame, HostState, Stack, events
 from tunfwd.netstack.states import State
 from tunfwd.netstack.types import Exhausted
 from tunfwd.tox.binding.enums import Tox_Group_Exit_Type
@@ -148,7 +148,7 @@ class Device:
         self.arrived.clear()
         return frames
 
-    def write(self, frame: list[bytes]) -> bool:
+    def write(self, frame: Frame) -> bool:
         if not self.full:
             self.written.append(flatten(frame))
         return not self.full
@@ -251,7 +251,8 @@ class World:
 
     def _client(self) -> Any:
         daemon = self.daemon
-        daemon.tox = daemon.groups._tox = self.tox
+        daemon.tox = self.tox
+        daemon.groups._tox = self.tox  # type: ignore[assignment]
         client: Any = daemon.contacts._client
         client.friends = Friends(self.tox, daemon.pacing, Reunion(), daemon.contacts, daemon._save)  # type: ignore[arg-type]
         client.address, client.name, client.connection = "A" * 76, "us", UDP
@@ -285,6 +286,7 @@ class World:
         await self._command("offer.add", protocol="tcp", port=80, to=["mallory"], name="ours", source="peer")
         await self._command("offer.add", protocol="udp", port=53, to=["group:lan"], name="dns", source="peer")
         peer = self.daemon.peers.find(GOOD)
+        assert peer.address is not None
         mine, theirs = Endpoint(_packed(OWN), 0), Endpoint(peer.address.packed, SERVED)
         self.stream = self.kernel.connect(mine, theirs, trio.current_time())
         await self._soon()
@@ -297,7 +299,7 @@ class World:
             await trio.sleep(0.005)
 
     def _befriend(self, name: str) -> Friend:
-        friend = self.client.friends.add_key(key_of(name))
+        friend: Friend = self.client.friends.add_key(key_of(name))
         self.contacts["friend", friend.number] = friend
         self.daemon.contacts.added(friend, name)
         self.client.friends.on_connection(friend.number, UDP)
@@ -338,9 +340,9 @@ class World:
         answers = list(side.session.lossy_to_send(now))
         for packet in answers:
             self.client.friends.on_lossy(0, packet)
-        while (packet := side.session.next_packet()) is not None:
-            answers.append(packet)
-            self.client.friends.on_lossless(0, packet)
+        while (lossless := side.session.next_packet()) is not None:
+            answers.append(lossless)
+            self.client.friends.on_lossless(0, lossless)
         timeout = side.session.next_timeout()
         if timeout is not None and timeout <= now:
             side.session.handle_timeout(now)
@@ -449,6 +451,7 @@ class World:
         """A program of this machine, or whoever else can send frames to the device."""
         choices, now = self.choices, trio.current_time()
         someone: Peer = choices.one_of(list(self.daemon.peers))
+        assert someone.address is not None
         remote = Endpoint(someone.address.packed, choices.one_of((80, 22, 53, SERVED, 65535, 49152)))
         match choices.below(6):
             case 0 | 1:
@@ -553,7 +556,8 @@ class World:
         await self.settle()
         self.check()
         switch = self.daemon.switch
-        left = {flow: end for flow, end in switch.ends.items() if end._peer.name != GOOD}
+        flow_ends: dict[Any, Any] = switch.ends
+        left = {flow: end for flow, end in flow_ends.items() if end._peer.name != GOOD}
         assert not left, left
         assert len(switch.streams) == 1
         assert not switch.datagram_services
@@ -602,15 +606,20 @@ async def _live(data: bytes) -> None:
         logger.removeHandler(world.overheard)
 
 
+# Both are changed from outside.
+SCHEDULER: Any = trio._core._run
+SERVING: Any = serving
+
+
 class _Deterministic:
     """Tasks in the same order each time, and no ordinary sockets."""
 
     def __enter__(self) -> None:
-        trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]
-        trio._core._run._r.seed(1)  # type: ignore[attr-defined]
-        self._sockets = serving.ServiceStream, serving.ServiceFlow
-        serving.ServiceStream = serving.ServiceFlow = NoService  # type: ignore[assignment,misc]
+        SCHEDULER._ALLOW_DETERMINISTIC_SCHEDULING = True
+        SCHEDULER._r.seed(1)
+        self._sockets = SERVING.ServiceStream, SERVING.ServiceFlow
+        SERVING.ServiceStream = SERVING.ServiceFlow = NoService
 
     def __exit__(self, *_: object) -> None:
-        serving.ServiceStream, serving.ServiceFlow = self._sockets  # type: ignore[misc]
-        trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = False  # type: ignore[attr-defined]
+        SERVING.ServiceStream, SERVING.ServiceFlow = self._sockets
+        SCHEDULER._ALLOW_DETERMINISTIC_SCHEDULING = False

@@ -11,7 +11,7 @@ from tunfwd.netstack.events import Aborted, AbortReason, ConnectFailed, Failure
 from tunfwd.netstack.states import State
 from tunfwd.wire import icmp, ip, tcp, vnet
 
-from .lab import ACK, FIN, HOST4, HOST6, ISS, OWN4, OWN6, PSH, RST, SYN, SYN_OPTIONS, Lab
+from .lab import ACK, FIN, HOST4, HOST6, ISS, OWN4, OWN6, PSH, RST, SYN, SYN_OPTIONS, Lab, flatten
 
 BUILDERS = [
     "incoming", "syn_received", "syn_sent", "established", "fin_wait_1", "fin_wait_2", "close_wait",
@@ -76,10 +76,10 @@ def test_incoming_refused() -> None:
 def test_incoming_unreachable() -> None:
     lab = Lab().incoming()
     lab.connection.unreachable()
-    ((head, message),) = lab.frames()
-    parsed = ip.parse(head + message, vnet.LENGTH)
+    (frame,) = map(flatten, lab.frames())
+    parsed = ip.parse(frame, vnet.LENGTH)
     assert (parsed.source, parsed.destination) == (HOST4, OWN4)
-    report = icmp.parse(head + message, parsed)
+    report = icmp.parse(frame, parsed)
     assert isinstance(report, icmp.Report)
     assert report.error is icmp.Error.HOST_UNREACHABLE
     assert icmp.parse_quote(report.quote) == (OWN4, HOST4, ip.TCP, 40000, 80, ISS)
@@ -634,7 +634,7 @@ def test_simultaneous_close() -> None:
     lab.arrive(FIN | ACK, 1, 1)
     assert lab.connection.state is State.CLOSING
     lab.arrive(ACK, 2, 2)
-    assert lab.connection.state is State.TIME_WAIT
+    assert lab.connection.state is State.TIME_WAIT  # type: ignore[comparison-overlap]
     assert lab.told() == ["Eof", "Closed"]
 
 
@@ -658,7 +658,7 @@ def test_time_wait_answers_and_is_short() -> None:
     lab.wait(0.9)
     assert lab.connection.state is State.TIME_WAIT
     lab.wait(0.2)
-    assert lab.connection.state is State.CLOSED
+    assert lab.connection.state is State.CLOSED  # type: ignore[comparison-overlap]
     assert lab.stack.statistics().connections == 0
     assert lab.told() == []
 

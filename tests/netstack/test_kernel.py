@@ -137,7 +137,12 @@ def test_a_service_sends_to_a_virtual_host(shared: Machine, host: str) -> None:
 
 def test_both_ways_at_once(shared: Machine) -> None:
     with client("10.77.3.9", ECHO) as connection:
-        writer = threading.Thread(target=lambda: (connection.sendall(MEGABYTE * 50), connection.shutdown(1)))
+
+        def write() -> None:
+            connection.sendall(MEGABYTE * 50)
+            connection.shutdown(1)
+
+        writer = threading.Thread(target=write)
         writer.start()
         assert read_all(connection) == (50 << 20, EXPECTED)
         writer.join()
@@ -430,7 +435,7 @@ def test_our_datagrams_are_refused(shared: Machine, host: str) -> None:
     source, destination = local(host, 5000), Endpoint(own(host), 1)
     shared.refused.clear()
     for size in (10, 5000):
-        shared.call(lambda s=size: shared.stack.send_datagram(source, destination, bytes(s)))
+        shared.call(lambda s=size: shared.stack.send_datagram(source, destination, bytes(s)))  # type: ignore[misc]
     deadline = time.monotonic() + 5
     while len(shared.refused) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)

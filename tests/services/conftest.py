@@ -102,7 +102,16 @@ class Resolver(trio.abc.HostnameResolver):
     silence: trio.Event | None = None
     """If set, no answer before this event."""
 
-    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
+    async def getaddrinfo(
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        assert host is not None
         name = host.decode()
         name.encode("idna")
         if "\0" in name:
@@ -117,7 +126,9 @@ class Resolver(trio.abc.HostnameResolver):
             for entry in socket.getaddrinfo(address, port, family, type, proto, flags | socket.AI_NUMERICHOST)
         ]
 
-    async def getnameinfo(self, sockaddr, flags):
+    async def getnameinfo(
+        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
+    ) -> tuple[str, str]:
         raise NotImplementedError
 
 

@@ -2,11 +2,12 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
 
-from tunfwd.common.streams import ConnectFailure
+from tunfwd.common.streams import ConnectFailure, DatagramFlow
 from tunfwd.services import datagrams
 from tunfwd.services.datagrams import KEPT_LIMIT, ServiceFlow
 from tunfwd.services.poller import Poller
@@ -66,7 +67,7 @@ async def test_flows_are_apart(poller: Poller, service: trio.socket.SocketType) 
         await service.sendto(b"to " + payload, sender)
     assert len(senders) == 50
     for number, recorder in enumerate(recorders):
-        await recorder.until(lambda recorder=recorder: recorder.payloads)
+        await recorder.until(lambda recorder=recorder: recorder.payloads)  # type: ignore[misc]
         assert recorder.payloads == [b"to %d" % number]
 
 
@@ -215,10 +216,11 @@ async def test_closed_when_just_resolved(
     """The resolver may come back with an answer although nobody waits for it any more."""
     original = trio.socket.getaddrinfo
 
-    async def resolve(*arguments, **keywords):
+    async def resolve(*arguments: Any, **keywords: Any) -> object:
         with trio.CancelScope(shield=True):
             await trio.sleep(0.02)
             return await original(*arguments, **keywords)
+        raise AssertionError
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
     flow = ServiceFlow(poller, Target("127.0.0.1", port_of(service)), DatagramRecorder())
@@ -231,7 +233,7 @@ async def test_closed_when_just_resolved(
 
 async def test_closed_from_within_an_event(poller: Poller, service: trio.socket.SocketType) -> None:
     class Quitter(DatagramRecorder):
-        def datagram(self, flow, payload: bytes) -> None:
+        def datagram(self, flow: DatagramFlow, payload: bytes) -> None:
             super().datagram(flow, payload)
             flow.close()
 

@@ -47,7 +47,7 @@ async def test_a_stream_whose_handler_fails(over: str, poller: Poller, listener:
 
 async def test_a_stream_that_fails_to_tell(poller: Poller, listener: Listener) -> None:
     clumsy = Clumsy("readable")
-    clumsy.aborted = fail  # type: ignore[method-assign]
+    clumsy.aborted = fail  # type: ignore[method-assign,assignment]
     ServiceStream(poller, Target("127.0.0.1", listener.port), clumsy)
     service = await listener.accept()
     await service.send_all(b"hello")

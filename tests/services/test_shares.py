@@ -39,7 +39,7 @@ async def streams(poller: Poller, service: socket.socket, owner: str, count: int
     recorders = [Recorder() for _ in range(count)]
     made = [ServiceStream(poller, target, recorder, owner=owner) for recorder in recorders]
     for recorder in recorders:
-        await recorder.until(lambda recorder=recorder: recorder.events)
+        await recorder.until(lambda recorder=recorder: recorder.events)  # type: ignore[misc]
         assert recorder.failure in (None, ConnectFailure.FAILED)
     return [stream for stream, recorder in zip(made, recorders, strict=True) if recorder.failure is None]
 

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -25,7 +26,7 @@ RESET = struct.pack("@ii", 1, 0)
 
 
 async def connect(
-    poller: Poller, listener: Listener, **handler
+    poller: Poller, listener: Listener, **handler: Any
 ) -> tuple[ServiceStream, Recorder, trio.SocketStream]:
     recorder = Recorder(**handler)
     stream = ServiceStream(poller, Target("127.0.0.1", listener.port), recorder)
@@ -195,6 +196,7 @@ async def test_abort_when_just_connected(
         with trio.CancelScope(shield=True):
             await trio.sleep(0.02)
             return await original(host, port)
+        raise AssertionError
 
     monkeypatch.setattr(trio, "open_tcp_stream", connect)
     recorder = Recorder()
@@ -447,7 +449,7 @@ async def test_the_end_follows_all_that_was_written(poller: Poller, listener: Li
 
 async def test_shutdown_answered_from_within_the_eof_event(poller: Poller, listener: Listener) -> None:
     class Mirror(Recorder):
-        def eof(self, stream) -> None:
+        def eof(self, stream: Stream) -> None:
             super().eof(stream)
             stream.shutdown()
 
@@ -569,6 +571,7 @@ async def test_our_abort_is_a_reset(poller: Poller, listener: Listener) -> None:
 async def test_abort_from_within_every_event(poller: Poller, listener: Listener) -> None:
     class Quitter(Recorder):
         quit_on = ""
+        stream: ServiceStream
 
         def _note(self, event: str) -> None:
             super()._note(event)
@@ -645,7 +648,7 @@ async def test_five_hundred_connections(
     for number, stream in enumerate(opened):
         stream.write(b"%d" % number)
     for recorder in recorders:
-        await recorder.until(lambda recorder=recorder: recorder.received)
+        await recorder.until(lambda recorder=recorder: recorder.received)  # type: ignore[misc]
     assert [bytes(recorder.received) for recorder in recorders] == [b"%d" % number for number in range(500)]
     for stream in opened:
         stream.shutdown()

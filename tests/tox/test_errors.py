@@ -1,6 +1,7 @@
 """Errors carry toxcore's own names, whether the program knows them or not."""
 
 import enum
+from collections.abc import Callable
 
 import pytest
 
@@ -30,8 +31,10 @@ def test_number_of_a_later_toxcore_is_an_error_all_the_same() -> None:
 
 
 def test_any_enumeration_will_do() -> None:
-    foreign = enum.Enum("Tox_Err_Friend_Add", {"TOX_ERR_FRIEND_ADD_OWN_KEY": 4})
-    assert isinstance(errors.from_code(foreign["TOX_ERR_FRIEND_ADD_OWN_KEY"]), errors.FriendAddOwnKey)
+    Tox_Err_Friend_Add = enum.Enum("Tox_Err_Friend_Add", {"TOX_ERR_FRIEND_ADD_OWN_KEY": 4})
+    assert isinstance(
+        errors.from_code(Tox_Err_Friend_Add["TOX_ERR_FRIEND_ADD_OWN_KEY"]), errors.FriendAddOwnKey
+    )
 
 
 @pytest.mark.parametrize("declared", errors.ToxError.__subclasses__())
@@ -53,7 +56,7 @@ def test_numbers_are_those_of_the_library() -> None:
         options.udp_enabled = False
         tox = Tox_Ptr(options)
     with tox:
-        refused = {
+        refused: dict[type[errors.ToxError], Callable[[], object]] = {
             errors.GetPortNotBound: lambda: tox.udp_port,
             errors.FriendAddOwnKey: lambda: tox.friend_add(tox.address, b"hello"),
             errors.FriendAddBadChecksum: lambda: tox.friend_add(bytes(37) + b"\1", b"hello"),

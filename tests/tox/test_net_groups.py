@@ -8,7 +8,7 @@ import trio
 from tests.tox.conftest import Person, running
 from tunfwd.tox.binding.errors import GroupInviteAcceptFailSend, GroupJoinBadChatId
 from tunfwd.tox.conferences import Conference
-from tunfwd.tox.contacts import ContactOffline, Member
+from tunfwd.tox.contacts import Contact, ContactOffline, Member
 from tunfwd.tox.groups import Group, NoSuchInvitation, State
 
 pytestmark = [pytest.mark.toxnet, pytest.mark.patient, pytest.mark.timeout(600)]
@@ -72,7 +72,8 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
         assert bobs.name == "LAN party"
         assert to_bob.nickname == "bob"
         assert to_bob.kind == "group"
-        assert to_bob is not alice.friend(bob)
+        friend: Contact = alice.friend(bob)
+        assert to_bob is not friend
 
         for packet in (b"\xa7\xa7" + b"a" * 498, b"\xa7\xa7" + b"b" * 1371, b"\xa7\xa7end"):
             assert to_bob.send_lossless(packet)
@@ -97,9 +98,10 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
         await alice.seen.until(lambda: not to_bob.online)
         with pytest.raises(ContactOffline):
             to_bob.send_lossless(b"\xa7\xa7gone")
-        assert [again.chat_id for again in bob.groups] == [group.chat_id]
-        bobs = bob.groups.get(group.chat_id)
-        assert bobs is not None
+        assert [known.chat_id for known in bob.groups] == [group.chat_id]
+        found = bob.groups.get(group.chat_id)
+        assert found is not None
+        bobs = found
         again, _ = await meet(alice, group, bob, bobs)
         assert again is to_bob
         assert again.key == key == bobs.self_key
@@ -178,7 +180,7 @@ async def test_conference(people: tuple[Person, Person, Person]) -> None:
         assert not conference.members
         for guest in (bob, carol):
             alice.conferences.invite(conference, alice.friend(guest))
-            await guest.seen.until(lambda guest=guest: guest.conferences.invitations)
+            await guest.seen.until(lambda guest=guest: guest.conferences.invitations)  # type: ignore[misc]
             assert guest.conferences.invitations[0].id == conference.id
             guest.conferences.accept(conference.id)
         bobs, carols = bob.conferences.get(conference.id), carol.conferences.get(conference.id)

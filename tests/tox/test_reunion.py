@@ -129,5 +129,5 @@ async def test_two_alone_are_back_after_each_restart_of_either(tmp_path: Path) -
             assert not restarted.friend(stays).online
             async with running(ann, ben):
                 with trio.fail_after(BACK):
-                    await restarted.seen.until(lambda one=restarted, other=stays: one.friend(other).online)
-                    await stays.seen.until(lambda one=restarted, other=stays: other.friend(one).online)
+                    await restarted.seen.until(lambda one=restarted, other=stays: one.friend(other).online)  # type: ignore[misc]
+                    await stays.seen.until(lambda one=restarted, other=stays: other.friend(one).online)  # type: ignore[misc]
