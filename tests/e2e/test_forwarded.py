@@ -9,14 +9,25 @@ from contextlib import contextmanager
 import pytest
 
 from netns.node import Node
-from netns.topology import Host, Topology
+from netns.topology import INTERFACE, Host, Topology
 from tunfwd.control import api
 
 from .conftest import Forwards, ask
-from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, inside, read_exactly
+from .hosts import (
+    TcpService,
+    UdpEcho,
+    connect,
+    datagram_socket,
+    echo,
+    eventually,
+    inside,
+    make_socket,
+    read_exactly,
+)
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
+SERVICE = 5353
 SILENCE = 1.5  # s without an answer
 
 
@@ -61,6 +72,33 @@ def test_a_neighbour_does_not_reach_contacts(forward: Forwards, net: Topology) -
         assert dropped(router) - before >= 2
         assert not service.peers
         assert not questions.peers
+
+
+@pytest.mark.parametrize("rp_filter", ["0", "2"])
+def test_a_neighbour_does_not_pass_for_a_contact(
+    alice: Node, bob: Node, net: Topology, rp_filter: str
+) -> None:
+    """By UDP, to a service that has nothing to do with us, where the kernel looks at no source, or hardly."""
+    host, neighbour = alice.host, net["eve"]
+    name = f"{alice.contact(bob.name)['address']}/32"
+    settings = [f"net.ipv4.conf.{which}.rp_filter" for which in ("all", INTERFACE)]
+    before = [host.run(["sysctl", "-n", setting]).stdout.strip() for setting in settings]
+    neighbour.run(["ip", "addr", "add", name, "dev", "lo"])
+    try:
+        for setting in settings:
+            host.run(["sysctl", "-q", "-w", f"{setting}={rp_filter}"])
+        with UdpEcho(host, SERVICE) as service:
+            for source in (name.partition("/")[0], str(neighbour.address)):
+                with make_socket(neighbour, source, socket.SOCK_DGRAM) as asking:
+                    asking.bind((source, 0))
+                    asking.sendto(b"anybody there?", (str(host.address), SERVICE))
+            eventually(lambda: service.peers, "the service is asked")
+            assert [address for address, _ in service.peers] == [str(neighbour.address)]
+        assert "ok       neighbours: " in alice.cli("doctor", check=False).stdout
+    finally:
+        neighbour.run(["ip", "addr", "del", name, "dev", "lo"])
+        for setting, value in zip(settings, before, strict=True):
+            host.run(["sysctl", "-q", "-w", f"{setting}={value}"])
 
 
 def test_programs_at_any_address_of_this_machine_do(forward: Forwards) -> None:

@@ -20,7 +20,7 @@ from tunfwd.config import document as configuration
 from tunfwd.config.document import DEFAULT_RANGE, Config, Forwarding
 from tunfwd.control.listener import Listener, listening
 from tunfwd.control.server import serve
-from tunfwd.daemon.commands.doctor import Health
+from tunfwd.daemon.commands.doctor import UNGUARDED, Health
 from tunfwd.daemon.commands.main import Commands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.contacts.offers import Policy, Portfolio
@@ -75,6 +75,8 @@ class Tunnel:
     keeper: Keeper
     local: LocalAddresses | None
     """Where packets may come from; None: from anywhere."""
+    unguarded: str | None
+    """Why the kernel lets in what neighbours send in the name of contacts; None: it does not."""
 
 
 def run(path: str | None = None) -> int:
@@ -151,11 +153,13 @@ def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
         set_guards(layout)
         log.info("%s is up: we are %s", name, ipv4.ip)
         with (
-            contextlib.nullcontext() if wanted.users is None else admitting(name, find_users(wanted.users)),
+            admitting(layout, None if wanted.users is None else find_users(wanted.users)) as unguarded,
             contextlib.nullcontext() if wanted.forwarded else LocalAddresses() as local,
             contextlib.closing(keep(layout, partial(confine, ()))) as keeper,
         ):
-            yield Tunnel(device, layout, keeper, local)
+            if unguarded is not None:
+                log.warning("%s%s", UNGUARDED, unguarded)
+            yield Tunnel(device, layout, keeper, local, unguarded)
     except network.NetworkError as error:
         raise UserError("privilege", str(error)) from None
 
@@ -219,7 +223,7 @@ async def _serve(
         rooms = Rooms(client, peers, switch, state.content, saver.save, lambda: contacts.hello, random)
         contacts.attach(client, rooms)
         room_commands = RoomCommands(client, contacts, peers, rooms)
-        health = Health(tunnel.layout, tunnel.keeper, confinement)
+        health = Health(tunnel.layout, tunnel.keeper, confinement, tunnel.unguarded)
         commands = Commands(
             client,
             contacts,

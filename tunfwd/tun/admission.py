@@ -1,9 +1,16 @@
-"""Lets only some users of this machine reach the virtual addresses: `[network] users`.
+"""Keeps others from passing for contacts, and lets only some users reach contacts: `[network] users`.
 
 A table of nf_tables that has an owner, our netlink socket: nobody else changes it, `nft flush ruleset` passes
-it over, and it goes with the daemon, however that ends; so does the device. It judges what programs here send
-into the device by the user who opened the socket, answers excepted: services are open to contacts whoever
-runs them. pyroute2 encodes the messages; it reads no verdict on a batch, so that is done here.
+it over, and it goes with the daemon, however that ends; so does the device. pyroute2 encodes the messages; it
+reads no verdict on a batch, so that is done here.
+
+What comes from a virtual address comes in by the device, or by the loopback where the address is our own. By
+any other interface it is a neighbour's, who thereby passes for a contact: TCP fails, as answers go into the
+device, but a service that is asked by UDP believes it. The kernel's own means, rp_filter, is often off (0) or
+loose (2), and IPv6 has none.
+
+What programs here send into the device is judged by the user who opened the socket, answers excepted:
+services are open to contacts whoever runs them.
 """
 
 import contextlib
@@ -13,7 +20,7 @@ import pwd
 import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pyroute2.netlink import (
     NETLINK_NETFILTER,
@@ -37,16 +44,21 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
 )
 
 from tunfwd.tun.network import NetworkError
+from tunfwd.tun.upkeep import Interface, Layout
 
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
 NFPROTO_INET: Final = 1  # linux/netfilter.h
 NFT_TABLE_F_OWNER: Final = 2  # linux/netfilter/nf_tables.h, Linux 5.12; so the rest
 NFT_CT_DIRECTION: Final = 1
 NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED = 2, 3
-NF_INET_LOCAL_OUT: Final = 3
-NF_ACCEPT: Final = 1
+NFT_PAYLOAD_NETWORK_HEADER: Final = 1
+NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT = 0, 3
+NF_DROP, NF_ACCEPT = 0, 1
+NF_IP_PRI_RAW, NF_IP_PRI_FILTER = -300, 0  # linux/netfilter_ipv4.h; raw is before connections are tracked
 REPLY: Final = b"\1"  # IP_CT_DIR_REPLY
-CHAIN: Final = "output"
+LOOPBACK: Final = 1  # its index, in every network namespace
+SOURCE: Final = {4: 12, 6: 8}  # bytes into the IP header
+FAMILIES: Final = {4: b"\2", 6: b"\x0a"}  # NFPROTO_IPV4, NFPROTO_IPV6
 TIMEOUT: Final = 5.0  # s for the kernel to answer
 
 Expression = dict[str, Any]
@@ -64,45 +76,75 @@ def find_users(names: Iterable[str]) -> set[int]:
 
 
 @contextlib.contextmanager
-def admitting(interface: str, users: Collection[int]) -> Iterator[None]:
-    """Refuse what others than `users` send into the device, as forbidden by a firewall.
+def admitting(layout: Layout, users: Collection[int] | None) -> Iterator[str | None]:
+    """Drop what neighbours send in the name of contacts; refuse what others than `users` send to contacts.
 
-    Takes CAP_NET_ADMIN to begin. Raises NetworkError.
+    The latter as forbidden by a firewall; None: everybody may. Takes CAP_NET_ADMIN to begin. Yields why this
+    kernel cannot do it, or None. Raises NetworkError where it cannot, and there are `users`.
     """
-    table = f"tunfwd-{interface}"
-    rules = list(_rules(socket.if_nametoindex(interface), users))
+    chains = [_Chain("prerouting", NF_INET_PRE_ROUTING, NF_IP_PRI_RAW, [*_genuine(layout)])]
+    if users is not None:
+        chains.append(_Chain("output", NF_INET_LOCAL_OUT, NF_IP_PRI_FILTER, [*_permitted(layout, users)]))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as owner:
-        owner.bind((0, 0))
-        owner.settimeout(TIMEOUT)
+        trouble = None
         try:
-            _transact(owner, _table(table, rules))
+            owner.bind((0, 0))
+            owner.settimeout(TIMEOUT)
+            _transact(owner, _table(f"tunfwd-{layout.name}", chains))
         except OSError as error:
-            needs = "takes nf_tables whose tables have owners (Linux 5.12)"
-            raise NetworkError(f"[network] users {needs}: {error.strerror or error}") from error
-        yield
+            trouble = f"takes nf_tables whose tables have owners (Linux 5.12): {error.strerror or error}"
+            if users is not None:
+                raise NetworkError(f"[network] users {trouble}") from error
+        yield trouble
 
 
-def _rules(index: int, users: Collection[int]) -> Iterator[list[Expression]]:
-    """Make the rules, in order; without a socket, `meta skuid` ends a rule without a match."""
-    user = _load("meta", Meta.NFT_META_SKUID)
-    yield [_load("meta", Meta.NFT_META_OIF), _compare(Cmp.NFT_CMP_NEQ, struct.pack("=I", index)), _accept()]
-    yield [_load("ct", NFT_CT_DIRECTION), _compare(Cmp.NFT_CMP_EQ, REPLY), _accept()]
+def _genuine(layout: Layout) -> Iterator[list[Expression]]:
+    """Make the rules for what comes in, the rarest condition first."""
+    for own in layout.addresses:
+        yield [
+            _load("meta", Meta.NFT_META_NFPROTO),
+            _compare(Cmp.NFT_CMP_EQ, FAMILIES[own.version]),
+            *_source_in(own),
+            _load("meta", Meta.NFT_META_IIF),
+            _compare(Cmp.NFT_CMP_NEQ, struct.pack("=I", layout.index)),
+            _compare(Cmp.NFT_CMP_NEQ, struct.pack("=I", LOOPBACK)),
+            _expression("counter"),
+            _verdict(NF_DROP),
+        ]
+
+
+def _permitted(layout: Layout, users: Collection[int]) -> Iterator[list[Expression]]:
+    """Make the rules for what goes out; without a socket, `meta skuid` ends a rule without a match."""
+    user, accept = _load("meta", Meta.NFT_META_SKUID), _verdict(NF_ACCEPT)
+    yield [
+        _load("meta", Meta.NFT_META_OIF),
+        _compare(Cmp.NFT_CMP_NEQ, struct.pack("=I", layout.index)),
+        accept,
+    ]
+    yield [_load("ct", NFT_CT_DIRECTION), _compare(Cmp.NFT_CMP_EQ, REPLY), accept]
     for number in sorted(users):
-        yield [user, _compare(Cmp.NFT_CMP_EQ, struct.pack("=I", number)), _accept()]
+        yield [user, _compare(Cmp.NFT_CMP_EQ, struct.pack("=I", number)), accept]
     reject = {"type": NFT_REJECT_ICMPX_UNREACH, "icmp_code": NFT_REJECT_ICMPX_ADMIN_PROHIBITED}
     yield [user, _expression("reject", **reject)]
 
 
-def _table(table: str, rules: list[list[Expression]]) -> Iterator[bytes]:
+class _Chain(NamedTuple):
+    name: str
+    hook: int
+    priority: int
+    rules: list[list[Expression]]
+
+
+def _table(table: str, chains: Iterable[_Chain]) -> Iterator[bytes]:
     """Make the messages that set up the table."""
-    hook = {"attrs": [("NFTA_HOOK_HOOKNUM", NF_INET_LOCAL_OUT), ("NFTA_HOOK_PRIORITY", 0)]}
-    chain = [("TABLE", table), ("NAME", CHAIN), ("HOOK", hook), ("POLICY", NF_ACCEPT), ("TYPE", "filter")]
-    owned = [("NAME", table), ("FLAGS", NFT_TABLE_F_OWNER)]
-    yield _message(nft_table_msg, NFT_MSG_NEWTABLE, owned)
-    yield _message(nft_chain_msg, NFT_MSG_NEWCHAIN, chain)
-    for rule in rules:
-        content = [("TABLE", table), ("CHAIN", CHAIN), ("EXPRESSIONS", rule)]
-        yield _message(nft_rule_msg, NFT_MSG_NEWRULE, content)
+    yield _message(nft_table_msg, NFT_MSG_NEWTABLE, [("NAME", table), ("FLAGS", NFT_TABLE_F_OWNER)])
+    for chain in chains:
+        hook = {"attrs": [("NFTA_HOOK_HOOKNUM", chain.hook), ("NFTA_HOOK_PRIORITY", chain.priority)]}
+        content = [("HOOK", hook), ("POLICY", NF_ACCEPT), ("TYPE", "filter")]
+        yield _message(nft_chain_msg, NFT_MSG_NEWCHAIN, [("TABLE", table), ("NAME", chain.name), *content])
+        for rule in chain.rules:
+            content = [("TABLE", table), ("CHAIN", chain.name), ("EXPRESSIONS", rule)]
+            yield _message(nft_rule_msg, NFT_MSG_NEWRULE, content)
 
 
 def _message(kind: Any, number: int, attributes: list[tuple[str, Any]]) -> bytes:
@@ -152,11 +194,24 @@ def _load(name: str, key: int) -> Expression:
 
 
 def _compare(operator: Cmp, value: bytes) -> Expression:
-    data = {"attrs": [("NFTA_DATA_VALUE", value)]}
-    return _expression("cmp", sreg=int(Regs.NFT_REG_1), op=int(operator), data=data)
+    return _expression("cmp", sreg=int(Regs.NFT_REG_1), op=int(operator), data=_value(value))
 
 
-def _accept() -> Expression:
-    verdict = {"attrs": [("NFTA_VERDICT_CODE", NF_ACCEPT)]}
-    data = {"attrs": [("NFTA_DATA_VERDICT", verdict)]}
+def _source_in(own: Interface) -> Iterator[Expression]:
+    """Match the source address with the network, in register 1."""
+    register, network = int(Regs.NFT_REG_1), own.network
+    size = len(own.packed)
+    where = {"base": NFT_PAYLOAD_NETWORK_HEADER, "offset": SOURCE[own.version], "len": size}
+    yield _expression("payload", dreg=register, **where)
+    mask, nothing = _value(network.netmask.packed), _value(bytes(size))
+    yield _expression("bitwise", sreg=register, dreg=register, len=size, mask=mask, xor=nothing)
+    yield _compare(Cmp.NFT_CMP_EQ, network.network_address.packed)
+
+
+def _value(data: bytes) -> Expression:
+    return {"attrs": [("NFTA_DATA_VALUE", data)]}
+
+
+def _verdict(code: int) -> Expression:
+    data = {"attrs": [("NFTA_DATA_VERDICT", {"attrs": [("NFTA_VERDICT_CODE", code)]})]}
     return _expression("immediate", dreg=int(Regs.NFT_REG_VERDICT), data=data)

@@ -3,17 +3,26 @@
 import os
 import pwd
 from collections.abc import Iterator
+from typing import Final
 
 from tunfwd.control import api
 from tunfwd.daemon.process.confinement import Confinement
 from tunfwd.tun.keeper import Keeper
 from tunfwd.tun.upkeep import Layout, inspect
 
+UNGUARDED: Final = (
+    "neighbours may send services UDP in the name of contacts; keep rp_filter at 1. To drop that "
+)
+
 
 class Health:
     """Of the device, the process that keeps it, and this process."""
 
-    def __init__(self, layout: Layout, keeper: Keeper, confinement: Confinement) -> None:
+    def __init__(
+        self, layout: Layout, keeper: Keeper, confinement: Confinement, unguarded: str | None
+    ) -> None:
+        """`unguarded` is why neighbours can pass for contacts, if they can."""
+        self._unguarded = unguarded
         self._layout = layout
         self._keeper = keeper
         self._user = _user_name()
@@ -30,6 +39,11 @@ class Health:
         if not self._keeper.alive:
             detail = "has ended, so that what others change on the device is not put back: restart the daemon"
             yield _check("keeper", fine=False, detail=f"the process beside the daemon {detail}")
+        if self._unguarded is None:
+            detail = "what neighbours send in the name of contacts is dropped"
+        else:
+            detail = UNGUARDED + self._unguarded
+        yield _check("neighbours", fine=self._unguarded is None, detail=detail)
         yield _check("confinement", fine=True, detail=f"user {self._user}, {self._confinement}")
 
 
