@@ -330,7 +330,7 @@ def test_nothing_is_imported_once_root_is_left(node: Node) -> None:
     node.configure({"tox": {"bootstrap": [f"nowhere.invalid:33445:{'0' * 64}"]}})
     audit = (
         "import os, sys\n"
-        "from tunfwd.daemon import handover\n"
+        "from tunfwd.daemon.process import handover\n"
         "leave, left = handover.leave_root, []\n"
         "def hook(event, arguments):\n"
         "    if left and event == 'import':\n"
