@@ -2,10 +2,11 @@
 
 import pytest
 
-from tests.forwarding.pair import Pair, Side
-from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, PAUSE
+from tests.forwarding.pair import Pair, Plain, Side, said
+from tests.forwarding.test_machine import Sessions
+from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, PAUSE, REPEAT
 from tunfwd.forwarding.states import MappingState
-from tunfwd.wire.packets import Feature, Protocol, Reason
+from tunfwd.wire.packets import Direction, Feature, Protocol, Reason, Type
 
 ALL = pytest.mark.parametrize(
     "features", [FEATURES, CARRIER_FEATURES, Feature(0)], ids=["link", "carrier", "plain"]
@@ -124,3 +125,88 @@ def test_offline_it_fails_in_silence() -> None:
     assert side.session.next_timeout() is None
     side.session.online(60.0)
     assert side.session.is_online
+
+
+@ALL
+@pytest.mark.parametrize("met", [True, False])
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_who_was_offline_as_it_resumed_hears_of_it(features: Feature, who: str, met: bool) -> None:
+    """Its own Hello of afterwards looks as if it were the answer to the one that it has missed."""
+    pair = make(features)
+    if met:
+        pair.serve()
+    failing = pair.a if who == "a" else pair.b
+    other = pair.other(failing)
+    failing.fail(pair.now)
+    if not met:
+        pair.a.session.offer(Protocol.TCP, 80, "web", pair.now)
+    pair.run(0.5)
+    pair.lose(other)
+    pair.run(1)
+    assert failing.session.is_online
+    other.session.online(pair.now)
+    pair.run(30)
+    offered, taken = pair.a.mapping(), pair.b.mapping()
+    if features:
+        assert (offered.state, taken.state) == (MappingState.RUNNING, MappingState.RUNNING)
+        pair.open(taken)
+    else:
+        assert (offered.state, taken.state) == (MappingState.OFFERED, MappingState.READY)
+
+
+def test_a_hello_that_nobody_answers_is_repeated_a_few_times() -> None:
+    plain = Plain()
+    plain.side.fail(plain.now)
+    hellos = []
+    while (due := plain.session.next_timeout()) is not None:
+        plain.wait(due - plain.now)
+        while (packet := plain.session.next_packet()) is not None:
+            assert packet[1] == Type.HELLO
+            hellos.append(plain.now - 100 - PAUSE[0])
+    assert hellos == [0, 3, 9, 21, 45, 93]
+    assert REPEAT == (3, 48)
+
+
+def test_hellos_that_are_long_under_way_do_not_answer_each_other_for_ever() -> None:
+    """A round trip longer than the time until the first is repeated."""
+    pair = Pair(Side(1), Side(2), delay=0.01)
+    pair.connect()
+    pair.serve()
+    for path in pair.paths.values():
+        path.lossless_lag = 2.0
+    pair.lose(pair.a)
+    pair.run(5)
+    pair.trace.clear()
+    pair.a.session.online(pair.now)
+    pair.run(60)
+    assert said(pair, "a")[Type.HELLO] == said(pair, "b")[Type.HELLO] == 2
+    assert pair.a.mapping().state is pair.b.mapping().state is MappingState.RUNNING
+
+
+@pytest.mark.parametrize(
+    "features", [CARRIER_FEATURES, FEATURES, Feature.MANY], ids=["carrier", "link", "many"]
+)
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "bounce:a fail:a bounce:a bounce:a fail:a fail:a bounce:b",
+        "fail:b fail:b bounce:a fail:b bounce:a bounce:a fail:b bounce:a bounce:b finish:a offer:a",
+        "fail:a bounce:b",
+        "fail:a fail:b bounce:b bounce:a",
+    ],
+)
+def test_failures_amid_moments_of_absence(features: Feature, steps: str) -> None:
+    walk = Sessions()
+    walk.begin(0.0, 3, features, begun=True)
+    for step in steps.split():
+        what, _, name = step.partition(":")
+        match what:
+            case "fail":
+                walk.fail(name)
+            case "bounce":
+                walk.bounce(name)
+            case "finish":
+                walk.finish(name, 0)
+            case "offer":
+                walk.offer(name, 81, Protocol.TCP, Direction.SERVER)
+    walk.teardown()

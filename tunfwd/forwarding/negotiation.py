@@ -291,6 +291,12 @@ class Negotiation:
         wanted = Feature.MANY if mapping.direction is Direction.SERVER else Feature.MANY | Feature.FLOW
         return wanted in self.features
 
+    @property
+    def took_for_plain(self) -> bool:
+        """Whether something was agreed on as with a plain contact, before this one said that it is not."""
+        agreed = (MappingState.READY, MappingState.ACCEPTED, MappingState.RUNNING)
+        return any(m.state in agreed and not m.many and self._lasts(m) for m in self.mappings)
+
     # Mappings: what the contact does.
 
     def on_offer(self, offer: Offer, now: float) -> None:

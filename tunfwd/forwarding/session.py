@@ -55,6 +55,11 @@ HELLO_INTERVAL = (
 PONGS = 256, 0.005  # answers to Pings at once, and s for each further one
 NODES = 16, 2.0  # DHT keys, and s for each further one
 EPOCHS = 16, 2.0  # Hellos with a new epoch, each of which ends a link and begins one; s for each further one
+REPEAT = (
+    3.0,
+    48.0,
+)  # s until a Hello is repeated that none came after, doubled up to the last; above HELLO_INTERVAL
+
 
 PAUSE = (
     1.0,
@@ -126,7 +131,9 @@ class Session:
         self._orphans: list[int] = []  # flows the contact may still believe in
         self._peer_epoch: int | None = None
         self._hello_sent_at: float | None = None  # in this online period
-        self._hello_awaited = False
+        self._answers = 0  # that may come to Hellos of ours, in this online period
+        self._patience = 0.0  # s until the Hello is repeated that goes unheard; 0 where it is not
+        self._repeat_at: float | None = None  # while none has come in this online period
         self._failed_at = -PAUSE[1]
         self._pause = 0.0
         self._resumes: float | None = None  # after a failure
@@ -190,7 +197,8 @@ class Session:
         self._negotiation.is_online = True
         self._outage_ends = None
         self._hello_sent_at = None
-        self._hello_awaited = False
+        self._answers = 0
+        self._patience, self._repeat_at = 0.0, None
         self._node_sent = False
         if self._linked is not None:
             self._linked.link.path_restored(now)
@@ -199,7 +207,7 @@ class Session:
         for msg_id in self._orphans:
             self._say(Kill(msg_id))
         self._orphans.clear()
-        if self.mappings or self._peer_epoch is not None:  # it may not have noticed, and must offer again
+        if self.mappings or self._has_met:  # it may not have noticed, and must offer again
             self._greet()
             self._send_node()
             # What we offered before there was a link may be lost with what the carrier had queued.
@@ -214,7 +222,7 @@ class Session:
     def offline(self, now: float) -> None:
         """The contact has gone. A link waits for it; nothing else can, as what toxcore had queued is lost."""
         self._now = now
-        self._resumes = None
+        self._resumes = self._repeat_at = None
         self._negotiation.is_online = False
         self._negotiation.unseen, self._negotiation.ask_again_at = 0, None
         self._lossless.clear()
@@ -248,29 +256,18 @@ class Session:
         self._negotiation.is_online = False
         self._set_features(Feature(0))
         self._epoch = next_epoch(self._epoch)
+        self._repeat_at = None
         self._resumes = now + self._pause if was_online else None
         flows = self._negotiation.abandon()
         if not linked:  # over a link the new epoch says it
             self._orphans = (self._orphans + [flow.msg_id for flow in flows if flow.msg_id])[-MAX_ORPHANS:]
         return flows
 
-    def _resume(self, now: float) -> None:
-        """Be there again after a failure. What came meanwhile is lost, and the contact has to repeat it."""
-        self._resumes = None
-        if self._peer_epoch is None:
-            # It may not know our epoch yet, and takes a first one for the answer to its Hello: say a second.
-            self._lossless.send(Hello(self._own_features, self._epoch))
-            self._epoch = next_epoch(self._epoch)
-            self.online(now)
-            self._greet()
-        else:
-            self.online(now)
-
     def part(self, now: float) -> None:
         """The contact, or we, have left for good: not even a link waits any longer."""
         self.offline(now)
         if self._linked is not None:
-            self._end_link()
+            self._begin_anew(Feature(0))
         self._negotiation.fail_held()
 
     def leave(self, now: float) -> None:
@@ -304,15 +301,14 @@ class Session:
         if self._linked is not None and self.is_leaving:
             self._linked.link.close_again()
 
-    def _end_link(self) -> None:
-        """The link is over and all that ran on it lost: the contact has to begin anew, too."""
+    def _begin_anew(self, features: Feature) -> None:
+        """What was under way is lost, as with a link that is over: the contact has to begin anew, too."""
         self._unlink()
         self._epoch = next_epoch(self._epoch)
-        self._set_features(Feature(0))
+        self._set_features(features)
         self._negotiation.lose(restarted=False)
         if self.is_online:
-            self._say_hello()
-            self._hello_awaited = True
+            self._ask_hello()
             self._negotiation.offer_all()
 
     def _unlink(self) -> None:
@@ -322,11 +318,21 @@ class Session:
         self._outage_ends = None
         self._negotiation.transport = self._lossless
 
+    @property
+    def _has_met(self) -> bool:
+        """Whether the contact is known to say Hello, or may have while we had failed and did not hear it."""
+        return self._peer_epoch is not None or self.counters["failures"] > 0
+
     def _greet(self) -> None:
         """Say Hello, once in an online period: it goes before all else that we say."""
         if self._hello_sent_at is None:
-            self._hello_awaited = True
-            self._say_hello()
+            self._ask_hello()
+            self._expect_hello()
+
+    def _ask_hello(self) -> None:
+        """Say Hello to have one."""
+        self._answers += 1
+        self._say_hello()
 
     def _say_hello(self) -> None:
         self._hello_sent_at = self._now
@@ -336,8 +342,24 @@ class Session:
         """The owner has said Hello, to the contact and others at once."""
         self._now = now
         if self._hello_sent_at is None:
-            self._hello_awaited = True
             self._hello_sent_at = now
+            self._answers += 1
+            if self._has_met:  # of all the others nobody expects one
+                self._expect_hello()
+
+    def _expect_hello(self) -> None:
+        """Have our first Hello of an online period repeated until one comes.
+
+        What the contact said while it was offline to us is lost, and our Hello may be the answer to it in the
+        contact's eyes, and so go unanswered. A later one will not.
+        """
+        self._patience = REPEAT[0]
+        self._repeat_at = self._now + self._patience
+
+    def _repeat_hello(self) -> None:
+        self._patience *= 2
+        self._repeat_at = self._now + self._patience if self._patience <= REPEAT[1] else None
+        self._ask_hello()
 
     def _on_hello(self, hello: Hello) -> None:
         known = self._peer_epoch
@@ -357,18 +379,24 @@ class Session:
                 self._start_link(hello.epoch)
         sent_at = self._hello_sent_at
         fresh = sent_at is not None and self._now - sent_at < HELLO_INTERVAL
-        unasked = not self._hello_awaited and not fresh
-        self._hello_awaited = False
+        unasked = not self._answers and not fresh
+        repeated = self._patience > REPEAT[0]
+        self._answers = max(0, self._answers - 1)
+        self._patience, self._repeat_at = 0.0, None
         if anew or unasked:
             self._say_hello()
         self._events.append(HelloArrived())
         self._send_node()
-        if anew:
+        if not linked and self._negotiation.took_for_plain:  # its first Hello was lost
+            self._begin_anew(self.features)
+        elif anew:
             self._negotiation.offer_all()
         elif unasked:
             # It came back without our noticing it gone, and without a link has forgotten: offer again, keep
             # what runs. Or it had no room for all that was offered, and now has.
             self._negotiation.offer_all(again=True, renew=not linked)
+        elif repeated:  # as our first Hello, what we said after it may not have been heard
+            self._negotiation.offer_all(again=True)
 
     def _send_node(self) -> None:
         """Tell a friend where we are in the DHT, once in an online period."""
@@ -487,7 +515,7 @@ class Session:
 
     def _on_link_closed(self, event: LinkClosed) -> None:
         self.counters["link_closed" if event.violation is None else "link_violation"] += 1
-        self._end_link()
+        self._begin_anew(Feature(0))
 
     def _on_extension(self, packet: Ping | Pong) -> None:
         if Feature.PING not in self.features:
@@ -557,6 +585,7 @@ class Session:
             link_timeout,
             self._outage_ends,
             self._resumes,
+            self._repeat_at,
             negotiation.ask_again_at,
         )
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -565,13 +594,16 @@ class Session:
         """Do what is due."""
         self._now = now
         if self._resumes is not None and self._resumes <= now:
-            self._resume(now)
+            self._resumes = None
+            self.online(now)
+        if self._repeat_at is not None and self._repeat_at <= now:
+            self._repeat_hello()
         self._negotiation.handle_timeout(now)
         again_at = self._negotiation.ask_again_at
         if again_at is not None and again_at <= now:
             self._ask_again()
         if self._outage_ends is not None and self._outage_ends <= now:
-            self._end_link()
+            self._begin_anew(Feature(0))
         if self._linked is not None:
             self._linked.link.handle_timeout(now)
 
@@ -579,8 +611,7 @@ class Session:
         """Have the contact repeat its offers, some of which found no room: a Hello not asked for does."""
         self._negotiation.unseen, self._negotiation.ask_again_at = 0, None
         if self.is_online:
-            self._say_hello()
-            self._hello_awaited = True
+            self._ask_hello()
 
     # What the owner wants.
 
@@ -596,8 +627,8 @@ class Session:
     ) -> Mapping:
         """Offer a port of ours, or with direction CONNECTION ask for one; see `Negotiation.offer`."""
         self._now = now
-        if public_id is not None and self.is_online and self._hello_sent_at is None:
-            self._hello_sent_at, self._hello_awaited = now, True  # a public Hello went before it
+        if public_id is not None and self.is_online:
+            self.introduced(now)  # a public Hello went before it
         return self._negotiation.offer(protocol, port, name, now, direction=direction, public_id=public_id)
 
     def expect(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
