@@ -16,7 +16,7 @@ SOURCES = sorted(
             script
             for part in ("scripts", "netns")
             for script in (PROJECT / part).iterdir()
-            if not script.suffix
+            if script.is_file() and not script.suffix
         ),
         PROJECT / "pyproject.toml",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 import trio
@@ -79,7 +80,7 @@ both = pytest.mark.parametrize("protocol", list(Protocol), ids=lambda protocol: 
 )
 @both
 async def test_where_it_listens_decides(
-    autojump_clock: object, protocol: Protocol, address: str, more: dict[str, object], expected: Way
+    autojump_clock: object, protocol: Protocol, address: str, more: dict[str, Any], expected: Way
 ) -> None:
     machine = Machine(protocol)
     machine.listen(address, **more)

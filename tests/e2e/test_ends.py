@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def check(
     dave.start()
     wait_online_again(carol, dave)
     for port in ports:
-        eventually(lambda port=port: works(port), f"{port.name} works again", BACK)
+        eventually(partial(works, port), f"{port.name} works again", BACK)
 
 
 def works(port: Forward) -> bool:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from netns.emulator import INTERFACE
 from netns.node import Node
-from netns.topology import INTERFACE, Host, Topology
+from netns.topology import Host, Topology
 from tunfwd.control import api
 
 from .conftest import Forwards, ask

@@ -829,7 +829,7 @@ def told(pair: Pair) -> None:
 
 @NETWORKS
 @pytest.mark.parametrize("features", [FEATURES, CARRIER_FEATURES], ids=["link", "carriers"])
-def test_who_leaves_says_so(features: Feature, network: dict[str, float]) -> None:
+def test_who_leaves_says_so(features: Feature, network: dict[str, Any]) -> None:
     """Long before anybody misses it: both sides' flows end at once, and the next run goes on."""
     pair, mapping = make(features=features, **network)
     using, serving = open_flow(pair, mapping)
