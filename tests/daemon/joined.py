@@ -167,7 +167,13 @@ class Host:
 
     def __init__(self, seed: int, settings: Settings | None) -> None:
         self.kernel = Kernel(seed)
-        self.daemon = Daemon(rules=(Rule(Action.ACCEPT),), seed=seed, device=self.kernel, settings=settings)
+        self.daemon = Daemon(
+            rules=(Rule(Action.ACCEPT),),
+            seed=seed,
+            device=self.kernel,
+            settings=settings,
+            clock=trio.current_time,  # a turn takes no time, however loaded the machine is
+        )
         self.filled = trio.Event()
 
     def befriend(self, name: str) -> Peer:
