@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tunfwd.common.errors import EXIT_CODES, UserError
+from tunfwd.common.text import MESSAGE_LIMIT, clean
 
 MAX_REQUEST = 64 * 1024  # bytes of a request's line
 MAX_ANSWER = 16 * 1024 * 1024  # bytes of an answer's line: thousands of contacts
@@ -64,7 +65,8 @@ def decode_answer(line: bytes) -> dict[str, object]:
             return result
         case None, {"code": str() as code, "message": str() as message}:
             # A code that only a newer daemon knows is a failure all the same.
-            raise UserError(next((known for known in EXIT_CODES if known == code), "failed"), message)
+            shown = "\n".join(clean(line, MESSAGE_LIMIT) for line in message.split("\n"))
+            raise UserError(next((known for known in EXIT_CODES if known == code), "failed"), shown)
     raise UserError("failed", "the daemon's answer makes no sense: is it another version? (tunfwd version)")
 
 
