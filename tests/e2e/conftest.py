@@ -195,7 +195,7 @@ class Forward:
         ports = ask(self.using, api.PORTS)["ports"]
         return dict(next(port for port in ports if port["name"] == self.name))
 
-    def wait_running(self, timeout: float = 10.0) -> None:
+    def wait_running(self, timeout: float = 60.0) -> None:
         def running() -> bool:
             ports = ask(self.using, api.PORTS)["ports"]
             return any(port["name"] == self.name and port["state"] == "running" for port in ports)

@@ -61,7 +61,7 @@ def test_ports_work_through_it(relayed: tuple[Node, Node], protocol: str, new_po
     eventually(lambda: (carol.port(protocol) or {}).get("state") == "running", "it runs")
     if protocol == "tcp":
         with TcpService(dave.host, new_port, echo), connect(carol.host, address, new_port) as client:
-            client.settimeout(30)
+            client.settimeout(100)
             sent = bytes_of(1, MIB)
             writer = threading.Thread(target=client.sendall, args=(sent,))
             writer.start()
