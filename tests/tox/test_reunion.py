@@ -37,6 +37,15 @@ def test_an_orderly_end_keeps_the_key_and_the_port_and_a_crash_neither(tmp_path:
     assert Reunion(savedata).first_port == 0
 
 
+def test_where_the_secret_is_not_found_nothing_counts_as_a_crash(tmp_path: Path) -> None:
+    savedata = tmp_path / "identity.tox"
+    run(savedata)  # and no end, but after it a library that has its random numbers from elsewhere
+    reunion = Reunion(savedata)
+    reunion.made([], KEY, FIRST_PORT)
+    reunion.end()
+    assert Reunion(savedata).first_port == 0
+
+
 def test_the_secret_is_on_disk_only_between_runs(tmp_path: Path) -> None:
     savedata = tmp_path / "identity.tox"
     file = tmp_path / "identity.reunion.json"

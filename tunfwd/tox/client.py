@@ -199,7 +199,6 @@ class Client:
             finally:
                 nursery.cancel_scope.cancel()
                 self.save()
-                self._reunion.save()
 
     def wake(self) -> None:
         """Make the loop go round at once: something is due that no packet announces."""

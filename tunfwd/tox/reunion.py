@@ -46,7 +46,7 @@ class _Memory:
 
     udp_port: int = 0
     draw: int = -1
-    """Which of the draws of a new instance is the DHT key's secret."""
+    """Which of the draws of a new instance is the DHT key's secret; -1 where it was not found."""
     secret: bytes = b""
     """Of the DHT key, after an orderly end; empty while an instance runs, and so after a crash."""
     friends: dict[bytes, bytes] = field(default_factory=dict)
@@ -59,8 +59,9 @@ class Reunion:
     def __init__(self, savedata: Path) -> None:
         """Read what the last run left beside its identity."""
         self._path = savedata.with_suffix(SUFFIX)
-        self._memory, self._found = _read(self._path)
-        self._crashed = self._found and not self._memory.secret
+        self._memory = _read(self._path)
+        # A run that knew its secret keeps it at an orderly end; one that did not cannot tell how it ended.
+        self._crashed = self._memory.draw >= 0 and not self._memory.secret
         self._public = self._secret = b""
         self._announced: dict[bytes, int] = {}
         self._changed = True
@@ -83,8 +84,7 @@ class Reunion:
     def made(self, drawn: list[bytes], dht_key: bytes, udp_port: int | None) -> None:
         """Find the instance's own secret, by its public key, in what it drew."""
         memory = self._memory
-        memory.udp_port = udp_port or 0
-        memory.secret = b""
+        memory.udp_port, memory.draw, memory.secret = udp_port or 0, -1, b""
         self._public = dht_key
         for number, secret in enumerate(drawn):
             if sodium.public_key(secret) == dht_key:
@@ -161,15 +161,15 @@ def announcement(
     return _NET_PACKET_CRYPTO + own_dht_key + dht_key + nonce + sealed
 
 
-def _read(path: Path) -> tuple[_Memory, bool]:
-    """Return what the file says, and whether there is one; a damaged one counts as none."""
+def _read(path: Path) -> _Memory:
+    """Return what the file says; a damaged one counts as none."""
     try:
-        return _memory_of(json.loads(read_whole(path))), True
+        return _memory_of(json.loads(read_whole(path)))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         log.info("%s is of no use (%s): friends are searched for by toxcore alone", path, error)
-    return _Memory(), False
+    return _Memory()
 
 
 def _memory_of(document: Mapping[str, Any]) -> _Memory:
