@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from tunfwd.forwarding.budget import Budget
+from tunfwd.common.budget import Budget
 from tunfwd.forwarding.events import OfferArrived, ServiceWanted
 from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_MAPPINGS, OFFERS, REFUSALS
 from tunfwd.forwarding.session import CARRIER_FEATURES, EPOCHS, FEATURES, NODES, PONGS, Session, Settings

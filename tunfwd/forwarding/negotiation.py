@@ -14,10 +14,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tunfwd.common.budget import Budget
 from tunfwd.common.errors import Misuse
 from tunfwd.common.timers import Timers
 from tunfwd.common.values import Random
-from tunfwd.forwarding.budget import Budget
 from tunfwd.forwarding.events import (
     DatagramArrived,
     Event,

@@ -9,9 +9,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from tunfwd.common.budget import Budget
 from tunfwd.common.errors import Malformed
 from tunfwd.common.values import Random
-from tunfwd.forwarding.budget import Budget
 from tunfwd.forwarding.events import Event, HelloArrived, NodeArrived, PongArrived
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.linked import LinkTransport

@@ -9,7 +9,7 @@ number of keys.
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from tunfwd.forwarding.budget import Budget
+from tunfwd.common.budget import Budget
 
 BURST: Final = 10  # lines of one kind from one contact
 INTERVAL: Final = 10.0  # s for each further one: 8 640 a day, or 1 MB
