@@ -6,12 +6,15 @@ raised. What becomes of that one is for the caller to decide.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVarTuple
 
+import trio
+
 Ts = TypeVarTuple("Ts")
 
+PAUSE = 10.0  # s until a task that failed begins again
 AGAIN = 60.0  # s until a fault of the same place is logged with its traceback once more
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,18 @@ def survives(what: str, work: Callable[[*Ts], object], *arguments: *Ts) -> bool:
         note(what, fault)
         return False
     return True
+
+
+async def persists(what: str, work: Callable[[], Awaitable[None]], pause: float = PAUSE) -> None:
+    """Run a task for good; where it fails, begin it again after `pause` seconds."""
+    while True:
+        try:
+            await work()
+        except Exception as fault:
+            note(what, fault)
+            await trio.sleep(pause)
+        else:
+            return
 
 
 def note(what: str, fault: Exception) -> None:

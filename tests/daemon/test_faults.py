@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from tunfwd.forwarding.session import FEATURES
 from tunfwd.forwarding.states import MappingState
 from tunfwd.netstack import events
 from tunfwd.netstack.types import Endpoint
+from tunfwd.tox.client import INTRODUCTIONS, Client
 from tunfwd.tox.contacts import ContactOffline
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.packets import (
@@ -319,3 +321,60 @@ def test_a_traceback_is_shown_once_in_a_while(caplog: pytest.LogCaptureFixture) 
     assert faults.tally.count == 5
     assert [bool(record.exc_info) for record in caplog.records] == [True] + 4 * [False]
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+async def test_a_task_that_fails_begins_again(autojump_clock: trio.abc.Clock) -> None:
+    begun: list[float] = []
+
+    async def task() -> None:
+        begun.append(trio.current_time())
+        await trio.sleep(1)
+        if len(begun) < 4:
+            raise Bug
+
+    start = trio.current_time()
+    await faults.persists("a task", task)
+    assert [round(at - start) for at in begun] == [0, 11, 22, 33]
+    assert faults.tally.count == 3
+
+
+TASKS = ["_bootstrap", "_add_relays", "_introduce_friends", "_save_when_dirty", "_check_connections"]
+
+
+@pytest.mark.parametrize("broken", TASKS)
+async def test_a_task_of_the_node_that_fails_is_not_the_end_of_it(
+    broken: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
+) -> None:
+    async def fails() -> None:
+        raise Bug
+
+    async def sleep() -> None:
+        await trio.sleep(1)
+
+    client = Client.__new__(Client)
+    for part in ("_tox", "_pacing", "_handler", "_reunion", "groups", "friends", "policing", "save"):
+        monkeypatch.setattr(client, part, Mock(), raising=False)
+    monkeypatch.setattr(client, "_sleep", sleep)
+    for task in TASKS:
+        work = AsyncMock(wraps=fails if task == broken else trio.sleep_forever)
+        work.__name__ = task
+        monkeypatch.setattr(client, task, work)
+    with trio.move_on_after(99.5):
+        await client.run()
+    assert faults.tally.count == 10
+    assert client._tox.iterate.call_count == 100  # type: ignore[attr-defined]
+
+
+async def test_one_friend_that_cannot_be_introduced_keeps_nobody_else_from_it(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
+) -> None:
+    client = Client.__new__(Client)
+    introduce = Mock(side_effect=[Bug, None])
+    monkeypatch.setattr(client, "_tox", Mock(), raising=False)
+    monkeypatch.setattr(client, "_reunion", Mock(introduce=introduce), raising=False)
+    friends = [Mock(online=False, key=key) for key in (b"a", b"b")]
+    monkeypatch.setattr(client, "friends", friends, raising=False)
+    with trio.move_on_after(INTRODUCTIONS[0] + 0.1):
+        await client._introduce_friends()
+    assert [call.args[0] for call in introduce.call_args_list] == [b"a", b"b"]
+    assert faults.tally.count == 1

@@ -7,12 +7,15 @@ from random import Random
 
 import pytest
 
+from tests.forwarding.pair import Side
+from tests.forwarding.raw_link import RawLink
 from tunfwd.common.budget import Budget
 from tunfwd.forwarding.events import OfferArrived, ServiceWanted
-from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_MAPPINGS, OFFERS, REFUSALS
+from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_MAPPINGS, MAX_UNHEARD, OFFERS, REFUSALS
 from tunfwd.forwarding.session import CARRIER_FEATURES, EPOCHS, FEATURES, NODES, PONGS, Session, Settings
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.carriers import FRIEND
+from tunfwd.wire.frames import Stream
 from tunfwd.wire.packets import (
     Accept,
     AckAcc,
@@ -214,3 +217,47 @@ def test_a_budget() -> None:
     assert not budget.spend(2.0)
     assert not budget.is_full(7.9)
     assert budget.is_full(8.0)
+
+
+@pytest.mark.parametrize("features", [CARRIER_FEATURES, FEATURES], ids=["carrier", "link"])
+def test_who_hears_no_answers_is_given_no_more_of_them(features: Feature) -> None:
+    """Nothing is accepted, and the contact provokes what it never takes, for an hour."""
+    side = Side(features=features)
+    peer = RawLink(side, features)
+    peer.greet()
+    transport = peer.session._negotiation.transport
+    for number in range(1, 20_000):
+        peer.now += 0.2
+        peer.session.handle_timeout(peer.now)
+        if features is FEATURES:
+            peer.control(Accept(number))
+            peer.session.lossy_to_send(peer.now)
+        else:
+            peer.lossless(Accept(number))
+    assert 0 < transport.control_waiting <= MAX_UNHEARD + 100
+    assert peer.session.counters["refusal_unheard"] > 15_000
+    side.session.expect(SERVER, TCP, 80, "web")  # who was accepted is answered
+    before = transport.control_waiting
+    if features is FEATURES:
+        peer.control(Accept(30_000))
+    else:
+        peer.lossless(Accept(30_000))
+    assert transport.control_waiting > before
+
+
+def test_the_end_of_the_last_mapping_takes_the_credit_along() -> None:
+    peer = RawLink(Side(features=FEATURES), FEATURES)
+    peer.greet()
+    peer.session.offer(TCP, 80, "web", peer.now)
+    (offer,) = [packet for packet in peer.hear() if isinstance(packet, Offer)]
+    peer.control(Accept(offer.msg_id), Offer(9, TCP, CONNECTION, 80, ""))
+    peer.hear()
+    for id_ in range(100, 200):
+        peer.say(Stream(id_, 0, bytes(1000), False))
+    epoch = peer.session.epoch
+    assert len(peer.session._linked.link._streams) == 101  # type: ignore[union-attr]
+    peer.control(Kill(offer.msg_id))
+    peer.side.drain(peer.now)
+    assert peer.session.epoch == epoch + 1
+    assert peer.session.counters["link_violation"] == 1
+    assert peer.session._linked is None

@@ -384,3 +384,31 @@ def test_control_messages_split_anywhere() -> None:
             ControlReceived(b"\2" * 1373),
             ControlReceived(b"\3" * 40),
         ]
+
+
+def test_what_was_allowed_for_what_is_over_is_given_back() -> None:
+    """Streams have run; then nothing is agreed on any more, and a few KB are left, as at first."""
+    trusted = True
+    peer = RawPeer(is_trusted=lambda: trusted)
+    peer.link.stream_open(1)
+    peer.say(Stream(1, 0, b"abc", False))
+    for id_ in range(2, 100):
+        peer.say(*(Stream(id_, offset, bytes(600), False) for offset in (0, 600)))
+    assert peer.violation() is None
+    trusted = False
+    peer.link.trust_lost()
+    assert peer.violation() == "too much data of streams nobody asked for"
+    assert len(peer.link._streams) == 0
+
+
+def test_without_trust_a_flow_goes_on_and_nothing_new_begins() -> None:
+    peer = RawPeer(is_trusted=lambda: False)
+    peer.link.stream_open(1)
+    for offset in range(0, 30_000, 1000):
+        peer.say(Stream(1, offset, bytes(1000), False))
+    peer.link.trust_lost()
+    for id_ in range(2, 18):
+        peer.say(Stream(id_, 0, bytes(600), False))
+    assert peer.violation() is None
+    peer.say(Stream(18, 0, b"x", False))
+    assert peer.violation() == "too many streams nobody asked for"

@@ -64,6 +64,7 @@ BOUNDS = {
     "datagrams that wait for Tox": f"{lossless.MAX_DATAGRAMS}",
     "datagrams that wait for their flow to open": f"{flow.MAX_EARLY // KB} KiB",
     "answers and other control packets that wait for Tox": f"{lossless.MAX_CONTROL}",
+    "the same, where no mapping is accepted": f"{negotiation.MAX_UNHEARD // KB} KiB",
 }
 
 

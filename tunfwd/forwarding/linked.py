@@ -40,10 +40,11 @@ class LinkTransport:
         fragment: bool,
         controller: ControllerFactory = Bbr,
         is_wanted: Callable[[int], bool] = lambda _: True,
+        is_trusted: Callable[[], bool] = lambda: True,
     ) -> None:
         """`epochs` are ours and the contact's; `fragment` is whether large datagrams may be cut.
 
-        `is_wanted` is whether there is a flow of a msg_id.
+        `is_wanted` is whether there is a flow of a msg_id, `is_trusted` whether a mapping was accepted.
         """
         self._carrier = carrier
         self._fragment = fragment
@@ -56,6 +57,7 @@ class LinkTransport:
             fragment=fragment,
             controller=controller,
             is_wanted=is_wanted,
+            is_trusted=is_trusted,
         )
         self.dropped_control = 0
         self._channels: dict[int, LinkChannel] = {}
@@ -67,6 +69,15 @@ class LinkTransport:
         """Send a control packet, as the lossless carrier would have it."""
         if not self.link.send_control(encode(self._carrier, packet)):
             self.dropped_control += 1
+
+    @property
+    def control_waiting(self) -> int:
+        """Bytes of control packets that the contact has not acknowledged."""
+        return self.link.control_waiting
+
+    def trust_lost(self) -> None:
+        """Nothing is accepted any more: give back what the contact was allowed for what was."""
+        self.link.trust_lost()
 
     def send_datagram(self, msg_id: int, payload: bytes) -> bool:
         """Send a datagram; False where it is too large."""

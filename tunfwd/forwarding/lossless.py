@@ -31,6 +31,7 @@ MAX_UNREAD = 256 * 1024 * 1024  # bytes of all flows of a contact; the flow that
 UNLIMITED = 1 << 62
 TURN = 8  # packets a channel sends before the next one's turn
 MAX_CONTROL = 8192  # packets; a contact that provokes more answers than it reads gets no more of them
+PACKET_COST = 64  # bytes that a control packet is taken to need
 MAX_DATAGRAMS = 1024  # packets waiting for the carrier; the oldest are dropped
 
 
@@ -59,6 +60,14 @@ class LosslessTransport:
             self.dropped_control += 1
             return
         self._control.append(encode(self.carrier, packet))
+
+    @property
+    def control_waiting(self) -> int:
+        """Bytes of control packets that the carrier has not taken, about."""
+        return PACKET_COST * len(self._control)
+
+    def trust_lost(self) -> None:
+        """Do nothing: what channels hold ends with their flows."""
 
     def send_datagram(self, msg_id: int, payload: bytes) -> bool:
         """Queue a datagram; False where it is too large for one packet."""

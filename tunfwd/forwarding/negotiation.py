@@ -63,6 +63,9 @@ MAX_HELD = 256  # local connections waiting for one mapping
 MAX_SPARE = 64  # a plain server's offers of one service that no connection has used
 HELD_TIMEOUT = 5.0  # s; a plain peer's next offer takes one round trip, a contact's return a few
 ASK_AGAIN = 3.0  # s from a decision until offers without room are asked for; longer than HELLO_INTERVAL
+MAX_UNHEARD = (
+    4096  # bytes of control packets a contact leaves waiting and is answered still, before it is trusted
+)
 LINGER = 2.0  # s; see Negotiation.flow_finished
 OFFERS = MAX_MAPPINGS, 0.005  # Offers of mappings at once (a contact restarts), and s for each further one
 REFUSALS = 1024, 0.005  # answers to what makes no sense, or is too much, and s for each further one
@@ -571,8 +574,10 @@ class Negotiation:
         return Reset(msg_id, reason) if Feature.FLOW in self.features else Kill(msg_id)
 
     def _refuse(self, answer: Lossless) -> None:
-        """Answer what makes no sense, or is too much, unless the contact lives on such answers."""
-        if self._refusals.spend(self._now):
+        """Answer what makes no sense or is too much, unless the contact lives on answers, or hears none."""
+        if self.transport.control_waiting > MAX_UNHEARD and not self.is_trusted():
+            self._counters["refusal_unheard"] += 1
+        elif self._refusals.spend(self._now):
             self._say(answer)
         else:
             self._counters["refusal_over_rate"] += 1
@@ -604,6 +609,10 @@ class Negotiation:
             self._keep_alive(flow, now, sent=False)
             flow.mapping.rx_bytes += len(data.payload)
             self._events.append(DatagramArrived(flow, data.payload))
+
+    def is_trusted(self) -> bool:
+        """Whether a mapping was accepted, by either side."""
+        return any(mapping.taken for mapping in self.mappings)
 
     def is_flow(self, msg_id: int) -> bool:
         """Whether there is a flow of that id, whose datagrams are wanted."""
@@ -805,6 +814,8 @@ class Negotiation:
         if mapping.state in (MappingState.ENDED, MappingState.DECLINED):
             for flow in list(mapping.held):
                 self._drop(flow, Reason.REFUSED)
+            if not self.is_trusted():
+                self.transport.trust_lost()
         return True
 
     def _ids_of(self, mapping: Mapping) -> list[int]:

@@ -414,6 +414,7 @@ class Session:
             fragment=Feature.FRAGMENT in self.features,
             controller=self._settings.controller,
             is_wanted=self._negotiation.is_flow,
+            is_trusted=self._negotiation.is_trusted,
         )
 
     def _set_features(self, features: Feature) -> None:

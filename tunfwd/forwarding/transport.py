@@ -64,6 +64,13 @@ class Transport(Protocol):
         """Send one datagram, or return False where it is too large to be carried."""
 
     @property
+    def control_waiting(self) -> int:
+        """Bytes of control packets that the contact has not taken."""
+
+    def trust_lost(self) -> None:
+        """Give back what the contact was allowed for a mapping: none is accepted any more."""
+
+    @property
     def datagram_payload(self) -> int:
         """Bytes of the largest datagram that can be carried."""
 

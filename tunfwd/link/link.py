@@ -82,12 +82,14 @@ class Link:
         fragment: bool = True,
         controller: ControllerFactory = Bbr,
         is_wanted: Callable[[int], bool] = lambda _: True,
+        is_trusted: Callable[[], bool] = lambda: True,
     ) -> None:
         """Begin a link; both ends do so when both have said Hello.
 
         `prefix` is carrier prefix and packet type: it begins each packet, counts in `max_packet`, and is
         skipped in what arrives. `fragment`: the peer puts split datagrams together. `is_wanted`: whether we
-        are to put those together that come for a flow of that id.
+        are to put those together that come for a flow of that id. `is_trusted`: whether anything is agreed on
+        that could have streams; until then, and before the first, the peer has room for a few KB.
         """
         self.statistics = Statistics()
         self._send_tag = link_tag(local_epoch, remote_epoch)
@@ -96,11 +98,12 @@ class Link:
         self._max_packet = max_packet
         self._fragment = fragment
         self._is_wanted = is_wanted
+        self._is_trusted = is_trusted
         self._new_controller = controller
         self._random = random
         self._last = self._skew = 0.0
         self._events: deque[Event] = deque()
-        self._streams = Streams(self._events)
+        self._streams = Streams(self._events, self._is_trusted)
         self._acks = Acknowledger()
         self._datagrams = DatagramQueue(max_packet - len(prefix) - HEADER_SIZE)
         self._reassembly = Reassembly()
@@ -231,7 +234,7 @@ class Link:
 
     def _end(self) -> None:
         self._closed = True
-        self._streams = Streams(self._events)
+        self._streams = Streams(self._events, self._is_trusted)
         self._datagrams = DatagramQueue(self._max_packet - len(self._prefix) - HEADER_SIZE)
         self._reassembly = Reassembly()
         self._recovery.sent.clear()
@@ -296,12 +299,27 @@ class Link:
                 else:  # as if it were lost: what it brought comes again, when there may be room
                     statistics.refused += 1
         except PeerViolation as violation:
-            self._close_frame = encode_frame(Close(REASON_VIOLATION))
-            self._end()
-            self._events.append(LinkClosed(REASON_VIOLATION, str(violation)))
+            self._violated(violation)
             return
         streams.cwnd = self._recovery.controller.cwnd
         streams.round_trip = self._recovery.rtt.smoothed
+
+    def _violated(self, violation: PeerViolation) -> None:
+        self._close_frame = encode_frame(Close(REASON_VIOLATION))
+        self._end()
+        self._events.append(LinkClosed(REASON_VIOLATION, str(violation)))
+
+    def trust_lost(self) -> None:
+        """`is_trusted` is true no longer: end the link where it holds more than it then may."""
+        try:
+            self._streams.check_unearned()
+        except PeerViolation as violation:
+            self._violated(violation)
+
+    @property
+    def control_waiting(self) -> int:
+        """Bytes of control messages that the peer has not acknowledged."""
+        return self._streams.control.send.unacked
 
     def _on_frame(self, frame: object) -> bool:
         """The frames that are not in every packet; False where there is no room for what one asks for."""

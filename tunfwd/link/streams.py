@@ -16,6 +16,7 @@ A long file, because table, credit and turns are decided together, on the same f
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from tunfwd.common.errors import Misuse
@@ -46,7 +47,8 @@ MAX_SEND_BUFFER: Final = 8 << 20  # … and at most; between them, four congesti
 WRITABLE: Final = 16_384
 MAX_STREAMS: Final = 16_384  # at once; twice as many as a contact may have flows, both ways
 MAX_UNCLAIMED: Final = 4096  # streams with data whose control message has not arrived
-# the same, and what they may hold in bytes, before the owner has opened any: credit is earned by a flow
+# the same, and what they may hold in bytes, before the owner has opened any, and when nothing is agreed on
+# any more that could have streams: credit is earned
 UNEARNED_STREAMS: Final = 16
 UNEARNED_BYTES: Final = 16_384
 PIECE_COST: Final = 256  # bytes that a piece beyond a gap is taken to need beside its data
@@ -116,7 +118,8 @@ class _Due:
 class Streams:
     """The streams of one link."""
 
-    def __init__(self, events: deque[Event]) -> None:
+    def __init__(self, events: deque[Event], is_trusted: Callable[[], bool]) -> None:
+        self._is_trusted = is_trusted
         self.now = 0.0
         self.round_trip = 0.1  # s; how fast a window must be used up to grow
         self.cwnd = 0  # bytes; what the send buffers follow
@@ -286,14 +289,14 @@ class Streams:
                 return self._on_control(offset, data, fin)
             if id_ in self._forgotten or id_ in self._refused:
                 return True
-            if len(self._unclaimed) >= (MAX_UNCLAIMED if self._opened else UNEARNED_STREAMS):
+            if len(self._unclaimed) >= (MAX_UNCLAIMED if self._earned else UNEARNED_STREAMS):
                 raise PeerViolation("too many streams nobody asked for")
             pair = self._unclaimed[id_] = self._create(id_)
         receive = pair.receive
         if receive.ended and offset + len(data) <= receive.highest:
             return True
-        if not self._opened:
-            self._check_unearned(data)
+        if not pair.claimed and not self._earned:
+            self.check_unearned(len(data) + PIECE_COST)
         before, pieces = receive.received, receive.pieces_waiting
         used = receive.on_data(offset, data, fin)
         if used:
@@ -316,14 +319,17 @@ class Streams:
             self._close_if_done(id_, pair)
         return True
 
-    def _check_unearned(self, data: bytes) -> None:
-        """Nothing was agreed on yet that would carry data: a contact has room for a few KB."""
-        held = len(data) + PIECE_COST
+    @property
+    def _earned(self) -> bool:
+        return self._opened > 0 and self._is_trusted()
+
+    def check_unearned(self, held: int = 0) -> None:
+        """Nothing is agreed on that would carry data: the peer has room for a few KB, `held` included."""
         for pair in self._unclaimed.values():
             receive = pair.receive
             held += receive.received - receive.read_offset
             held += receive.pieces_waiting * (MAX_MESSAGE + PIECE_COST)
-        if held > UNEARNED_BYTES:
+        if held > UNEARNED_BYTES or len(self._unclaimed) > UNEARNED_STREAMS:
             raise PeerViolation("too much data of streams nobody asked for")
 
     def on_reset(self, frame: ResetStream) -> None:
@@ -405,7 +411,7 @@ class Streams:
         receive = self.control.receive
         if fin:
             raise PeerViolation("end of the control stream")
-        most = MAX_CONTROL_PIECES if self._opened else MAX_CONTROL_PIECES // 8
+        most = MAX_CONTROL_PIECES if self._earned else MAX_CONTROL_PIECES // 8
         if offset > receive.received and receive.pieces_waiting >= most:
             return False
         receive.on_data(offset, data, False)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import trio
 
-from tunfwd.faults import survives
+from tunfwd.faults import persists, survives
 from tunfwd.tox import version
 from tunfwd.tox.binding import enums
 from tunfwd.tox.binding.errors import GetPortNotBound, NewLoadBadFormat, ToxError
@@ -180,11 +180,14 @@ class Client:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be a node until cancelled, or `Handler.iterated` raises. The identity is saved at the end."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._bootstrap)
-            nursery.start_soon(self._add_relays)
-            nursery.start_soon(self._introduce_friends)
-            nursery.start_soon(self._save_when_dirty)
-            nursery.start_soon(self._check_connections)
+            for task in (
+                self._bootstrap,
+                self._add_relays,
+                self._introduce_friends,
+                self._save_when_dirty,
+                self._check_connections,
+            ):
+                nursery.start_soon(persists, f"a task of the node ({task.__name__.strip('_')})", task)
             task_status.started()
             try:
                 while True:
@@ -275,7 +278,8 @@ class Client:
             await trio.sleep(INTRODUCTIONS[min(attempt, len(INTRODUCTIONS) - 1)])
             for friend in self.friends:
                 if not friend.online:
-                    self._reunion.introduce(friend.key, self._tox.secret_key)
+                    secret = self._tox.secret_key
+                    survives("an introduction", self._reunion.introduce, friend.key, secret)
 
     async def _check_connections(self) -> None:
         while True:
