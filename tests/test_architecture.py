@@ -19,6 +19,7 @@ PURE = {
     "__future__",
     "abc",
     "array",
+    "base64",
     "bisect",
     "builtins",
     "collections",

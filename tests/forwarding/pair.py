@@ -42,10 +42,11 @@ class Side:
         limits: Limits | None = None,
         outage: float = 60.0,
         node_key: bytes = b"",
+        tickets: bool = False,
     ) -> None:
         self.random = Random(seed)
         self.carrier = carrier
-        self.settings = Settings(features, limits or Limits(), outage, node_key=node_key)
+        self.settings = Settings(features, limits or Limits(), outage, node_key=node_key, tickets=tickets)
         self.service: Callable[[Flow], Answer] = lambda flow: True
         self.auto_take = True
         self.auto_read = True

@@ -851,3 +851,52 @@ def test_nodes_are_for_friends_that_both_tell(left: Side, right: Side) -> None:
     assert not any(isinstance(event, ev.NodeArrived) for side in pair.sides for event in side.events)
     pair.b.session.receive_lossless(right.carrier.lossless + b"\x13" + bytes(32), pair.now)
     assert pair.b.session.counters["node_unexpected"] == 1
+
+
+TOKEN = bytes(range(16))
+
+
+def test_a_ticket_is_claimed_once_in_each_online_period_until_it_is_answered() -> None:
+    pair = Pair(Side(1, tickets=True), Side(2, tickets=True))
+    pair.a.session.claim(TOKEN, pair.now)  # nothing else stands between the two
+    for period in range(1, 4):
+        pair.connect()
+        pair.run(10)
+        assert pair.b.events.count(ev.ClaimArrived(TOKEN)) == period
+        pair.disconnect()
+    pair.connect()
+    pair.run(1)
+    pair.b.session.answer_claim(TOKEN, pair.now, valid=True)
+    pair.run(1)
+    assert pair.a.events.count(ev.ClaimAnswered(TOKEN, True)) == 1
+    pair.a.session.claim(TOKEN, pair.now)  # said once more
+    pair.run(1)
+    assert pair.b.events.count(ev.ClaimArrived(TOKEN)) == 5
+    pair.a.session.forget_claim(TOKEN)
+    pair.b.session.answer_claim(TOKEN, pair.now, valid=False)
+    pair.disconnect()
+    pair.connect()
+    pair.run(10)
+    assert pair.b.events.count(ev.ClaimArrived(TOKEN)) == 5
+    assert pair.a.events.count(ev.ClaimAnswered(TOKEN, True)) == 1
+    assert ev.ClaimAnswered(TOKEN, False) not in pair.a.events
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (Side(1, tickets=True, carrier=GROUP), Side(2, tickets=True, carrier=GROUP)),
+        (Side(1, tickets=True), Side(2)),
+    ],
+    ids=["members", "one of them does not"],
+)
+def test_tickets_are_claimed_of_friends_that_know_them(left: Side, right: Side) -> None:
+    pair = Pair(left, right)
+    pair.a.session.claim(TOKEN, pair.now)
+    pair.connect()
+    pair.run(10)
+    assert Feature.TICKET not in pair.a.session.features | pair.b.session.features
+    assert not any(isinstance(event, ev.ClaimArrived) for event in pair.b.events)
+    for packet in (b"\x14" + TOKEN, b"\x15" + TOKEN + b"\1"):
+        pair.b.session.receive_lossless(right.carrier.lossless + packet, pair.now)
+    assert pair.b.session.counters["claim_unexpected"] == 2

@@ -12,13 +12,24 @@ from tests.forwarding.raw_link import RawLink
 from tunfwd.common.budget import Budget
 from tunfwd.forwarding.events import OfferArrived, ServiceWanted
 from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_MAPPINGS, MAX_UNHEARD, OFFERS, REFUSALS
-from tunfwd.forwarding.session import CARRIER_FEATURES, EPOCHS, FEATURES, NODES, PONGS, Session, Settings
+from tunfwd.forwarding.session import (
+    CARRIER_FEATURES,
+    CLAIMS,
+    EPOCHS,
+    FEATURES,
+    NODES,
+    PONGS,
+    Session,
+    Settings,
+)
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.frames import Stream
 from tunfwd.wire.packets import (
     Accept,
     AckAcc,
+    Claim,
+    Claimed,
     Direction,
     Feature,
     Hello,
@@ -41,7 +52,7 @@ class Flooded:
     """A session, and what came out of it."""
 
     def __init__(self, features: Feature = CARRIER_FEATURES) -> None:
-        settings = Settings(features | CARRIER_FEATURES, node_key=bytes(32))
+        settings = Settings(features | CARRIER_FEATURES, node_key=bytes(32), tickets=True)
         self.session = Session(FRIEND, epoch=1, random=Random(1), settings=settings)
         self.session.online(0.0)
         self.now = 0.0
@@ -133,6 +144,19 @@ def test_hellos_with_new_epochs(features: Feature) -> None:
     flooded.now += EPOCHS[1]
     flooded.hear(Hello(features, 5))
     assert flooded.session._peer_epoch == 5
+
+
+def test_claims_to_tickets() -> None:
+    flooded = Flooded(FEATURES | Feature.TICKET)
+    flooded.flood(lambda number: flooded.hear(Claim(number.to_bytes(16, "little"))))
+    assert 0 < flooded.events <= most(CLAIMS)
+    assert flooded.answers == 0
+
+
+def test_answers_to_claims_that_were_not_made() -> None:
+    flooded = Flooded(FEATURES | Feature.TICKET)
+    flooded.flood(lambda number: flooded.hear(Claimed(number.to_bytes(16, "little"), True)))
+    assert flooded.events == flooded.answers == 0
 
 
 def test_dht_keys() -> None:

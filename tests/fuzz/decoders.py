@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+from zlib import crc32
+
 from tunfwd.common.errors import Malformed
 from tunfwd.common.text import clean
-from tunfwd.wire import frames, icmp, ip, packets, tcp, udp, vnet
+from tunfwd.wire import frames, icmp, ip, packets, tcp, ticket, udp, vnet
 from tunfwd.wire.carriers import FRIEND, GROUP, MAX_PACKET
 
 
@@ -100,6 +103,27 @@ def headers(data: bytes) -> None:
                 parse(data, found)
             except Malformed:
                 continue
+
+
+def tickets(data: bytes) -> None:
+    """A ticket, as text, and as what stands before its checksum; and a friend request's message."""
+    checked = data + crc32(data).to_bytes(4, "little")
+    for written in (
+        data.decode("latin-1"),
+        ticket.SCHEME + data.decode("latin-1"),
+        ticket.SCHEME + urlsafe_b64encode(checked).decode().rstrip("="),
+    ):
+        try:
+            found = ticket.decode(written)
+        except Malformed as error:
+            assert error.kind.isidentifier()  # noqa: PT017
+            continue
+        assert ticket.decode(ticket.encode(found)) == found
+        assert sum(one.last - one.first + 1 for one in found.ports) <= ticket.MAX_PORTS
+    token, text = ticket.read_message(ticket.MESSAGE + data.decode("latin-1"))
+    if token is not None:
+        assert len(token) == packets.TOKEN
+        assert ticket.read_message(ticket.write_message(token, text))[0] == token
 
 
 def text(data: bytes) -> None:

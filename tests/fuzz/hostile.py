@@ -13,8 +13,11 @@ from tunfwd.link.ranges import RangeSet
 from tunfwd.wire import frames
 from tunfwd.wire.carriers import Carrier
 from tunfwd.wire.packets import (
+    TOKEN,
     Accept,
     AckAcc,
+    Claim,
+    Claimed,
     Credit,
     Data,
     Direction,
@@ -91,7 +94,7 @@ class Hostile:
                 if epoch != self._heard_epoch:
                     self._heard_epoch = epoch
                     self._begin_link()
-            case Node():
+            case Node() | Claim() | Claimed():
                 pass
             case other:
                 self._know(other.msg_id)
@@ -147,6 +150,10 @@ class Hostile:
             (self.carrier.lossless, self.carrier.lossy, self.carrier.extension, self._link_prefix, b"")
         )
         way = choices.one_of(("lossless", "lossy", "public"))
+        if choices.yes(8):
+            token = bytes((choices.below(3),)) * TOKEN
+            packet: Lossless = Claim(token) if choices.below(2) else Claimed(token, choices.yes(2))
+            return [(way, encode(self.carrier, packet))]
         kind = choices.one_of((*(bytes((kind,)) for kind in Type), b"\x07", b""))
         return [(way, prefix + kind + choices.take(choices.below(40)))]
 

@@ -15,6 +15,7 @@ TARGETS: dict[str, Target] = {
     "frames": decoders.link_frames,
     "ip": decoders.ip_packet,
     "headers": decoders.headers,
+    "ticket": decoders.tickets,
     "text": decoders.text,
     "request": documents.request,
     "parameters": documents.parameters,

@@ -92,6 +92,21 @@ class NodeArrived:
     key: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimArrived:
+    """The contact has a ticket of ours, with this token, or guesses; answer with `answer_claim`."""
+
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAnswered:
+    """The contact knows the ticket of its that we have, and lets us in, or does not."""
+
+    token: bytes
+    valid: bool
+
+
 Event = (
     OfferArrived
     | MappingChanged
@@ -105,4 +120,6 @@ Event = (
     | PongArrived
     | HelloArrived
     | NodeArrived
+    | ClaimArrived
+    | ClaimAnswered
 )

@@ -12,7 +12,14 @@ from enum import Enum, auto
 from tunfwd.common.budget import Budget
 from tunfwd.common.errors import Malformed
 from tunfwd.common.values import Random
-from tunfwd.forwarding.events import Event, HelloArrived, NodeArrived, PongArrived
+from tunfwd.forwarding.events import (
+    ClaimAnswered,
+    ClaimArrived,
+    Event,
+    HelloArrived,
+    NodeArrived,
+    PongArrived,
+)
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.linked import LinkTransport
 from tunfwd.forwarding.lossless import LosslessTransport
@@ -24,6 +31,8 @@ from tunfwd.wire.carriers import FRIEND, Carrier
 from tunfwd.wire.packets import (
     Accept,
     AckAcc,
+    Claim,
+    Claimed,
     Credit,
     Data,
     Direction,
@@ -54,6 +63,7 @@ HELLO_INTERVAL = (
 )
 PONGS = 256, 0.005  # answers to Pings at once, and s for each further one
 NODES = 16, 2.0  # DHT keys, and s for each further one
+CLAIMS = 64, 2.0  # Claims and answers to them, and s for each further one
 EPOCHS = 16, 2.0  # Hellos with a new epoch, each of which ends a link and begins one; s for each further one
 REPEAT = (
     3.0,
@@ -92,6 +102,8 @@ class Settings:
     """The link's congestion control."""
     node_key: bytes = b""
     """Our key as a node of the DHT, for friends to find us again by; empty where they are not to be told."""
+    tickets: bool = False
+    """Whether the owner answers friends' claims to tickets."""
 
 
 def next_epoch(epoch: int) -> int:
@@ -115,6 +127,8 @@ class Session:
         self._own_features = self._settings.features
         if self._settings.node_key and carrier is FRIEND:
             self._own_features |= Feature.NODE
+        if self._settings.tickets and carrier is FRIEND:
+            self._own_features |= Feature.TICKET
         self._events: deque[Event] = deque()
         self._lossless = LosslessTransport(carrier)
         self._linked: LinkTransport | None = None
@@ -138,9 +152,11 @@ class Session:
         self._pause = 0.0
         self._resumes: float | None = None  # after a failure
         self._node_sent = False  # in this online period
+        self._claims: dict[bytes, bool] = {}  # tokens of the contact's tickets; sent in this online period
         self._pongs = Budget(*PONGS)
         self._epochs = Budget(*EPOCHS)
         self._nodes = Budget(*NODES)
+        self._claims_taken = Budget(*CLAIMS)
         self._farewell: Farewell | None = None
 
     @property
@@ -200,6 +216,7 @@ class Session:
         self._answers = 0
         self._patience, self._repeat_at = 0.0, None
         self._node_sent = False
+        self._claims = dict.fromkeys(self._claims, False)
         if self._linked is not None:
             self._linked.link.path_restored(now)
         else:
@@ -207,9 +224,10 @@ class Session:
         for msg_id in self._orphans:
             self._say(Kill(msg_id))
         self._orphans.clear()
-        if self.mappings or self._has_met:  # it may not have noticed, and must offer again
+        if self.mappings or self._claims or self._has_met:  # it may not have noticed, and must offer again
             self._greet()
             self._send_node()
+            self._send_claims()
             # What we offered before there was a link may be lost with what the carrier had queued.
             self._negotiation.offer_all(again=self._linked is not None)
 
@@ -387,6 +405,7 @@ class Session:
             self._say_hello()
         self._events.append(HelloArrived())
         self._send_node()
+        self._send_claims()
         if not linked and self._negotiation.took_for_plain:  # its first Hello was lost
             self._begin_anew(self.features)
         elif anew:
@@ -403,6 +422,13 @@ class Session:
         if Feature.NODE in self.features and not self._node_sent:
             self._node_sent = True
             self._say(Node(self._settings.node_key))
+
+    def _send_claims(self) -> None:
+        """Tell a friend which tickets of its we have, each once in an online period."""
+        if Feature.TICKET in self.features:
+            for token in [token for token, sent in self._claims.items() if not sent]:
+                self._claims[token] = True
+                self._say(Claim(token))
 
     def _start_link(self, peer_epoch: int) -> None:
         """Leave the lossless carrier behind: from now on all but Hello goes over the link."""
@@ -448,6 +474,8 @@ class Session:
                 self._on_hello(value)
             case Node():
                 self._on_node(value)
+            case Claim() | Claimed():
+                self._on_claim(value)
             case Offer():
                 self._negotiation.on_offer(value, now)
             case Accept():
@@ -466,6 +494,18 @@ class Session:
             self._events.append(NodeArrived(node.key))
         else:
             self.counters["node_over_rate"] += 1
+
+    def _on_claim(self, packet: Claim | Claimed) -> None:
+        if Feature.TICKET not in self.features:
+            self.counters["claim_unexpected"] += 1
+        elif not self._claims_taken.spend(self._now):
+            self.counters["claim_over_rate"] += 1
+        elif isinstance(packet, Claim):
+            self._events.append(ClaimArrived(packet.token))
+        elif packet.token in self._claims:
+            self._events.append(ClaimAnswered(packet.token, packet.valid))
+        else:
+            self.counters["claim_unexpected"] += 1
 
     def receive_public(self, packet: bytes, now: float) -> None:
         """Take a packet that the contact sent to a whole group: Hello, Offer and Kill may be public."""
@@ -671,3 +711,24 @@ class Session:
             return False
         self._lossless.send_extension(encode_extension(self._carrier, Ping(token)))
         return True
+
+    def claim(self, token: bytes, now: float) -> None:
+        """Tell the contact, now and in each online period, that we have a ticket of its; again at each call.
+
+        `ClaimAnswered` follows, and `forget_claim` ends it.
+        """
+        self._now = now
+        self._claims[token] = False
+        if self.is_online:
+            self._greet()
+            self._send_claims()
+
+    def forget_claim(self, token: bytes) -> None:
+        """Speak of a ticket no more."""
+        self._claims.pop(token, None)
+
+    def answer_claim(self, token: bytes, now: float, *, valid: bool) -> None:
+        """Answer `ClaimArrived`."""
+        self._now = now
+        if self.is_online:
+            self._say(Claimed(token, valid))

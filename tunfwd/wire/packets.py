@@ -18,6 +18,7 @@ MAX_NAME = 255  # bytes of UTF-8
 MAX_PORT = 0xFFFF
 MAX_MSG_ID = 0xFFFF_FFFF
 NODE_KEY = 32  # bytes
+TOKEN = 16  # bytes of the token of a ticket: random, and nobody guesses one
 
 
 class Protocol(IntEnum):
@@ -43,6 +44,7 @@ class Feature(IntFlag):
     FLOW = 1 << 3
     PING = 1 << 4
     NODE = 1 << 5
+    TICKET = 1 << 6
 
 
 class Reason(IntEnum):
@@ -73,6 +75,8 @@ class Type(IntEnum):
     RESET = 0x11
     CREDIT = 0x12
     NODE = 0x13
+    CLAIM = 0x14
+    CLAIMED = 0x15
 
 
 class ExtensionType(IntEnum):
@@ -163,6 +167,21 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """The sender has a ticket of the receiver's, with this token: `TOKEN` bytes (feature TICKET)."""
+
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a Claim: whether the ticket lets its sender in."""
+
+    token: bytes
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """To be answered with a Pong that carries the same token (feature PING)."""
 
@@ -176,7 +195,7 @@ class Pong:
     token: int
 
 
-Lossless = Offer | Accept | AckAcc | Kill | Data | Hello | Fin | Reset | Credit | Node
+Lossless = Offer | Accept | AckAcc | Kill | Data | Hello | Fin | Reset | Credit | Node | Claim | Claimed
 Extension = Ping | Pong
 
 _OFFER = struct.Struct("<IBBHB")
@@ -224,6 +243,10 @@ def encode(carrier: Carrier, packet: Lossless) -> bytes:
             kind, body = Type.CREDIT, _CREDIT.pack(packet.msg_id, packet.limit)
         case Node():
             kind, body = Type.NODE, packet.key
+        case Claim():
+            kind, body = Type.CLAIM, packet.token
+        case Claimed():
+            kind, body = Type.CLAIMED, packet.token + bytes((packet.valid,))
         case _:
             assert_never(packet)
     return carrier.lossless + bytes((kind,)) + body
@@ -283,6 +306,20 @@ def _read_node(body: bytes) -> Node:
     return Node(body)
 
 
+def _read_claim(body: bytes) -> Claim:
+    if len(body) != TOKEN:
+        raise Malformed("length")
+    return Claim(body)
+
+
+def _read_claimed(body: bytes) -> Claimed:
+    if len(body) != TOKEN + 1:
+        raise Malformed("length")
+    if body[TOKEN] > 1:
+        raise Malformed("answer")
+    return Claimed(body[:TOKEN], body[TOKEN] == 1)
+
+
 def _read_reset(body: bytes) -> Reset:
     msg_id, reason = _RESET.unpack(body)
     return Reset(msg_id, Reason(reason))
@@ -298,6 +335,8 @@ _READERS: dict[int, Callable[[bytes], Lossless]] = {
     Type.RESET: _read_reset,
     Type.CREDIT: lambda body: Credit(*_CREDIT.unpack(body)),
     Type.NODE: _read_node,
+    Type.CLAIM: _read_claim,
+    Type.CLAIMED: _read_claimed,
 }
 
 
