@@ -24,8 +24,7 @@ import trio
 from netns.topology import Topology
 from tunfwd.tox.binding import memory
 from tunfwd.tox.client import Client
-from tunfwd.tox.contacts import Contact
-from tunfwd.tox.groups import GroupInvitation
+from tunfwd.tox.contacts import Contact, Invitation
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.settings import Node, Settings
 from tunfwd.tun import privileges
@@ -86,8 +85,8 @@ class Endpoint(Handler):
             self.contact = contact
             self.online.set()
 
-    def group_invitation(self, invitation: GroupInvitation) -> None:
-        self.invited = invitation.chat_id
+    def invitation(self, invitation: Invitation) -> None:
+        self.invited = invitation.id
 
     def lossless(self, contact: Contact, data: bytes) -> None:
         data = data[len(contact.carrier.lossless) - 1 :]

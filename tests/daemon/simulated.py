@@ -40,9 +40,8 @@ from tunfwd.tox.binding.enums import (
 )
 from tunfwd.tox.binding.errors import raise_code
 from tunfwd.tox.conferences import Conferences
-from tunfwd.tox.contacts import UDP, Friend
-from tunfwd.tox.friends import FriendRequest
-from tunfwd.tox.groups import Group, Groups
+from tunfwd.tox.contacts import UDP, Friend, FriendRequest, Group
+from tunfwd.tox.groups import Groups
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.policing import Policing, SocketGate
 from tunfwd.tun.listeners import Listener
@@ -61,7 +60,7 @@ def key_of(who: object) -> bytes:
 class SimulatedGroup:
     """What toxcore knows of one group."""
 
-    chat_id: bytes
+    id: bytes
     name: str
     peers: dict[int, tuple[bytes, str]] = field(default_factory=dict)
     ours: bool = True  # we are its founder
@@ -105,7 +104,7 @@ class SimulatedTox:
         return number
 
     def group_get_chat_id(self, number: int) -> bytes:
-        return self.groups[number].chat_id
+        return self.groups[number].id
 
     def group_get_name(self, number: int) -> bytes:
         return self.groups[number].name.encode()

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tunfwd.tox.friends import FriendRequest
+from tunfwd.tox.contacts import FriendRequest
 
 from .simulated import Daemon, key_of
 

@@ -16,7 +16,7 @@ from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import Content, contact_id, group_id
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES
-from tunfwd.tox.groups import Group, State
+from tunfwd.tox.contacts import Group, RoomState
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.packets import Direction, Hello, Offer, Protocol, encode
 
@@ -41,7 +41,7 @@ def join_foreign(daemon: Daemon, name: str, chat_id: bytes | None = None) -> Gro
     daemon.tox.groups[number] = known
     daemon.groups.on_self_join(number)
     daemon.settle()
-    group = daemon.groups.get(known.chat_id)
+    group = daemon.groups.get(known.id)
     assert group is not None
     return group
 
@@ -149,8 +149,8 @@ async def test_a_founder_does_not_take_the_name_that_a_person_gave() -> None:
     foreign = join_foreign(daemon, "lan")
     own = daemon.groups.create("lan", public=True)
     daemon.contacts.rename_room(own, "lan")
-    assert daemon.rooms.find("group:lan", Group) is own
-    assert daemon.rooms.label(foreign) == f"group:lan-{foreign.chat_id.hex()[:4]}"
+    assert daemon.rooms.find("group:lan", "group") is own
+    assert daemon.rooms.label(foreign) == f"group:lan-{foreign.id.hex()[:4]}"
     assert not taken_in(daemon, foreign, 0, "player")
     with pytest.raises(UserError, match="choose another name"):
         daemon.contacts.rename_room(foreign, "LAN")
@@ -162,7 +162,7 @@ async def test_a_state_of_before_says_at_start_which_rules_stop(caplog: pytest.L
     """Its room names do not say whose they are: only groups that we founded keep theirs."""
     foreign = SimulatedGroup(key_of("foreign"), "lan", ours=False)
     own = SimulatedGroup(key_of("own"), "party")
-    content = Content(names={group_id(foreign.chat_id): "lan", group_id(own.chat_id): "party"})
+    content = Content(names={group_id(foreign.id): "lan", group_id(own.id): "party"})
     content.names[contact_id(key_of("alice"))] = "alice"
     rules = (*LAN, Rule(Action.ACCEPT, "group:party/*"), *ALICE, Rule(Action.ACCEPT, "group:lan/bob"))
     with caplog.at_level(logging.WARNING):
@@ -173,7 +173,7 @@ async def test_a_state_of_before_says_at_start_which_rules_stop(caplog: pytest.L
     theirs, ours = daemon.groups
     for group in (theirs, ours):
         daemon.groups.on_self_join(group.number)
-        assert group.state is State.JOINED
+        assert group.state is RoomState.JOINED
     assert not taken_in(daemon, theirs, 0, "player")
     assert taken_in(daemon, ours, 0, "player")
     assert taken(daemon, daemon.befriend("alice", given=False))  # a person's: no others were kept
@@ -239,6 +239,6 @@ async def test_groups_are_named_by_command() -> None:
         await call(api.GROUP_RENAME.name, {"group": "theirs", "to": "lan"})
     answer = await call(api.GROUP_RENAME.name, {"group": "theirs", "to": "club"})
     assert answer["group"]["name"] == "club"  # type: ignore[index]
-    assert group_id(foreign.chat_id) in daemon.content.named_rooms
+    assert group_id(foreign.id) in daemon.content.named_rooms
     daemon.groups.leave(foreign)
-    assert group_id(foreign.chat_id) not in daemon.content.named_rooms
+    assert group_id(foreign.id) not in daemon.content.named_rooms

@@ -7,7 +7,7 @@ import pytest
 from tunfwd.common.errors import UserError
 from tunfwd.daemon.peers import Peer
 from tunfwd.netstack.types import HostState
-from tunfwd.tox.groups import Group
+from tunfwd.tox.contacts import Group
 
 from .simulated import Daemon, key_of
 
@@ -134,7 +134,7 @@ async def test_an_address_follows_the_key() -> None:
     """In another run, on another machine, whoever comes first."""
     one, two = Daemon(), Daemon()
     groups = lan(one), lan(two)
-    assert groups[0].chat_id == groups[1].chat_id
+    assert groups[0].id == groups[1].id
     names = [f"player {n}" for n in range(8)]
     there = {name: one.join(groups[0], n, name).address for n, name in enumerate(names)}
     back = {name: two.join(groups[1], n, name).address for n, name in enumerate(reversed(names))}

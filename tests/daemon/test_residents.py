@@ -22,7 +22,7 @@ from tunfwd.daemon.storage.state import Content, StandingOffer, _encode, contact
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES
 from tunfwd.tox.binding.enums import Tox_Group_Exit_Type
-from tunfwd.tox.groups import Group
+from tunfwd.tox.contacts import Group
 from tunfwd.wire.packets import Direction, Hello, Offer, Protocol
 
 from .simulated import Daemon, SimulatedGroup, key_of
@@ -184,9 +184,9 @@ async def test_a_state_file_full_of_strangers_starts() -> None:
     group = SimulatedGroup(key_of("group"), "lan")
     content = Content()
     bob = contact_id(key_of("bob"))
-    kept = contact_id(key_of("kept"), group.chat_id)
+    kept = contact_id(key_of("kept"), group.id)
     for number, host in enumerate(SMALL.hosts()):
-        stranger = contact_id(key_of(number), group.chat_id)
+        stranger = contact_id(key_of(number), group.id)
         content.addresses[stranger] = IPv4Address(host)
         content.names[stranger] = f"stranger {number}"
     content.addresses[kept] = IPv4Address("10.99.0.14")

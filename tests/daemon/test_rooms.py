@@ -17,8 +17,7 @@ from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, Session, next_epoch
 from tunfwd.forwarding.states import MappingState
 from tunfwd.tox.binding.enums import Tox_Group_Join_Fail
-from tunfwd.tox.conferences import Conference
-from tunfwd.tox.groups import Group, State
+from tunfwd.tox.contacts import Conference, Group, RoomState
 from tunfwd.wire.carriers import FRIEND, GROUP
 from tunfwd.wire.packets import Accept, AckAcc, Direction, Hello, Kill, Lossless, Offer, Protocol, decode
 
@@ -185,7 +184,7 @@ async def test_who_returns_under_another_number_gets_it_again() -> None:
     daemon.exit(group, 0)
     assert states(daemon) == {MappingState.WAITING: 1, MappingState.OFFERED: 1}
     daemon.hear_public(group, 0, Kill(made.msg_id))  # of the number that it had: nobody's
-    assert daemon.groups.strays == 1
+    assert daemon.groups.unannounced_dropped == 1
     daemon.forget_traffic()
     peer = daemon.join(group, 5, "player 0")
     assert peer is daemon.peers.find("player 0")
@@ -292,15 +291,15 @@ async def test_two_groups_of_one_name() -> None:
     daemon = Daemon()
     one, two = founded(daemon), founded(daemon)
     assert daemon.rooms.label(one) == "group:lan"
-    assert daemon.rooms.label(two) == f"group:lan-{two.chat_id.hex()[:4]}"
-    assert daemon.rooms.find("lan", Group) is one
-    assert daemon.rooms.find(daemon.rooms.label(two), Group) is two
-    assert daemon.rooms.find(two.chat_id.hex()[:6], Group) is two
+    assert daemon.rooms.label(two) == f"group:lan-{two.id.hex()[:4]}"
+    assert daemon.rooms.find("lan", "group") is one
+    assert daemon.rooms.find(daemon.rooms.label(two), "group") is two
+    assert daemon.rooms.find(two.id.hex()[:6], "group") is two
     with pytest.raises(UserError) as caught:
-        daemon.rooms.find("lan-party", Group)
+        daemon.rooms.find("lan-party", "group")
     assert caught.value.code == "not_found"
     daemon.groups.leave(one)
-    assert daemon.rooms.name(two) == f"lan-{two.chat_id.hex()[:4]}"  # a rule may say so
+    assert daemon.rooms.name(two) == f"lan-{two.id.hex()[:4]}"  # a rule may say so
 
 
 @pytest.mark.parametrize(
@@ -309,14 +308,14 @@ async def test_two_groups_of_one_name() -> None:
 async def test_a_name_that_does_not_do(own: str, shown: str | None) -> None:
     daemon = Daemon()
     group = founded(daemon, own)
-    assert daemon.rooms.name(group) == (shown or group.chat_id.hex()[:8])
+    assert daemon.rooms.name(group) == (shown or group.id.hex()[:8])
 
 
 async def test_a_name_counts_once_we_are_in() -> None:
     """Until then it is what an inviter says."""
     daemon = Daemon(known=[SimulatedGroup(key_of("chat"), "")])
     [group] = daemon.groups
-    assert daemon.rooms.name(group) == group.chat_id.hex()[:8]
+    assert daemon.rooms.name(group) == group.id.hex()[:8]
     group.name = "claimed"
     assert daemon.rooms.name(group) == "claimed"
     daemon.tox.groups[0].name = "lan"
@@ -328,7 +327,7 @@ async def test_a_name_counts_once_we_are_in() -> None:
 
 
 def restarted(daemon: Daemon, rules: tuple[Rule, ...] = ()) -> tuple[Daemon, Group]:
-    known = [SimulatedGroup(group.chat_id, group.name) for group in daemon.tox.groups.values()]
+    known = [SimulatedGroup(group.id, group.name) for group in daemon.tox.groups.values()]
     again = Daemon(daemon.content, known, rules, seed=2)
     return again, next(iter(again.groups))
 
@@ -345,7 +344,7 @@ async def test_what_stands_after_a_restart() -> None:
     known = {peer.label: peer.address for peer in again.peers}  # away; the others are met anew
     assert known == {"group:lan/player 0": before["group:lan/player 0"]}
     assert {peer.session.is_online for peer in again.peers} == {False}
-    assert group.state is State.JOINING
+    assert group.state is RoomState.JOINING
     again.groups.on_self_join(group.number)
     peer = again.join(group, 9, "player 0")
     assert peer.address == before["group:lan/player 0"]
@@ -383,7 +382,7 @@ async def test_leaving_forgets_all_of_it() -> None:
     assert not content.mappings
     assert set(content.addresses) == {friend.id}
     assert set(content.addresses.values()) == {friend.address}
-    assert not [known for known in content.names if known.startswith(group.chat_id.hex().upper())]
+    assert not [known for known in content.names if known.startswith(group.id.hex().upper())]
     assert friend.address != daemon.peers.find("group:other/player 0").address
 
 
@@ -395,7 +394,7 @@ async def test_being_refused_after_a_restart_forgets_nothing() -> None:
     kept = list(daemon.content.mappings), list(daemon.content.offers), dict(daemon.content.addresses)
     again, group = restarted(daemon)
     again.groups.on_join_fail(group.number, Tox_Group_Join_Fail.TOX_GROUP_JOIN_FAIL_PEER_LIMIT)
-    assert group.state is State.LOST
+    assert group.state is RoomState.LOST
     assert again.rooms.label(group) == "group:lan"
     assert (list(again.content.mappings), list(again.content.offers), dict(again.content.addresses)) == kept
     again.groups.leave(group)
@@ -478,7 +477,7 @@ async def test_what_is_said_before_the_announcement_is_kept() -> None:
     members = daemon.tox.groups[group.number].peers
     members[7] = (key_of("early"), "early")
     daemon.hear(group, 7, Hello(CARRIER_FEATURES, 5), Offer(9, Protocol.UDP, Direction.SERVER, 8303, "game"))
-    assert daemon.groups.strays == 0
+    assert daemon.groups.unannounced_dropped == 0
     peer = daemon.join(group, 7, "early")
     assert peer.session.features == CARRIER_FEATURES
     assert [mapping.name for mapping in peer.session.mappings] == ["game"]

@@ -14,8 +14,7 @@ from pathlib import Path
 import trio
 
 from netns.topology import Host
-from tunfwd.tox.contacts import Contact, Member
-from tunfwd.tox.groups import Group, State
+from tunfwd.tox.contacts import Contact, Group, Member, RoomState
 
 from .hosts import TIME, eventually
 from .plain_peer import HELLO, OFFER, Packet, ToxNode
@@ -56,7 +55,7 @@ class PlainMember(ToxNode):
     def wait_joined(self, *members: str, timeout: float = 60.0) -> None:
         def all_here() -> bool:
             here = {member.nickname for member in list(self.group.by_peer.values())}
-            return self.group.state is State.JOINED and here >= set(members)
+            return self.group.state is RoomState.JOINED and here >= set(members)
 
         eventually(all_here, f"{members} are in the group", timeout)
 

@@ -15,9 +15,7 @@ import pytest
 import trio
 
 from tunfwd.tox.client import Client
-from tunfwd.tox.contacts import Contact, Friend, Member
-from tunfwd.tox.friends import FriendRequest
-from tunfwd.tox.groups import Group, GroupInvitation
+from tunfwd.tox.contacts import Contact, Friend, FriendRequest, Group, Invitation, Member, Room
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.settings import Node, Settings
 
@@ -55,11 +53,12 @@ class Recorder(Handler):
         self.events.append(("request", request))
         return False
 
-    def group_invitation(self, invitation: GroupInvitation) -> None:
+    def invitation(self, invitation: Invitation) -> None:
         self.events.append(("invitation", invitation))
 
-    def group_changed(self, group: Group) -> None:
-        self.events.append(("group", group, group.state))
+    def room_changed(self, room: Room) -> None:
+        if isinstance(room, Group):
+            self.events.append(("group", room, room.state))
 
     def iterated(self) -> None:
         if self.each_round is not None:

@@ -11,7 +11,8 @@ import pytest
 from tests.tox.conftest import Person
 from tunfwd.tox.binding.enums import Tox_Conference_Type
 from tunfwd.tox.contacts import UDP, Friend
-from tunfwd.tox.groups import INVITATION_DELAY, MAX_INVITATIONS
+from tunfwd.tox.groups import INVITATION_DELAY
+from tunfwd.tox.rooms import MAX_INVITATIONS
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_groups(alone: Person) -> None:
     held = alone.groups.invitations
     assert [invitation.name for invitation in held if invitation.friend is quiet] == ["lan"]
     assert len(held) == MAX_INVITATIONS + 1
-    assert held[-1].chat_id == id_of(4 * MAX_INVITATIONS - 1)
+    assert held[-1].id == id_of(4 * MAX_INVITATIONS - 1)
     assert alone.groups.dropped_invitations == 3 * MAX_INVITATIONS - 1
 
 

@@ -7,9 +7,8 @@ import trio
 
 from tests.tox.conftest import Person, running
 from tunfwd.tox.binding.errors import GroupInviteAcceptFailSend, GroupJoinBadChatId
-from tunfwd.tox.conferences import Conference
-from tunfwd.tox.contacts import Contact, ContactOffline, Member
-from tunfwd.tox.groups import Group, NoSuchInvitation, State
+from tunfwd.tox.contacts import Conference, Contact, ContactOffline, Group, Member, RoomState
+from tunfwd.tox.rooms import NoSuchInvitation
 
 pytestmark = [pytest.mark.toxnet, pytest.mark.patient, pytest.mark.timeout(600)]
 
@@ -48,27 +47,27 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
     async with running(alice, bob, carol):
         await all_online(alice, bob, carol)
         group = alice.groups.create("LAN\x1b party")
-        assert group.state is State.JOINED
+        assert group.state is RoomState.JOINED
         assert group.name == "LAN party"
         assert not group.public
         alice.groups.invite(group, alice.friend(bob))
         await bob.seen.until(lambda: bob.groups.invitations)
         invitation = bob.groups.invitations[0]
-        assert invitation.chat_id == group.chat_id
+        assert invitation.id == group.id
         assert invitation.name == "LAN party"
         assert invitation.friend is bob.friend(alice)
 
-        bobs = bob.groups.accept(group.chat_id)
+        bobs = bob.groups.accept(group.id)
         assert not bob.groups.invitations
         with pytest.raises(NoSuchInvitation):
-            bob.groups.accept(group.chat_id)
+            bob.groups.accept(group.id)
         to_bob, to_alice = await meet(alice, group, bob, bobs)
         alice.groups.invite(group, alice.friend(carol))  # both at once would take toxcore 20 s
         await carol.seen.until(lambda: carol.groups.invitations)
-        carols = carol.groups.accept(group.chat_id)
+        carols = carol.groups.accept(group.id)
         await meet(alice, group, carol, carols)
         carol_of_bob, _ = await meet(bob, bobs, carol, carols)  # not friends of each other
-        assert bobs.state is State.JOINED
+        assert bobs.state is RoomState.JOINED
         assert bobs.name == "LAN party"
         assert to_bob.nickname == "bob"
         assert to_bob.kind == "group"
@@ -98,8 +97,8 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
         await alice.seen.until(lambda: not to_bob.online)
         with pytest.raises(ContactOffline):
             to_bob.send_lossless(b"\xa7\xa7gone")
-        assert [known.chat_id for known in bob.groups] == [group.chat_id]
-        found = bob.groups.get(group.chat_id)
+        assert [known.id for known in bob.groups] == [group.id]
+        found = bob.groups.get(group.id)
         assert found is not None
         bobs = found
         again, _ = await meet(alice, group, bob, bobs)
@@ -116,12 +115,12 @@ async def test_group_of_three(people: tuple[Person, Person, Person]) -> None:
         assert carol_of_bob.key in bobs.members
 
         alice.groups.kick(again)
-        await bob.seen.until(lambda: bobs.state is State.LOST)
+        await bob.seen.until(lambda: bobs.state is RoomState.LOST)
         assert bobs.reason == "kicked by alice"
         assert not any(one.online for one in bobs.members.values())
         await alice.seen.until(lambda: not again.online)
 
-        assert bob.groups.join(group.chat_id) is bobs  # as who we were
+        assert bob.groups.join(group.id) is bobs  # as who we were
         await meet(alice, group, bob, bobs)
         assert member(alice, group, bobs) is again
 
@@ -142,11 +141,11 @@ async def test_acceptance_that_cannot_be_sent(people: tuple[Person, Person, Pers
     async with running(alice, bob):
         await alice.seen.until(lambda: not alice.friend(bob).online)
         with pytest.raises(GroupInviteAcceptFailSend):
-            alice.groups.accept(group.chat_id)
+            alice.groups.accept(group.id)
         assert len(alice.groups) == known
         assert not alice.groups.invitations
         await alice.seen.until(lambda: alice.groups.invitations)
-        alice.groups.decline(group.chat_id)  # it names a key that bob had before he started anew
+        alice.groups.decline(group.id)  # it names a key that bob had before he started anew
 
 
 async def test_public_group_by_its_chat_id(people: tuple[Person, Person, Person]) -> None:
@@ -156,14 +155,14 @@ async def test_public_group_by_its_chat_id(people: tuple[Person, Person, Person]
         group = alice.groups.create("open house", public=True, password="sesame")
         assert group.public
         with pytest.raises(GroupJoinBadChatId):
-            alice.groups.join(group.chat_id)
-        wrong = carol.groups.join(group.chat_id, "open up")
-        await carol.seen.until(lambda: wrong.state is State.LOST, 60)
+            alice.groups.join(group.id)
+        wrong = carol.groups.join(group.id, "open up")
+        await carol.seen.until(lambda: wrong.state is RoomState.LOST, 60)
         assert wrong.reason == "wrong password"
-        right = carol.groups.join(group.chat_id, "sesame")
+        right = carol.groups.join(group.id, "sesame")
         assert list(carol.groups) == [right]
         await meet(alice, group, carol, right)
-        assert right.state is State.JOINED
+        assert right.state is RoomState.JOINED
         assert right.name == "open house"
         carol.groups.leave(right)
         alice.groups.leave(group)
@@ -176,7 +175,7 @@ async def test_conference(people: tuple[Person, Person, Person]) -> None:
     async with running(alice, bob, carol):
         await all_online(alice, bob, carol)
         conference = alice.conferences.create("Round\x07 table")
-        assert conference.title == "Round table"
+        assert conference.name == "Round table"
         assert not conference.members
         for guest in (bob, carol):
             alice.conferences.invite(conference, alice.friend(guest))
@@ -194,7 +193,7 @@ async def test_conference(people: tuple[Person, Person, Person]) -> None:
         await bob.seen.until(lambda: keys(bobs) == {alice.public_key, carol.public_key})
         await carol.seen.until(lambda: keys(carols) == {alice.public_key, bob.public_key})
         await bob.seen.until(lambda: {one.name for one in bobs.members} == {"alice", "carol"})
-        assert bobs.title == "Round table"
+        assert bobs.name == "Round table"
         assert bob.friends.get(carol.public_key) is None  # known by key all the same
 
         carol.conferences.leave(carols)

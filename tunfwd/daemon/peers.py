@@ -237,7 +237,7 @@ class Peers:
 
 def id_of(contact: Contact) -> ContactId:
     """Return the id that the state directory keeps a contact under."""
-    group = contact.group.chat_id if isinstance(contact, Member) else None
+    group = contact.group.id if isinstance(contact, Member) else None
     return contact_id(contact.key, group)
 
 

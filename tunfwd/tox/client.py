@@ -5,8 +5,6 @@ Each round of the loop calls toxcore's `iterate`, from within which the handler 
 called; pacing.py says how long exactly, and why. Every round passes a checkpoint, however busy.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math
@@ -24,7 +22,7 @@ from tunfwd.tox.binding.instance import Tox_Ptr
 from tunfwd.tox.binding.library import Library, choose
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import NONE, TCP
-from tunfwd.tox.events import Events
+from tunfwd.tox.events import Events, Receivers
 from tunfwd.tox.friends import Friends
 from tunfwd.tox.groups import Groups
 from tunfwd.tox.handler import Handler
@@ -88,6 +86,8 @@ class Client:
         self.friends = Friends(self._tox, self._pacing, self._reunion, handler, self.save)
         self.groups = Groups(self._tox, self._pacing, handler, self.save, self.save_soon, self._nickname)
         self.conferences = Conferences(self._tox, handler, self.save, self.public_key)
+        node: Any = self._tox
+        node.receivers = Receivers(self._on_connection, self.friends, self.groups, self.conferences)
         if settings.name:
             self._tox.name = settings.name.encode()
         self.unsaved: str | None = None
@@ -116,7 +116,7 @@ class Client:
             if savedata is not None:
                 options.savedata_type = enums.Tox_Savedata_Type.TOX_SAVEDATA_TYPE_TOX_SAVE
                 options.savedata_data = savedata
-            node: Any = type("Node", (Events, library.Tox_Ptr), {"client": self})
+            node: Any = type("Node", (Events, library.Tox_Ptr), {})
             try:
                 with self._reunion.making() as self._drawn:
                     return node(options)  # type: ignore[no-any-return]
@@ -232,7 +232,7 @@ class Client:
 
     # Getting and staying connected
 
-    def on_connection(self, connection: enums.Tox_Connection) -> None:
+    def _on_connection(self, connection: enums.Tox_Connection) -> None:
         """Note that we are connected to the network, or no longer."""
         log.info("%s the Tox network", "disconnected from" if connection is NONE else "connected to")
         if connection is NONE:

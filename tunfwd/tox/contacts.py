@@ -1,34 +1,37 @@
-"""Contacts: who packets go to and come from, whatever kind they are.
+"""Whom the client knows: contacts, the rooms they are met in, and what strangers and friends ask of us.
 
-A contact is one object for as long as the client lives, online or not, so that the engine can hang its own
-state on it. Friends and members of groups look the same from outside; friends.py and groups.py make them.
+Contacts are who packets go to and come from. A contact is one object for as long as the client lives, online
+or not, so that the engine can hang its own state on it; so is a room, a group or a conference, for as long as
+we are in it. Friends and members of groups look the same from outside. friends.py, groups.py and
+conferences.py make all of these and keep them in step with toxcore.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
 
+from tunfwd.common.text import clean_bytes as clean
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import (
     FriendCustomPacketFriendNotConnected,
     FriendCustomPacketFriendNotFound,
     FriendCustomPacketSendq,
+    GroupSendCustomPacketDisconnected,
+    GroupSendCustomPacketFailSend,
+    GroupSendCustomPacketGroupNotFound,
     GroupSendCustomPrivatePacketDisconnected,
     GroupSendCustomPrivatePacketFailSend,
     GroupSendCustomPrivatePacketGroupNotFound,
     GroupSendCustomPrivatePacketPeerNotFound,
 )
-from tunfwd.tox.pacing import GROUP_BURST, GROUP_STUCK, ROUND
+from tunfwd.tox.binding.instance import Tox_Ptr
+from tunfwd.tox.pacing import GROUP_BURST, GROUP_STUCK, ROUND, Pacing
+from tunfwd.tox.reunion import Reunion
 from tunfwd.wire import carriers
 
-if TYPE_CHECKING:
-    from tunfwd.tox.binding.instance import Tox_Ptr
-    from tunfwd.tox.groups import Group
-    from tunfwd.tox.pacing import Pacing
-    from tunfwd.tox.reunion import Reunion
+NAME_LIMIT = 128  # characters of a nickname or a room's name; toxcore allows at most 128 bytes
 
-Connection = Tox_Connection
 NONE = Tox_Connection.TOX_CONNECTION_NONE
 TCP = Tox_Connection.TOX_CONNECTION_TCP
 UDP = Tox_Connection.TOX_CONNECTION_UDP
@@ -149,7 +152,7 @@ class Member(Contact):
     kind = "group"
     carrier = carriers.GROUP
 
-    def __init__(self, tox: Tox_Ptr, pacing: Pacing, group: Group, key: bytes, nickname: str) -> None:
+    def __init__(self, tox: Tox_Ptr, pacing: Pacing, group: "Group", key: bytes, nickname: str) -> None:
         super().__init__(tox, pacing, key, nickname)
         self.group = group
         self.peer_id: int | None = None
@@ -191,3 +194,142 @@ class Member(Contact):
         ):
             raise ContactOffline from None
         return True
+
+
+class RoomState(StrEnum):
+    """Whether we are in a room."""
+
+    JOINING = "joining"
+    """toxcore looks for other members, for as long as it takes."""
+    JOINED = "joined"
+    LOST = "lost"
+    """We were refused or kicked, and nothing happens until we join again; `Room.reason` says which."""
+
+
+RoomKind = Literal["group", "conference"]
+
+
+class Room(ABC):
+    """A group or a conference that we are in, or try to be in."""
+
+    kind: RoomKind
+
+    def __init__(self, number: int, identifier: bytes, state: RoomState) -> None:
+        self.number = number
+        self.id = identifier
+        """32 bytes: the chat id of a group."""
+        self.name = ""
+        """Cleaned, not unique; empty until it is known, and perhaps for good."""
+        self.public = False
+        """Whether the id alone lets one in."""
+        self.founded = False
+        """Whether it was created here: the name is ours."""
+        self.state = state
+        self.reason = ""
+        """Why the room is LOST."""
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.id.hex()[:8]} {self.name!r} {self.state}>"
+
+    @property
+    @abstractmethod
+    def present(self) -> int:
+        """How many others are there now."""
+
+
+class Group(Room):
+    """A group (NGC): every member is a contact."""
+
+    kind = "group"
+
+    def __init__(self, tox: Tox_Ptr, number: int, identifier: bytes, state: RoomState) -> None:
+        super().__init__(number, identifier, state)
+        self._tox = tox
+        self.members: dict[bytes, Member] = {}
+        """By public key, online or away; without us."""
+        self.by_peer: dict[int, Member] = {}
+        """Those online, by toxcore's number."""
+
+    @property
+    def present(self) -> int:
+        """See Room."""
+        return len(self.by_peer)
+
+    @property
+    def self_key(self) -> bytes:
+        """Our public key in this group."""
+        return self._tox.group_self_get_public_key(self.number)
+
+    @property
+    def self_name(self) -> str:
+        """Our name in this group."""
+        return clean(self._tox.group_self_get_name(self.number), NAME_LIMIT)
+
+    def send_lossless(self, packet: bytes) -> bool:
+        """Queue a packet to every member who is online, carrier prefix included.
+
+        False: not every queue had space, and some may have got it. Raises ContactOffline when we are not in.
+        """
+        if self.state is RoomState.LOST:
+            raise ContactOffline
+        try:
+            self._tox.group_send_custom_packet(self.number, True, packet)
+        except GroupSendCustomPacketFailSend:
+            return False
+        except (GroupSendCustomPacketDisconnected, GroupSendCustomPacketGroupNotFound):
+            raise ContactOffline from None
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ConferenceMember:
+    """Someone in a conference."""
+
+    key: bytes
+    """The long-term public key."""
+    name: str
+    online: bool
+
+
+class Conference(Room):
+    """A conference: those members who are friends can be sent to.
+
+    It is JOINING until a member could be reached since the start, unless we are alone in it.
+    """
+
+    kind = "conference"
+
+    def __init__(self, number: int, identifier: bytes, state: RoomState) -> None:
+        super().__init__(number, identifier, state)
+        self.members: tuple[ConferenceMember, ...] = ()
+        """Without us; those who are not there come last."""
+
+    @property
+    def present(self) -> int:
+        """See Room."""
+        return sum(member.online for member in self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A friend invites us to a room."""
+
+    kind: RoomKind
+    id: bytes
+    """The room's."""
+    name: str
+    """The room's; empty where an invitation does not tell it, as that to a conference."""
+    friend: Friend
+    data: bytes
+    """What toxcore takes when it is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class FriendRequest:
+    """Someone asks to be our friend."""
+
+    key: bytes
+    message: str
+    """One clean line."""
+    heard: float = field(default=0.0, compare=False)
+    """time.monotonic() of when it came last."""

@@ -4,25 +4,20 @@ Fed by client.py with toxcore's events about friends; tells the handler. Whateve
 is on disk when the method returns.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from tunfwd.common.text import clean_bytes as clean
+from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import ToxError
-from tunfwd.tox.contacts import NONE, UDP, Friend
-
-if TYPE_CHECKING:
-    from tunfwd.tox.binding.enums import Tox_Connection
-    from tunfwd.tox.binding.instance import Tox_Ptr
-    from tunfwd.tox.handler import Handler
-    from tunfwd.tox.pacing import Pacing
-    from tunfwd.tox.reunion import Reunion
+from tunfwd.tox.binding.instance import Tox_Ptr
+from tunfwd.tox.contacts import NAME_LIMIT, NONE, UDP, Friend, FriendRequest
+from tunfwd.tox.handler import Handler
+from tunfwd.tox.pacing import Pacing
+from tunfwd.tox.reunion import Reunion
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +26,10 @@ REQUEST_LIFE = (
     7 * 86400.0
 )  # s that a request waits since it was last heard of; toxcore repeats it all the while
 MESSAGE_LIMIT = 256  # characters of a request's message that are kept
-NICKNAME_LIMIT = 128  # characters; toxcore allows 128 bytes
 
 
 class NoSuchRequest(LookupError):
     """Nobody with this key asks to be a friend."""
-
-
-@dataclass(frozen=True, slots=True)
-class FriendRequest:
-    """Someone asks to be our friend."""
-
-    key: bytes
-    message: str
-    """One clean line."""
-    heard: float = field(default=0.0, compare=False)
-    """time.monotonic() of when it came last."""
 
 
 def parse_address(text: str) -> bytes:
@@ -83,7 +66,7 @@ class Friends:
         self.dropped_requests = 0
         """Requests that gave way to newer ones, or were too old."""
         for number in tox.friend_list:
-            self._know(number)
+            self._register(number)
 
     def __iter__(self) -> Iterator[Friend]:
         return iter(list(self._by_key.values()))
@@ -143,13 +126,13 @@ class Friends:
 
     def _added(self, number: int, key: bytes) -> Friend:
         self._requests.pop(key, None)
-        friend = self._know(number)
+        friend = self._register(number)
         self._save()
         return friend
 
-    def _know(self, number: int) -> Friend:
+    def _register(self, number: int) -> Friend:
         key = self._tox.friend_get_public_key(number)
-        nickname = clean(self._tox.friend_get_name(number), NICKNAME_LIMIT)
+        nickname = clean(self._tox.friend_get_name(number), NAME_LIMIT)
         friend = Friend(self._tox, self._pacing, self._reunion, number, key, nickname)
         self._by_number[number] = self._by_key[key] = friend
         return friend
@@ -193,7 +176,7 @@ class Friends:
     def on_name(self, number: int, name: bytes) -> None:
         """Note a friend's new name."""
         friend = self._by_number[number]
-        nickname = clean(name, NICKNAME_LIMIT)
+        nickname = clean(name, NAME_LIMIT)
         if nickname != friend.nickname:
             friend.nickname = nickname
             self._handler.contact_renamed(friend)

@@ -3,15 +3,7 @@
 Subclassed, `Handler` ignores each event that is not overridden.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tunfwd.tox.conferences import Conference, ConferenceInvitation
-    from tunfwd.tox.contacts import Contact, Member
-    from tunfwd.tox.friends import FriendRequest
-    from tunfwd.tox.groups import Group, GroupInvitation
+from tunfwd.tox.contacts import Contact, FriendRequest, Invitation, Member, Room
 
 
 class Handler:
@@ -52,17 +44,11 @@ class Handler:
         """Someone asks to be a friend. False: the request is to be held in `client.friends.requests`."""
         return False
 
-    def group_invitation(self, invitation: GroupInvitation) -> None:
-        """A friend invites us to a group; held in `client.groups.invitations`."""
+    def invitation(self, invitation: Invitation) -> None:
+        """A friend invites us to a room; held in the `invitations` of `client.groups` or `.conferences`."""
 
-    def group_changed(self, group: Group) -> None:
-        """`group.state`, `group.reason` or `group.name` changed."""
-
-    def conference_invitation(self, invitation: ConferenceInvitation) -> None:
-        """A friend invites us to a conference; held in `client.conferences.invitations`."""
-
-    def conference_changed(self, conference: Conference) -> None:
-        """The title or the members of a conference changed."""
+    def room_changed(self, room: Room) -> None:
+        """A room's `state`, `reason` or `name` changed, or a conference's members; or we have left it."""
 
     def iterated(self) -> None:
         """A round is over: queues may have space again, and what came in can be answered at once."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from tunfwd.files import previous, put_aside, read_whole, write_whole
 from tunfwd.tox.binding import encryptsave
@@ -42,29 +42,6 @@ class IdentityError(Exception):
 
 class Damaged(Exception):
     """What is on disk cannot be used; the message says why, in words that follow its name."""
-
-
-class PassKey(Protocol):
-    """A key derived from a passphrase."""
-
-    def encrypt(self, plaintext: bytes) -> bytes:
-        """Encrypt."""
-
-    def decrypt(self, ciphertext: bytes) -> bytes:
-        """Decrypt."""
-
-
-class Encryption(Protocol):
-    """toxencryptsave, by whichever binding."""
-
-    def Tox_Pass_Key_Ptr(self, passphrase: bytes, salt: bytes | None = None) -> PassKey:
-        """Derive a key."""
-
-    def get_salt(self, ciphertext: bytes) -> bytes:
-        """Return the salt of encrypted data."""
-
-    def is_data_encrypted(self, data: bytes) -> bool:
-        """Tell encrypted data from other."""
 
 
 def read_passphrase(path: Path) -> bytes:
@@ -109,12 +86,12 @@ class Identity:
     """The file of an identity. `encryption` is toxencryptsave's module, ours or pytox's."""
 
     def __init__(
-        self, path: Path, passphrase: bytes | None = None, encryption: Encryption = encryptsave
+        self, path: Path, passphrase: bytes | None = None, encryption: encryptsave.Encryption = encryptsave
     ) -> None:
         self.path = Path(os.path.realpath(path))  # a link to the file stays a link when it is replaced
         self._passphrase = passphrase
         self._encryption = encryption
-        self._key: PassKey | None = None
+        self._key: encryptsave.PassKey | None = None
         self._keep = True  # the next save keeps what is there
 
     def load(self) -> bytes | None:

@@ -18,10 +18,9 @@ import struct
 from collections import Counter
 from collections.abc import Mapping, Set
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from tunfwd.tox.contacts import Contact
+from tunfwd.tox.contacts import Contact
 
 SLOWER: Final = 0.5
 FASTER: Final = 1.1

@@ -16,7 +16,7 @@ from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.doctor import Health
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.contacts.offers import Portfolio, describe, read_service, service
-from tunfwd.daemon.contacts.rooms import Room, RoomOffer, Rooms
+from tunfwd.daemon.contacts.rooms import RoomOffer, Rooms
 from tunfwd.daemon.contacts.tracker import Contacts, link_of
 from tunfwd.daemon.datapath.pings import Pings
 from tunfwd.daemon.datapath.services import LocalServices, Unreachable
@@ -36,10 +36,8 @@ from tunfwd.tox.binding.errors import (
     ToxError,
 )
 from tunfwd.tox.client import Client
-from tunfwd.tox.conferences import Conference
-from tunfwd.tox.contacts import NONE, Member
-from tunfwd.tox.friends import FriendRequest, parse_address
-from tunfwd.tox.groups import Group
+from tunfwd.tox.contacts import NONE, FriendRequest, Member, Room
+from tunfwd.tox.friends import parse_address
 from tunfwd.tun.device import Device
 from tunfwd.wire.packets import Direction, Feature, Protocol
 
@@ -302,9 +300,9 @@ class Commands:
     def _place(self, text: str) -> Peer | Room:
         """Return whom an offer is to go to."""
         if text.startswith("group:") and "/" not in text:
-            return self._rooms.find(text, Group)
+            return self._rooms.find(text, "group")
         if text.startswith("conference:"):
-            return self._rooms.find(text, Conference)
+            return self._rooms.find(text, "conference")
         return self._peers.find(text)
 
     async def _request(self, params: api.Ask) -> api.OffersResult:

@@ -1,30 +1,40 @@
-"""What the control socket can ask about groups and conferences."""
+"""What the control socket can ask about groups and conferences.
+
+Most of it is the same for both; each handler is registered once a kind.
+"""
 
 from contextlib import suppress
-from typing import TypeVar
+from functools import partial
+from typing import Any, Final
 
 from tunfwd.common.errors import UserError
 from tunfwd.common.names import KEY_PREFIX, harmless
 from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
-from tunfwd.daemon.contacts.rooms import ID_DIGITS, Room, Rooms, id_text
+from tunfwd.daemon.contacts.rooms import ID_DIGITS, Rooms, id_text
 from tunfwd.daemon.contacts.tracker import Contacts, link_of
 from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
 from tunfwd.tox.binding.errors import ToxError
 from tunfwd.tox.client import Client
-from tunfwd.tox.conferences import Conference, ConferenceInvitation
-from tunfwd.tox.contacts import ContactOffline, Friend, Member
-from tunfwd.tox.groups import Group, GroupInvitation, State
+from tunfwd.tox.contacts import (
+    Conference,
+    ConferenceMember,
+    ContactOffline,
+    Friend,
+    Invitation,
+    Member,
+    Room,
+    RoomKind,
+    RoomState,
+)
+from tunfwd.tox.rooms import RoomList
 
-_STATES: dict[State, api.RoomState] = {
-    State.JOINING: "connecting",
-    State.JOINED: "online",
-    State.LOST: "lost",
+_STATES: Final[dict[RoomState, api.RoomState]] = {
+    RoomState.JOINING: "connecting",
+    RoomState.JOINED: "online",
+    RoomState.LOST: "lost",
 }
-
-Invitation = GroupInvitation | ConferenceInvitation
-AnyInvitation = TypeVar("AnyInvitation", GroupInvitation, ConferenceInvitation)
 
 
 class RoomCommands:
@@ -38,32 +48,32 @@ class RoomCommands:
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have the dispatcher know them."""
-        dispatcher.add(api.GROUP_CREATE, self._group_create)
-        dispatcher.add(api.GROUP_JOIN, self._group_join)
-        dispatcher.add(api.GROUP_RENAME, self._group_rename)
-        dispatcher.add(api.GROUP_INVITE, self._group_invite)
-        dispatcher.add(api.GROUP_LIST, self._group_list)
-        dispatcher.add(api.GROUP_PEERS, self._group_peers)
-        dispatcher.add(api.GROUP_KICK, self._group_kick)
-        dispatcher.add(api.GROUP_LEAVE, self._group_leave)
-        dispatcher.add(api.CONFERENCE_CREATE, self._conference_create)
-        dispatcher.add(api.CONFERENCE_JOIN, self._conference_join)
-        dispatcher.add(api.CONFERENCE_INVITE, self._conference_invite)
-        dispatcher.add(api.CONFERENCE_LIST, self._conference_list)
-        dispatcher.add(api.CONFERENCE_PEERS, self._conference_peers)
-        dispatcher.add(api.CONFERENCE_LEAVE, self._conference_leave)
+        dispatcher.add(api.GROUP_CREATE, self._create_group)
+        dispatcher.add(api.GROUP_JOIN, self._join_group)
+        dispatcher.add(api.GROUP_RENAME, self._rename)
+        dispatcher.add(api.GROUP_INVITE, partial(self._invite, "group"))
+        dispatcher.add(api.GROUP_LIST, partial(self._list, "group"))
+        dispatcher.add(api.GROUP_PEERS, partial(self._members, "group"))
+        dispatcher.add(api.GROUP_KICK, self._kick)
+        dispatcher.add(api.GROUP_LEAVE, partial(self._leave, "group"))
+        dispatcher.add(api.CONFERENCE_CREATE, self._create_conference)
+        dispatcher.add(api.CONFERENCE_JOIN, self._join_conference)
+        dispatcher.add(api.CONFERENCE_INVITE, partial(self._invite, "conference"))
+        dispatcher.add(api.CONFERENCE_LIST, partial(self._list, "conference"))
+        dispatcher.add(api.CONFERENCE_PEERS, partial(self._members, "conference"))
+        dispatcher.add(api.CONFERENCE_LEAVE, partial(self._leave, "conference"))
 
     def entries(self) -> list[api.GroupEntry]:
         """Return every room and every invitation, as `status` lists them."""
-        return [
-            *map(self._entry, self._rooms),
-            *map(self._invitation_entry, self._client.groups.invitations),
-            *map(self._invitation_entry, self._client.conferences.invitations),
-        ]
+        invitations = self._client.groups.invitations + self._client.conferences.invitations
+        return [*map(self._entry, self._rooms), *map(self._invitation_entry, invitations)]
 
-    # Groups.
+    def _known(self, kind: RoomKind) -> RoomList[Any]:
+        return self._client.groups if kind == "group" else self._client.conferences
 
-    async def _group_create(self, params: api.GroupCreate) -> api.GroupResult:
+    # How we get into a room.
+
+    async def _create_group(self, params: api.GroupCreate) -> api.GroupResult:
         try:
             group = self._client.groups.create(
                 params.name, public=params.public, password=params.password or ""
@@ -71,19 +81,27 @@ class RoomCommands:
         except ToxError as error:
             raise UserError("failed", f"the group cannot be founded: {error}") from None
         self._name_if_free(group, params.name)
-        return {"group": self._entry(group)}
+        return self._result(group)
+
+    async def _create_conference(self, params: api.ConferenceCreate) -> api.GroupResult:
+        try:
+            conference = self._client.conferences.create(params.name)
+        except ToxError as error:
+            raise UserError("failed", f"the conference cannot be founded: {error}") from None
+        self._name_if_free(conference, params.name)
+        return self._result(conference)
 
     def _name_if_free(self, room: Room, name: str) -> None:
         """Have a new room called as a person says; one of several of that name gets a suffix."""
         with suppress(UserError):
             self._contacts.rename_room(room, name)
 
-    async def _group_join(self, params: api.GroupJoin) -> api.GroupResult:
+    async def _join_group(self, params: api.GroupJoin) -> api.GroupResult:
         groups, password, name = self._client.groups, params.password or "", params.name
-        invitation = self._invitation(params.group, groups.invitations)
-        chat_id = self._chat_id(params.group) if invitation is None else invitation.chat_id
+        invitation = self._invitation(params.group, "group")
+        chat_id = self._chat_id(params.group) if invitation is None else invitation.id
         if name is not None:
-            self._rooms.require_free(name, Group, groups.get(chat_id))
+            self._rooms.require_free(name, "group", groups.get(chat_id))
         try:
             group = (groups.join if invitation is None else groups.accept)(chat_id, password)
         except ToxError as error:
@@ -92,147 +110,54 @@ class RoomCommands:
             self._contacts.rename_room(group, name)
         elif invitation is not None and params.group == invitation.name == harmless(params.group, ""):
             self._name_if_free(group, params.group)  # a person typed it
-        return {"group": self._entry(group)}
-
-    async def _group_rename(self, params: api.GroupRename) -> api.GroupResult:
-        group = self._group(params.group)
-        self._contacts.rename_room(group, params.to)
-        return {"group": self._entry(group)}
+        return self._result(group)
 
     def _chat_id(self, text: str) -> bytes:
+        """Return the id of a group that we are not in, or have lost."""
         try:
             chat_id = bytes.fromhex(text)
         except ValueError:
             chat_id = b""
+        known: Room | None
         if len(chat_id) == 32:
-            group = self._client.groups.get(chat_id)
-            if group is not None and group.state is not State.LOST:
-                raise UserError("failed", f"we are in {self._rooms.label(group)} already")
+            known = self._client.groups.get(chat_id)
+        else:
+            try:
+                known = self._rooms.find(text, "group")
+            except UserError:
+                raise UserError(
+                    "not_found", f"no invitation {text!r}, and it is no chat id of 64 hex digits"
+                ) from None
+        if known is None:
             return chat_id
-        try:
-            lost = self._group(text)
-        except UserError:
-            raise UserError(
-                "not_found", f"no invitation {text!r}, and it is no chat id of 64 hex digits"
-            ) from None
-        if lost.state is not State.LOST:
-            raise UserError("failed", f"we are in {self._rooms.label(lost)} already")
-        return lost.chat_id
+        if known.state is not RoomState.LOST:
+            raise UserError("failed", f"we are in {self._rooms.label(known)} already")
+        return known.id
 
-    async def _group_invite(self, params: api.Invite) -> api.GroupResult:
-        group = self._group(params.group)
-        friend = self._friend(params.friend)
-        try:
-            self._client.groups.invite(group, friend)
-        except ToxError as error:
-            raise UserError("failed", f"{params.friend} cannot be invited: {error}") from None
-        return {"group": self._entry(group)}
-
-    async def _group_list(self, _: api.Nothing) -> api.GroupsResult:
-        return {"groups": [entry for entry in self.entries() if entry["kind"] == "group"]}
-
-    async def _group_peers(self, params: api.Group) -> api.MembersResult:
-        group = self._group(params.group)
-        return {"group": self._entry(group), "peers": list(map(_member_entry, self._rooms.members(group)))}
-
-    async def _group_kick(self, params: api.Kick) -> api.GroupResult:
-        group = self._group(params.group)
-        peer = self._peers.find(f"group:{self._rooms.name(group)}/{params.member}")
-        assert isinstance(peer.contact, Member)
-        try:
-            self._client.groups.kick(peer.contact)
-        except ContactOffline:
-            raise UserError("offline", f"{peer.label} is not there") from None
-        except ToxError as error:
-            raise UserError("denied", f"{peer.label} cannot be put out: {error}") from None
-        return {"group": self._entry(group)}
-
-    async def _group_leave(self, params: api.Group) -> api.GroupResult:
-        if invitation := self._invitation(params.group, self._client.groups.invitations):
-            entry = self._invitation_entry(invitation)
-            self._client.groups.decline(invitation.chat_id)
-            return {"group": entry}
-        group = self._group(params.group)
-        entry = self._entry(group)
-        self._client.groups.leave(group)
-        return {"group": entry}
-
-    def _group(self, text: str) -> Group:
-        group = self._rooms.find(text, Group)
-        assert isinstance(group, Group)
-        return group
-
-    # Conferences.
-
-    async def _conference_create(self, params: api.ConferenceCreate) -> api.GroupResult:
-        try:
-            conference = self._client.conferences.create(params.name)
-        except ToxError as error:
-            raise UserError("failed", f"the conference cannot be founded: {error}") from None
-        self._name_if_free(conference, params.name)
-        return {"group": self._entry(conference)}
-
-    async def _conference_join(self, params: api.Group) -> api.GroupResult:
-        conferences = self._client.conferences
-        invitation = self._invitation(params.group, conferences.invitations)
+    async def _join_conference(self, params: api.Group) -> api.GroupResult:
+        invitation = self._invitation(params.group, "conference")
         if invitation is None:
             raise UserError("not_found", f"no invitation {params.group!r}; see `tunfwd conference list`")
         try:
-            return {"group": self._entry(conferences.accept(invitation.id))}
+            return self._result(self._client.conferences.accept(invitation.id))
         except ToxError as error:
             raise UserError("failed", f"the conference cannot be joined: {error}") from None
 
-    async def _conference_invite(self, params: api.Invite) -> api.GroupResult:
-        conference = self._conference(params.group)
+    # What is done in one.
+
+    async def _rename(self, params: api.GroupRename) -> api.GroupResult:
+        group = self._rooms.find(params.group, "group")
+        self._contacts.rename_room(group, params.to)
+        return self._result(group)
+
+    async def _invite(self, kind: RoomKind, params: api.Invite) -> api.GroupResult:
+        room = self._rooms.find(params.group, kind)
         friend = self._friend(params.friend)
         try:
-            self._client.conferences.invite(conference, friend)
+            self._known(kind).invite(room, friend)
         except ToxError as error:
             raise UserError("failed", f"{params.friend} cannot be invited: {error}") from None
-        return {"group": self._entry(conference)}
-
-    async def _conference_list(self, _: api.Nothing) -> api.GroupsResult:
-        return {"groups": [entry for entry in self.entries() if entry["kind"] == "conference"]}
-
-    async def _conference_peers(self, params: api.Group) -> api.MembersResult:
-        conference = self._conference(params.group)
-        friends = {peer.contact.key: peer for peer in self._rooms.members(conference)}
-        members: list[api.MemberEntry] = []
-        for member in conference.members:
-            key = member.key.hex().upper()
-            if peer := friends.get(member.key):
-                members.append(_member_entry(peer))
-            else:
-                members.append(
-                    {
-                        "name": member.name or key[:ID_DIGITS].lower(),
-                        "public_key": key,
-                        "address": None,
-                        "address6": None,
-                        "link": "offline",
-                        "reachable": False,
-                        "advice": "no friend; ask for their Tox address, then: tunfwd friend add ADDRESS",
-                    }
-                )
-        return {"group": self._entry(conference), "peers": members}
-
-    async def _conference_leave(self, params: api.Group) -> api.GroupResult:
-        conferences = self._client.conferences
-        if invitation := self._invitation(params.group, conferences.invitations):
-            entry = self._invitation_entry(invitation)
-            conferences.decline(invitation.id)
-            return {"group": entry}
-        conference = self._conference(params.group)
-        entry = self._entry(conference)
-        conferences.leave(conference)
-        return {"group": entry}
-
-    def _conference(self, text: str) -> Conference:
-        conference = self._rooms.find(text, Conference)
-        assert isinstance(conference, Conference)
-        return conference
-
-    # Both.
+        return self._result(room)
 
     def _friend(self, text: str) -> Friend:
         peer = self._peers.find(text)
@@ -242,9 +167,49 @@ class RoomCommands:
             raise UserError("offline", f"{peer.label} is offline")
         return peer.contact
 
-    def _invitation(self, text: str, invitations: list[AnyInvitation]) -> AnyInvitation | None:
+    async def _kick(self, params: api.Kick) -> api.GroupResult:
+        group = self._rooms.find(params.group, "group")
+        peer = self._peers.find(f"group:{self._rooms.name(group)}/{params.member}")
+        assert isinstance(peer.contact, Member)
+        try:
+            self._client.groups.kick(peer.contact)
+        except ContactOffline:
+            raise UserError("offline", f"{peer.label} is not there") from None
+        except ToxError as error:
+            raise UserError("denied", f"{peer.label} cannot be put out: {error}") from None
+        return self._result(group)
+
+    async def _leave(self, kind: RoomKind, params: api.Group) -> api.GroupResult:
+        known = self._known(kind)
+        if invitation := self._invitation(params.group, kind):
+            entry = self._invitation_entry(invitation)
+            known.decline(invitation.id)
+            return {"group": entry}
+        room = self._rooms.find(params.group, kind)
+        result = self._result(room)
+        known.leave(room)
+        return result
+
+    # What is to be seen.
+
+    async def _list(self, kind: RoomKind, _: api.Nothing) -> api.GroupsResult:
+        return {"groups": [entry for entry in self.entries() if entry["kind"] == kind]}
+
+    async def _members(self, kind: RoomKind, params: api.Group) -> api.MembersResult:
+        room = self._rooms.find(params.group, kind)
+        peers = {peer.contact.key: peer for peer in self._rooms.members(room)}
+        if isinstance(room, Conference):
+            entries = [
+                _member_entry(peer) if (peer := peers.get(member.key)) else _unreachable_entry(member)
+                for member in room.members
+            ]
+        else:
+            entries = list(map(_member_entry, peers.values()))
+        return {"group": self._entry(room), "peers": entries}
+
+    def _invitation(self, text: str, kind: RoomKind) -> Invitation | None:
         """Return the invitation that a person means: by name, inviter, or the beginning of the id."""
-        entries = [(invitation, self._invitation_entry(invitation)) for invitation in invitations]
+        entries = [(held, self._invitation_entry(held)) for held in self._known(kind).invitations]
         found = (
             [invitation for invitation, entry in entries if text == entry["name"]]
             or [invitation for invitation, entry in entries if text == entry["inviter"]]
@@ -254,40 +219,27 @@ class RoomCommands:
             raise UserError("ambiguous", f"{text!r} may be any of {len(found)} invitations; give an id")
         return found[0] if found else None
 
+    def _result(self, room: Room) -> api.GroupResult:
+        return {"group": self._entry(room)}
+
     def _entry(self, room: Room) -> api.GroupEntry:
-        if isinstance(room, Group):
-            online = room.by_peer
-            return {
-                "name": self._rooms.name(room),
-                "id": id_text(room),
-                "kind": "group",
-                "state": _STATES[room.state],
-                "public": room.public,
-                "members": len(online),
-                "reason": clean(room.reason) or None,
-                "inviter": None,
-            }
         return {
             "name": self._rooms.name(room),
             "id": id_text(room),
-            "kind": "conference",
-            "state": "online" if room.connected else "connecting",
-            "public": False,
-            "members": sum(member.online for member in room.members),
-            "reason": None,
+            "kind": room.kind,
+            "state": _STATES[room.state],
+            "public": room.public,
+            "members": room.present,
+            "reason": clean(room.reason) or None,
             "inviter": None,
         }
 
     def _invitation_entry(self, invitation: Invitation) -> api.GroupEntry:
-        peer = self._peers.of(invitation.friend)
-        if isinstance(invitation, GroupInvitation):
-            kind, name, identifier = "group", invitation.name, invitation.chat_id.hex().upper()
-        else:
-            kind, name, identifier = "conference", "", invitation.id.hex().upper()
+        peer, identifier = self._peers.of(invitation.friend), invitation.id.hex().upper()
         return {
-            "name": name or identifier[:ID_DIGITS].lower(),
+            "name": invitation.name or identifier[:ID_DIGITS].lower(),
             "id": identifier,
-            "kind": "group" if kind == "group" else "conference",
+            "kind": invitation.kind,
             "state": "invited",
             "public": False,
             "members": 0,
@@ -305,4 +257,17 @@ def _member_entry(peer: Peer) -> api.MemberEntry:
         "link": link_of(peer),
         "reachable": True,
         "advice": NO_ADDRESS if peer.address is None else None,
+    }
+
+
+def _unreachable_entry(member: ConferenceMember) -> api.MemberEntry:
+    key = member.key.hex().upper()
+    return {
+        "name": member.name or key[:ID_DIGITS].lower(),
+        "public_key": key,
+        "address": None,
+        "address6": None,
+        "link": "offline",
+        "reachable": False,
+        "advice": "no friend; ask for their Tox address, then: tunfwd friend add ADDRESS",
     }

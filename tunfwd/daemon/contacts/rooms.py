@@ -24,15 +24,11 @@ from tunfwd.daemon.storage.state import Content, StandingOffer, group_id
 from tunfwd.forwarding.mapping import Mapping, Origin
 from tunfwd.services.target import Target
 from tunfwd.tox.client import Client
-from tunfwd.tox.conferences import Conference
-from tunfwd.tox.contacts import ContactOffline, Member
-from tunfwd.tox.groups import Group, State
+from tunfwd.tox.contacts import Conference, ContactOffline, Group, Member, Room, RoomKind, RoomState
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Direction, Hello, Kill, Lossless, Offer, Protocol, encode
 
 ID_DIGITS = 8  # hex digits of an id that stand for a room without a name
-
-Room = Group | Conference
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +53,12 @@ class RoomOffer:
 
 def room_id(room: Room) -> str:
     """Return the id that the state directory keeps a room under."""
-    return group_id(room.chat_id) if isinstance(room, Group) else f"conference:{room.id.hex().upper()}"
+    return group_id(room.id) if room.kind == "group" else f"conference:{id_text(room)}"
 
 
 def id_text(room: Room) -> str:
     """Return the id that people know a room by."""
-    return (room.chat_id if isinstance(room, Group) else room.id).hex().upper()
+    return room.id.hex().upper()
 
 
 class Rooms:
@@ -102,32 +98,30 @@ class Rooms:
         names, key = self._content.names, room_id(room)
         if key in names:
             return harmless(names[key], id_text(room))
-        own = harmless(clean(room.name if isinstance(room, Group) else room.title), id_text(room))
+        own = harmless(clean(room.name), id_text(room))
         if not own:
             return id_text(room)[:ID_DIGITS].lower()
         name = own if self._has_name(own, room) is None else f"{own}-{id_text(room)[:4].lower()}"
-        if not isinstance(room, Group) or room.state is State.JOINED:
+        if room.kind == "conference" or room.state is RoomState.JOINED:
             names[key] = name
             self._save()
         return name
 
-    def _has_name(self, name: str, beside: Room | None) -> Room | None:
+    def _has_name(self, name: str, beside: Room) -> Room | None:
         """Return the other group, or conference, of that name."""
-        kind, names = type(beside), self._content.names
-        others = (room for room in self if type(room) is kind and room is not beside)
+        names = self._content.names
+        others = (room for room in self if room.kind == beside.kind and room is not beside)
         return next((room for room in others if folded(names.get(room_id(room), "")) == folded(name)), None)
 
     def is_named(self, room: Room) -> bool:
         """Whether a person here chose the room's name."""
-        return room_id(room) in self._content.named_rooms or (isinstance(room, Group) and room.founded)
+        return room_id(room) in self._content.named_rooms or room.founded
 
-    def require_free(self, name: str, kind: type[Room], beside: Room | None = None) -> None:
+    def require_free(self, name: str, kind: RoomKind, beside: Room | None = None) -> None:
         """Raise UserError where a person gave another room that name."""
-        named = [
-            room for room in self if isinstance(room, kind) and room is not beside and self.is_named(room)
-        ]
-        for room in named:
-            if folded(self.name(room)) == folded(name):
+        for room in self:
+            other = room.kind == kind and room is not beside
+            if other and self.is_named(room) and folded(self.name(room)) == folded(name):
                 raise UserError("failed", f"{self.label(room)} is there already; choose another name")
 
     def rename(self, room: Room, name: str) -> Room | None:
@@ -135,7 +129,7 @@ class Rooms:
 
         Raises UserError where a person gave another room that name.
         """
-        self.require_free(name, type(room), room)
+        self.require_free(name, room.kind, room)
         other = self._has_name(name, room)
         if other is not None:
             del self._content.names[room_id(other)]
@@ -148,22 +142,21 @@ class Rooms:
 
     def label(self, room: Room) -> str:
         """Return a room's name with its kind, as in `--to`."""
-        return f"{'group' if isinstance(room, Group) else 'conference'}:{self.name(room)}"
+        return f"{room.kind}:{self.name(room)}"
 
-    def find(self, text: str, kind: type[Room]) -> Room:
+    def find(self, text: str, kind: RoomKind) -> Room:
         """Return the room that a person means by a name or the beginning of an id; raises UserError."""
-        word = "group" if kind is Group else "conference"
-        text = text.removeprefix(f"{word}:")
-        rooms = [room for room in self if isinstance(room, kind)]
+        text = text.removeprefix(f"{kind}:")
+        rooms = [room for room in self if room.kind == kind]
         found = [room for room in rooms if self.name(room) == text] or [
             room for room in rooms if folded(self.name(room)) == folded(text)
         ]
         if not found and len(text) >= KEY_PREFIX:
             found = [room for room in rooms if id_text(room).startswith(text.upper())]
         if not found:
-            raise UserError("not_found", f"no {word} {text!r}; `tunfwd {word} list` lists them")
+            raise UserError("not_found", f"no {kind} {text!r}; `tunfwd {kind} list` lists them")
         if len(found) > 1:
-            raise UserError("ambiguous", f"{text!r} may be any of {len(found)} {word}s; write more of the id")
+            raise UserError("ambiguous", f"{text!r} may be any of {len(found)} {kind}s; write more of the id")
         return found[0]
 
     def of(self, offer: RoomOffer) -> Room | None:
@@ -294,6 +287,7 @@ def _is_in(peer: Peer, room: Room) -> bool:
     contact = peer.contact
     if isinstance(room, Group):
         return isinstance(contact, Member) and contact.group is room
+    assert isinstance(room, Conference)
     return contact.kind == "friend" and any(member.key == contact.key for member in room.members)
 
 

@@ -16,12 +16,12 @@ from tunfwd.config.rules import mistaken
 from tunfwd.control.api import Link
 from tunfwd.daemon.contacts.offers import Portfolio, mistake
 from tunfwd.daemon.contacts.residents import Residents
-from tunfwd.daemon.contacts.rooms import Room, Rooms, id_text
+from tunfwd.daemon.contacts.rooms import Rooms, id_text, room_id
 from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.peers import Peer, Peers, id_of
 from tunfwd.daemon.process.logs import caused_by
 from tunfwd.daemon.storage.addresses import AddressBook
-from tunfwd.daemon.storage.state import ContactId, Content, group_id
+from tunfwd.daemon.storage.state import ContactId, Content
 from tunfwd.faults import survives
 from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session, next_epoch
@@ -29,11 +29,16 @@ from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import ToxError
 from tunfwd.tox.client import Client
-from tunfwd.tox.conferences import Conference, ConferenceInvitation
-from tunfwd.tox.contacts import Contact, Member
-from tunfwd.tox.friends import FriendRequest
-from tunfwd.tox.groups import Group, GroupInvitation
-from tunfwd.tox.groups import State as GroupState
+from tunfwd.tox.contacts import (
+    Conference,
+    Contact,
+    FriendRequest,
+    Group,
+    Invitation,
+    Member,
+    Room,
+    RoomState,
+)
 from tunfwd.tox.handler import Handler
 from tunfwd.wire.packets import Hello
 
@@ -118,9 +123,9 @@ class Contacts(Handler):
                     self._rooms.name(group),
                 )
 
-    def _members_of(self, group: Group) -> list[ContactId]:
-        """Return the ids of all members that something was agreed with, in an earlier run or in this one."""
-        prefix = group_id(group.chat_id)
+    def _members_of(self, room: Room) -> list[ContactId]:
+        """Return the ids of a group's members that something was agreed with, in whichever run."""
+        prefix = room_id(room)
         return [known for known in self.residents.agreed() if known.startswith(prefix) and known != prefix]
 
     # Contacts come to be, and cease.
@@ -279,56 +284,40 @@ class Contacts(Handler):
 
     # Rooms.
 
-    def group_invitation(self, invitation: GroupInvitation) -> None:
+    def invitation(self, invitation: Invitation) -> None:
         """See Handler."""
-        self._invited(
-            "group",
-            invitation.friend,
-            invitation.name or invitation.chat_id.hex()[:8],
-            lambda: self._client.groups.accept(invitation.chat_id),
-        )
-
-    def conference_invitation(self, invitation: ConferenceInvitation) -> None:
-        """See Handler."""
-        self._invited(
-            "conference",
-            invitation.friend,
-            invitation.id.hex()[:8],
-            lambda: self._client.conferences.accept(invitation.id),
-        )
-
-    def _invited(self, kind: str, friend: Contact, name: str, accept: Callable[[], object]) -> None:
+        friend, kind = invitation.friend, invitation.kind
+        rooms = self._client.groups if kind == "group" else self._client.conferences
+        name = invitation.name or invitation.id.hex()[:8]
         peer = self._peers.of(friend)
         by = friend.key.hex()[:8] if peer is None else peer.label
         cause = {"cause": (friend.key.hex(), by)}
         if friend.key in self._auto_accept_groups:
             log.info("%s invites to the %s %r, accepted by rule", by, kind, name, extra=cause)
-            self._soon.append(accept)
+            self._soon.append(lambda: rooms.accept(invitation.id))
         else:
             log.info("%s invites to the %s %r; `tunfwd %s join %s`", by, kind, name, kind, name, extra=cause)
 
-    def group_changed(self, group: Group) -> None:
+    def room_changed(self, room: Room) -> None:
         """See Handler."""
-        if group.state is GroupState.LOST and group not in self._client.groups:
-            self._rooms.left(group)
-            for member_id in self._members_of(group):
+        if room not in self._rooms:
+            self._rooms.left(room)
+            for member_id in self._members_of(room):
                 self._forget(member_id)
-            return
+        elif isinstance(room, Conference):
+            self._soon.append(lambda: self._rooms.changed(room))
+        elif isinstance(room, Group):
+            self._group_changed(room)
+
+    def _group_changed(self, group: Group) -> None:
         label = self._rooms.label(group)
         reason = f" ({group.reason})" if group.reason else ""
-        if group.state is GroupState.JOINED:
+        if group.state is RoomState.JOINED:
             self._explain_group(group)
-        log.info("%s: %s%s", label, group.state, reason, extra={"cause": (group_id(group.chat_id), label)})
+        log.info("%s: %s%s", label, group.state, reason, extra={"cause": (room_id(group), label)})
         for peer in self._peers:
             if isinstance(peer.contact, Member) and peer.contact.group is group:
                 self._name(peer)
-
-    def conference_changed(self, conference: Conference) -> None:
-        """See Handler."""
-        if conference not in self._client.conferences:
-            self._rooms.left(conference)
-        else:
-            self._soon.append(lambda: self._rooms.changed(conference))
 
     # Packets.
 

@@ -21,12 +21,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from time import perf_counter
-from typing import TypeVarTuple
+from typing import Protocol, TypeVarTuple
 
 import trio
 
 from tunfwd.common.timers import Timers
-from tunfwd.daemon.contacts.offers import Portfolio
 from tunfwd.daemon.datapath.inbound import Serving
 from tunfwd.daemon.datapath.outbound import Callers
 from tunfwd.daemon.datapath.pings import Pings
@@ -34,6 +33,7 @@ from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.faults import note, survives
 from tunfwd.forwarding import events as session_events
+from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.states import FlowState
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.types import Frame
@@ -56,6 +56,16 @@ MAX_BATCH = 64  # lossy packets taken in at a time: what arrives together costs 
 Ts = TypeVarTuple("Ts")
 
 
+class MappingHandler(Protocol):
+    """Hears of the mappings that contacts and sessions make and end."""
+
+    def offered(self, peer: Peer, mapping: Mapping) -> None:
+        """A contact offers something that was not accepted before, and may have withdrawn it since."""
+
+    def changed(self, peer: Peer, mapping: Mapping) -> None:
+        """A mapping has a new state."""
+
+
 class Engine:
     """Moves everything between the TUN device, the contacts' sessions and the services."""
 
@@ -63,7 +73,7 @@ class Engine:
         self,
         device: Device,
         switch: Switch,
-        portfolio: Portfolio,
+        mappings: MappingHandler,
         callers: Callers,
         serving: Serving,
         pings: Pings,
@@ -73,7 +83,7 @@ class Engine:
         self._device = device
         self._stack = switch.stack
         self._switch = switch
-        self._portfolio = portfolio
+        self._mappings = mappings
         self._callers = callers
         self._serving = serving
         self._pings = pings
@@ -371,9 +381,9 @@ class Engine:
                 if flow.state is not FlowState.CLOSED:  # the contact has thought better of it
                     self._serving.wanted(peer, flow)
             case session_events.OfferArrived(mapping):
-                self._portfolio.offered(peer, mapping)
+                self._mappings.offered(peer, mapping)
             case session_events.MappingChanged(mapping):
-                self._portfolio.changed(peer, mapping)
+                self._mappings.changed(peer, mapping)
             case session_events.PongArrived(token):
                 self._pings.answered(token)
             case session_events.HelloArrived():

@@ -4,7 +4,7 @@ Other Tox programs write the same format, so an identity can be moved between th
 """
 
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from tunfwd.tox.binding.calls import call, expect, fixed
 from tunfwd.tox.binding.cdef import ffi, load
@@ -13,6 +13,29 @@ from tunfwd.tox.binding.errors import UseAfterFree
 SALT_LENGTH = 32
 ENCRYPTION_EXTRA_LENGTH = 80
 """Bytes that encryption adds, and that telling encrypted data from other needs."""
+
+
+class PassKey(Protocol):
+    """A key derived from a passphrase."""
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        """Encrypt."""
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        """Decrypt."""
+
+
+class Encryption(Protocol):
+    """What this module offers, by whichever binding."""
+
+    def Tox_Pass_Key_Ptr(self, passphrase: bytes, salt: bytes | None = None) -> PassKey:
+        """Derive a key."""
+
+    def get_salt(self, ciphertext: bytes) -> bytes:
+        """Return the salt of encrypted data."""
+
+    def is_data_encrypted(self, data: bytes) -> bool:
+        """Tell encrypted data from other."""
 
 
 class Tox_Pass_Key_Ptr:

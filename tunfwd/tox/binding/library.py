@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 from tunfwd.tox.binding import encryptsave
 from tunfwd.tox.binding import instance as binding
 from tunfwd.tox.binding.errors import ToxcoreUnusable, from_code
-from tunfwd.tox.identity import Encryption
 
 _NEEDED = ("friend_send_lossless_packet", "group_send_custom_private_packet", "group_peer_get_public_key")
 
@@ -25,13 +24,13 @@ class Library:
 
     Tox_Ptr: type[binding.Tox_Ptr]
     Tox_Options_Ptr: type[binding.Tox_Options_Ptr]
-    encryption: Encryption
+    encryption: encryptsave.Encryption
 
 
 def choose(name: Literal["builtin", "pytox"]) -> Library:
     """Return the binding of this name. Raises ToxcoreUnusable when it cannot be had."""
     if name == "builtin":
-        return Library(binding.Tox_Ptr, binding.Tox_Options_Ptr, cast(Encryption, encryptsave))
+        return Library(binding.Tox_Ptr, binding.Tox_Options_Ptr, cast(encryptsave.Encryption, encryptsave))
     try:
         tox = importlib.import_module("pytox.toxcore.tox")
         encryption = importlib.import_module("pytox.toxencryptsave.toxencryptsave")
@@ -103,7 +102,7 @@ def _adapted(tox: ModuleType, encryption: ModuleType) -> Library:
         get_salt=translated(encryption.get_salt),
         is_data_encrypted=encryption.is_data_encrypted,
     )
-    return Library(Node, tox.Tox_Options_Ptr, cast(Encryption, facade))
+    return Library(Node, tox.Tox_Options_Ptr, cast(encryptsave.Encryption, facade))
 
 
 def _public(cls: type) -> Iterator[tuple[str, Any]]:
