@@ -54,6 +54,7 @@ class Node:
             "TUNFWD_CONFIG": str(self.config_file),
             "TUNFWD_STATE_DIR": str(folder / "state"),
             "TUNFWD_SOCKET": str(folder / "control.sock"),
+            "TUNFWD_PUBLIC_NODES": "0",  # nothing of what we start here ever sends to them
         }
         self.daemon: subprocess.Popen[bytes] | None = None
         _open_to_daemon(folder)

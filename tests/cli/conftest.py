@@ -52,6 +52,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "TUNFWD_SOCKET": str(tmp_path / "control.sock"),
         "LC_ALL": "C.UTF-8",
+        "TUNFWD_PUBLIC_NODES": "0",
     }
 
 

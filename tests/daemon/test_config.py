@@ -23,6 +23,7 @@ KEY = "0123456789abcdef" * 4
 
 EVERYTHING = f"""
 [tox]
+public_nodes = false
 bootstrap = ["node.example:33445:{KEY}", "[2001:db8::1]:443:{KEY}"]
 relays = ["10.0.0.1:3389:{KEY}"]
 udp = false
@@ -134,6 +135,7 @@ def test_everything(tmp_path: Path) -> None:
     assert config.exposed == (Expose("tcp", 22), Expose("udp", 53, Target("::1", 5353), "bob"))
     settings = config.tox.settings(Path("/s/tox"), "host")
     assert settings.bootstrap == (Node("node.example", 33445, key), Node("2001:db8::1", 443, key))
+    assert not config.tox.public_nodes
     assert settings.relays == (Node("10.0.0.1", 3389, key),)
     assert settings.proxy == Proxy("socks5", "127.0.0.1", 9050)
     assert (settings.savedata, settings.name) == (Path("/s/tox"), "Zoë")
@@ -152,6 +154,7 @@ def test_nothing_is_default() -> None:
     assert config.network.range6 == DEFAULT_RANGE6
     assert (config.rules, config.exposed, config.auto_accept_friends) == ((), (), frozenset())
     assert config.tox.settings(Path("/s"), "host").name == "host"
+    assert config.tox.public_nodes is True
 
 
 def test_system_places() -> None:
@@ -186,8 +189,10 @@ def test_environment_goes_before_the_file(tmp_path: Path) -> None:
             "TUNFWD_STATE_DIR": "/s",
             "TUNFWD_SOCKET": "/e.sock",
             "TUNFWD_LOG": "DEBUG",
+            "TUNFWD_PUBLIC_NODES": "0",
         }
     )
+    assert config.tox.public_nodes is False
     assert (config.file, config.state, config.socket) == (file, Path("/s"), Path("/e.sock"))
     assert config.log_level == "debug"
 
@@ -195,6 +200,28 @@ def test_environment_goes_before_the_file(tmp_path: Path) -> None:
 def test_a_bad_level_in_the_environment() -> None:
     with pytest.raises(ConfigurationError, match=r"\$TUNFWD_LOG must be one of debug, info, warning, error"):
         _load(environ={"TUNFWD_LOG": "/var/log/x"})
+
+
+@pytest.mark.parametrize(
+    ("written", "variable", "used"),
+    [
+        ("true", "0", False),
+        ("false", "1", True),
+        ("false", "", False),
+        ("false", "/etc/tunfwd/nodes.json", Path("/etc/tunfwd/nodes.json")),
+        ('"/srv/nodes.json"', "", Path("/srv/nodes.json")),
+    ],
+)
+def test_public_nodes(tmp_path: Path, written: str, variable: str, used: bool | Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[tox]\npublic_nodes = {written}\n")
+    assert _load(file, {"TUNFWD_PUBLIC_NODES": variable}).tox.public_nodes == used
+
+
+@pytest.mark.parametrize("wrong", ["yes", "false", "2", "nodes.json"])
+def test_public_nodes_that_the_environment_names_wrongly(wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"\$TUNFWD_PUBLIC_NODES must be 0, 1 or the absolute path"):
+        _load(environ={"TUNFWD_PUBLIC_NODES": wrong})
 
 
 RULE = '[[rule]]\ncontact = "a"\naction = "ask"\n'

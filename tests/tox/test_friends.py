@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tox.conftest import Person
+from tests.tox.conftest import Person, running
 from tunfwd.tox.binding.errors import FriendAddBadChecksum, FriendAddOwnKey
 from tunfwd.tox.friends import MAX_REQUESTS, REQUEST_LIFE, NoSuchRequest, parse_address
 from tunfwd.tox.identity import IdentityError
-from tunfwd.tox.settings import Node, Settings
+from tunfwd.tox.settings import NetworkNode, Node, Settings
 
 
 @pytest.fixture
@@ -149,8 +149,10 @@ def test_a_full_disk_keeps_a_known_identity_from_nothing_and_a_new_one_from_begi
 async def test_a_node_with_a_name_that_no_resolver_takes_ends_nothing(
     alone: Person, caplog: pytest.LogCaptureFixture, host: str
 ) -> None:
-    await alone._use_node(Node(host, 33445, bytes(32)), bootstrap=True)
-    assert f"node {host}" in caplog.text
+    alone.joining.add([NetworkNode.of(Node(host, 33445, bytes(32)), "bootstrap")])
+    async with running(alone):
+        await alone.seen.until(lambda: f"node {host}" in caplog.text)
+    assert not alone.joining.records.pop().addresses
 
 
 def test_encrypted_client(tmp_path: Path) -> None:

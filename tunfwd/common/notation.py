@@ -6,7 +6,7 @@ the name of the thing: "'80/sctp': the protocol is tcp or udp".
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Final, Literal, cast
 
 from tunfwd.common.schema import INTEGER_BITS, Parse
@@ -83,6 +83,17 @@ def read_target(text: str) -> Target:
     elif len(host) > 253 or not _HOST.fullmatch(host):
         raise ValueError(f"{text!r}: {host!r} is not a host name or address")
     return Target(host, port)
+
+
+def read_host(text: str) -> str:
+    """A host's name, or its address without brackets."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        pass
+    if len(text) > 253 or not _HOST.fullmatch(text) or text.rstrip(".").rpartition(".")[2].isdigit():
+        raise ValueError(f"{text!r} is not a host name or address")
+    return text
 
 
 def read_key(text: str) -> bytes:

@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -23,7 +23,7 @@ from tunfwd.config.rules import Expose, RuleTable
 from tunfwd.config.toml_lines import line_of, locate
 from tunfwd.files import read_whole
 from tunfwd.forwarding.policy import Rule
-from tunfwd.tox.settings import Node, Proxy, Settings
+from tunfwd.tox.settings import NetworkNode, Node, Proxy, Settings
 
 T = TypeVar("T")
 
@@ -125,7 +125,8 @@ PortOr0 = Annotated[int, Parse(int, _read_port_or_0)]
 class Tox:
     """[tox]: how we take part in the Tox network."""
 
-    bootstrap: tuple[NodeText, ...] = ()  # nodes to join the network at
+    public_nodes: bool | File = True  # join at the nodes that come with the program, or at those of a list
+    bootstrap: tuple[NodeText, ...] = ()  # nodes to join the network at, before the public ones
     relays: tuple[NodeText, ...] = ()  # TCP relays to use besides those toxcore finds
     udp: bool = True  # without it, everything goes through TCP relays
     udp_port: PortOr0 = 0  # 0: the first free one from 33445
@@ -145,7 +146,7 @@ class Tox:
         if self.nickname is not None and not 0 < len(self.nickname.encode()) <= MAX_NICKNAME:
             raise Mismatch(("nickname",), f"must be 1 to {MAX_NICKNAME} bytes long")
 
-    def settings(self, savedata: Path, nickname: str) -> Settings:
+    def settings(self, savedata: Path, nickname: str, public_nodes: tuple[NetworkNode, ...] = ()) -> Settings:
         """The settings of a Tox node with its identity in the file `savedata`; `nickname` if none is set."""
         return Settings(
             savedata=savedata,
@@ -153,6 +154,7 @@ class Tox:
             name=self.nickname or nickname,
             library=self.binding,
             bootstrap=self.bootstrap,
+            public_nodes=public_nodes,
             relays=self.relays,
             udp=self.udp,
             udp_port=self.udp_port,
@@ -262,7 +264,8 @@ def load(
     """The configuration in force. Raises ConfigurationError.
 
     The file is `path`, else $TUNFWD_CONFIG, else the default place of the user. One that was named has to be
-    there. $TUNFWD_STATE_DIR, $TUNFWD_SOCKET and $TUNFWD_LOG (a level) go before the file.
+    there. $TUNFWD_STATE_DIR, $TUNFWD_SOCKET, $TUNFWD_LOG (a level) and $TUNFWD_PUBLIC_NODES (0, 1 or a list's
+    file) go before the file.
     """
     places = paths.of(os.geteuid() if euid is None else euid, environ)
     named = path or environ.get(paths.CONFIG_VARIABLE)
@@ -278,7 +281,12 @@ def load(
         group=document.control.group,
         user=document.daemon.user,
         log_level=_from_environment(environ, paths.LOG_VARIABLE, _read_level, document.log.level),
-        tox=document.tox,
+        tox=replace(
+            document.tox,
+            public_nodes=_from_environment(
+                environ, paths.NODES_VARIABLE, _read_public_nodes, document.tox.public_nodes
+            ),
+        ),
         network=document.network,
         forwarding=document.forwarding,
         auto_accept_friends=frozenset(document.friends.auto_accept),
@@ -364,6 +372,14 @@ def _absolute(text: str) -> Path:
 
 def _read_level(text: str) -> LogLevel:
     return decode(Literal["debug", "info", "warning", "error"], text.lower())  # type: ignore[arg-type]
+
+
+def _read_public_nodes(text: str) -> bool | Path:
+    if text in ("0", "1"):
+        return text == "1"
+    if not os.path.isabs(text):
+        raise ValueError(f"must be 0, 1 or the absolute path of a list of nodes, not {text!r}")
+    return Path(text)
 
 
 def _from_environment(environ: Mapping[str, str], variable: str, read: Any, default: T) -> T:

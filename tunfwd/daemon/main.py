@@ -38,6 +38,7 @@ from tunfwd.daemon.process.handover import leave_root
 from tunfwd.daemon.process.logs import Log
 from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.kept import Storage
+from tunfwd.daemon.storage.nodes import NodeList
 from tunfwd.daemon.storage.state import State
 from tunfwd.daemon.storage.write_behind import Saver
 from tunfwd.forwarding.negotiation import Limits
@@ -215,7 +216,8 @@ async def _serve(
         auto_accept_friends=config.auto_accept_friends,
         auto_accept_groups=config.auto_accept_groups,
     )
-    settings = config.tox.settings(state.identity(), _nickname())
+    node_list = NodeList(state.directory, config.tox.public_nodes)
+    settings = config.tox.settings(state.identity(), _nickname(), node_list.public)
     with Client(settings, contacts, passphrase) as client:
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
         confinement = confine([state.directory, config.socket.parent])

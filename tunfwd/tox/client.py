@@ -9,6 +9,8 @@ import itertools
 import logging
 import math
 import time
+from functools import partial
+from random import SystemRandom
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +19,7 @@ import trio
 from tunfwd.faults import persists, survives
 from tunfwd.tox import version
 from tunfwd.tox.binding import enums
-from tunfwd.tox.binding.errors import GetPortNotBound, NewLoadBadFormat, ToxError
+from tunfwd.tox.binding.errors import GetPortNotBound, NewLoadBadFormat
 from tunfwd.tox.binding.instance import Tox_Ptr
 from tunfwd.tox.binding.library import Library, choose
 from tunfwd.tox.conferences import Conferences
@@ -26,16 +28,16 @@ from tunfwd.tox.events import Events, Receivers
 from tunfwd.tox.friends import Friends
 from tunfwd.tox.groups import Groups
 from tunfwd.tox.handler import Handler
-from tunfwd.tox.identity import Damaged, Identity, IdentityError, read_passphrase
+from tunfwd.tox.identity import Damaged, Identity, IdentityError, read_passphrase, relays_of
+from tunfwd.tox.joining import Joining
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.policing import Policing, SocketGate
 from tunfwd.tox.reunion import LAST_PORT, Reunion
-from tunfwd.tox.settings import Node, Settings
-from tunfwd.tox.sockets import Activity, descriptors
+from tunfwd.tox.settings import Settings
+from tunfwd.tox.sockets import Activity, descriptors, is_routable, resolve
 
 log = logging.getLogger(__name__)
 
-BOOTSTRAP_DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # s between attempts; the last one stays
 CHECK_INTERVAL = (
     5.0  # s between looks at what toxcore does not tell: how members are reached, who uses our relay
 )
@@ -63,9 +65,6 @@ class Client:
         older = descriptors()
         self._tox = self._identity.start(lambda savedata: self._start(library, savedata))
         self._handler = handler
-        self._connected = trio.Event()
-        self._disconnected = trio.Event()
-        self._disconnected.set()
         self._dirty = trio.Event()
         self._nap: trio.CancelScope | None = None
         self._woken = False
@@ -83,6 +82,15 @@ class Client:
         self._gate = SocketGate(self._activity.udp)
         self.policing = Policing(self._gate)
         """Bounds what is received of contacts that flood; the handler feeds it."""
+        self.joining = Joining(
+            self._tox,
+            settings.network_nodes,
+            resolve=None if settings.proxy is not None else resolve,
+            is_routable=partial(is_routable, ipv6=settings.ipv6, proxied=settings.proxy is not None),
+            connected_relays=lambda: relays_of(self._tox.savedata),
+            random=SystemRandom(),
+        )
+        """How we get into the network."""
         self.friends = Friends(self._tox, self._pacing, self._reunion, handler, self.save)
         self.groups = Groups(self._tox, self._pacing, handler, self.save, self.save_soon, self._nickname)
         self.conferences = Conferences(self._tox, handler, self.save, self.public_key)
@@ -180,14 +188,13 @@ class Client:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be a node until cancelled, or `Handler.iterated` raises. The identity is saved at the end."""
         async with trio.open_nursery() as nursery:
-            for task in (
-                self._bootstrap,
-                self._add_relays,
-                self._introduce_friends,
-                self._save_when_dirty,
-                self._check_connections,
+            for what, task in (
+                ("joining the network", self.joining.run),
+                ("introducing friends", self._introduce_friends),
+                ("saving the identity", self._save_when_dirty),
+                ("looking at connections", self._check_connections),
             ):
-                nursery.start_soon(persists, f"a task of the node ({task.__name__.strip('_')})", task)
+                nursery.start_soon(persists, f"a task of the node ({what})", task)
             task_status.started()
             try:
                 while True:
@@ -235,42 +242,7 @@ class Client:
     def _on_connection(self, connection: enums.Tox_Connection) -> None:
         """Note that we are connected to the network, or no longer."""
         log.info("%s the Tox network", "disconnected from" if connection is NONE else "connected to")
-        if connection is NONE:
-            self._connected = trio.Event()
-            self._disconnected.set()
-        else:
-            self._disconnected = trio.Event()
-            self._connected.set()
-
-    async def _bootstrap(self) -> None:
-        """Ask the configured nodes until we are connected, and again when we no longer are."""
-        while self.settings.bootstrap:
-            await self._disconnected.wait()
-            attempt = 0
-            while not self._connected.is_set():
-                for node in self.settings.bootstrap:
-                    await self._use_node(node, bootstrap=True)
-                with trio.move_on_after(BOOTSTRAP_DELAYS[min(attempt, len(BOOTSTRAP_DELAYS) - 1)]):
-                    await self._connected.wait()
-                attempt += 1
-
-    async def _add_relays(self) -> None:
-        for node in self.settings.relays:
-            await self._use_node(node, bootstrap=False)
-
-    async def _use_node(self, node: Node, *, bootstrap: bool) -> None:
-        try:  # toxcore would block on the name
-            addresses = await trio.socket.getaddrinfo(node.host, node.port, type=trio.socket.SOCK_DGRAM)
-        except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
-            log.warning("node %s: %s", node.host, getattr(error, "strerror", None) or error)
-            return
-        for host in {str(address[4][0]) for address in addresses}:
-            try:
-                if bootstrap:
-                    self._tox.bootstrap(host, node.port, node.key)
-                self._tox.add_tcp_relay(host, node.port, node.key)
-            except ToxError as error:
-                log.info("node %s: %s", node, error)
+        self.joining.connected(connection is not NONE)
 
     async def _introduce_friends(self) -> None:
         """Help toxcore to find friends where they were last."""

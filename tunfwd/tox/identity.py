@@ -26,6 +26,12 @@ from tunfwd.tox.binding.errors import DecryptionFailed, ToxError
 _COOKIE = b"\0\0\0\0\x1f\x1b\xed\x15"  # savedata begins with a zero u32 and 0x15ED1B1F, both little-endian
 _SECTION = struct.Struct("<IHH")  # then come sections: length, type, mark
 _MARK = 0x01CE
+_RELAYS: Final = 10  # type of the section with relays; toxcore, state.h: STATE_TYPE_TCP_RELAY
+_KEY_SIZE: Final = 32
+# A node there: family, address, port, key. toxcore, network.h: TOX_AF_* and TOX_TCP_*
+_NODE_SIZES: Final = dict.fromkeys((2, 130), 1 + 4 + 2 + _KEY_SIZE) | dict.fromkeys(
+    (10, 138), 1 + 16 + 2 + _KEY_SIZE
+)
 _END = 255  # type of the last section; zeros may follow, when toxcore reserved more than it wrote
 _SEAL: Final = b"tunfwd\0\1"  # then the checksum
 _CHECKSUM_SIZE: Final = 16
@@ -66,6 +72,24 @@ def _is_whole(data: bytes) -> bool:
             return True
         position += _SECTION.size + length
     return False
+
+
+def relays_of(savedata: bytes) -> frozenset[bytes]:
+    """Return the keys of the relays that toxcore is connected to, of which it keeps up to 8.
+
+    Nothing else tells them. What is not as it should be counts as none.
+    """
+    keys, position = set(), len(_COOKIE)
+    while position + _SECTION.size <= len(savedata):
+        length, kind, _ = _SECTION.unpack_from(savedata, position)
+        position += _SECTION.size
+        if kind == _RELAYS:
+            nodes = savedata[position : position + length]
+            while nodes and (size := _NODE_SIZES.get(nodes[0])) and len(nodes) >= size:
+                keys.add(nodes[size - _KEY_SIZE : size])
+                nodes = nodes[size:]
+        position += length
+    return frozenset(keys)
 
 
 def _checksum(savedata: bytes) -> bytes:

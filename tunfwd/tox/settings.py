@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 _NODE = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5}):(?P<key>[0-9A-Fa-f]{64})"
@@ -38,6 +39,53 @@ class Node:
         return f"{host}:{self.port}:{self.key.hex().upper()}"
 
 
+Origin = Literal["bootstrap", "relays", "bundled", "added"]
+USUAL_TCP_PORTS: Final = (443, 3389, 33445)  # where relays listen, the one that firewalls let through first
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkNode:
+    """A node that we may join at, as configured or from a list."""
+
+    key: bytes
+    hosts: tuple[str, ...]
+    """Addresses or names, in the order to try."""
+    udp_port: int | None
+    """None: it is used as a relay only."""
+    tcp_ports: tuple[int, ...]
+    """In the order to try."""
+    origin: Origin
+    maintainer: str = ""
+    location: str = ""
+
+    @classmethod
+    def of(cls, node: Node, origin: Origin) -> Self:
+        """Return what [tox] `bootstrap` or `relays` names."""
+        if origin == "relays":
+            return cls(node.key, (node.host,), None, (node.port,), origin)
+        # It may relay at other ports than the one where it listens for UDP.
+        ports = dict.fromkeys((node.port, *USUAL_TCP_PORTS))
+        return cls(node.key, (node.host,), node.port, tuple(ports), origin)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether no name has to be resolved."""
+        return all(is_address(host) for host in self.hosts)
+
+    def __str__(self) -> str:
+        host, port = self.hosts[0], self.udp_port or self.tcp_ports[0]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_address(host: str) -> bool:
+    """Tell an address from a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Proxy:
     """A proxy that every connection goes through. UDP does not."""
@@ -60,6 +108,8 @@ class Settings:
     library: Literal["builtin", "pytox"] = "builtin"
     """Which binding to libtoxcore to use."""
     bootstrap: tuple[Node, ...] = ()
+    public_nodes: tuple[NetworkNode, ...] = ()
+    """Nodes to join at besides those of `bootstrap`; none unless somebody says which."""
     relays: tuple[Node, ...] = ()
     """Relays to use besides those that toxcore finds."""
     udp: bool = True
@@ -81,6 +131,15 @@ class Settings:
             raise ValueError("name: more than 128 bytes in UTF-8")
         if self.proxy is not None and not 1 <= self.proxy.port <= 65535:
             raise ValueError(f"proxy: {self.proxy.port} is not a port")
+
+    @property
+    def network_nodes(self) -> tuple[NetworkNode, ...]:
+        """All nodes that we may join at."""
+        return (
+            *(NetworkNode.of(node, "bootstrap") for node in self.bootstrap),
+            *(NetworkNode.of(node, "relays") for node in self.relays),
+            *self.public_nodes,
+        )
 
 
 def nodes(texts: Iterable[str]) -> tuple[Node, ...]:

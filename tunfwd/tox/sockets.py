@@ -16,7 +16,10 @@ import socket
 import stat
 from collections.abc import Iterable
 
+import trio
+
 _WILDCARDS = {"0.0.0.0", "::"}
+_ANY_PORT = 9  # discard
 _FAMILIES = {socket.AF_INET, socket.AF_INET6}
 
 
@@ -76,3 +79,23 @@ def _bound(fd: int, *, wildcard: bool) -> tuple[int, int] | None:
             return (probe.type, port) if host in _WILDCARDS or not wildcard else None
     except OSError:  # closed by another thread since
         return None
+
+
+async def resolve(host: str) -> list[str]:
+    """Return the addresses of a name, IPv4 first. Raises OSError; ValueError where no resolver takes it."""
+    found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    addresses = dict.fromkeys(str(address[0]) for *_, address in found)
+    return sorted(addresses, key=lambda address: ":" in address)
+
+
+def is_routable(address: str, *, ipv6: bool, proxied: bool) -> bool:
+    """Tell whether this machine has a way to send to an address. Nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if family == socket.AF_INET6 and not ipv6:
+        return False
+    if proxied:  # it is the proxy's to say
+        return True
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, _ANY_PORT))  # a UDP socket only looks for the route
+        return True
+    return False
