@@ -10,6 +10,7 @@ from tunfwd.daemon.peers import Peer
 from tunfwd.netstack.events import EchoRequest
 
 MAX_WAITING = 1024  # unanswered pings; the oldest give way
+AGAIN = 1.0  # s until an unanswered Ping is followed by another: it goes in a lossy packet
 
 
 class Pings:
@@ -26,18 +27,31 @@ class Pings:
 
         Waits without limit for the answer.
         """
-        done = trio.Event()
-        if not self._send(peer, done.set):
+        round_trips: list[float] = []
+        answered = trio.Event()
+
+        def send() -> bool:
+            sent = trio.current_time()
+
+            def done() -> None:
+                round_trips.append(trio.current_time() - sent)
+                answered.set()
+
+            return self._send(peer, done)
+
+        if not send():
             # It may only not have said yet what it can do; our Hello, on its way by now, asks.
             greeted = self._greeted.setdefault(peer, trio.Event())
             self._switch.wake()
             await greeted.wait()
-            if not self._send(peer, done.set):
+            if not send():
                 return None
-        sent = trio.current_time()
-        self._switch.wake()
-        await done.wait()
-        return trio.current_time() - sent
+        while True:
+            self._switch.wake()
+            with trio.move_on_after(AGAIN):
+                await answered.wait()
+                return round_trips[0]
+            send()
 
     def echo(self, peer: Peer, request: EchoRequest) -> None:
         """Somebody here pings a virtual address: answer when the contact has, or for it if it cannot."""
