@@ -1,11 +1,13 @@
 """Measure another friend's round trip while a friend sends all it can, of each kind of packet.
 
-    python -m scripts.benchmarks.flood [--seconds N] [KIND ...]
+    python -m scripts.benchmarks.flood [--seconds N] [--rounds N] [KIND ...]
 
-Three hosts: the victim serves an echo to a friend, and an attacker, a friend as well, sends packets made by
-hand over real toxcore. The table has the friend's 1-byte round trip, after pauses of 2 ms, idle and beside
-each flood in turn, as ratios of one run; and what the flood costs the victim: processor, log, memory.
-Needs root.
+Four hosts: the victim serves an echo to a friend, and an attacker, a friend as well, sends packets made by
+hand over real toxcore. The table has the friend's 1-byte round trip, after pauses of 2 ms: idle, while the
+attacker floods a daemon like the victim (which costs this machine's few cores the same, and the victim
+nothing), and while it floods the victim; in turns, several of each. The ratios are what a flood costs: the
+last to the first, and the last to the second, which is the victim's share in it. And what it costs the victim
+besides: processor, log, memory. Needs root.
 """
 
 import argparse
@@ -51,7 +53,34 @@ TCP, CONNECTION = 0, 1
 
 
 class Attacker(Handler):
-    """Speaks to one friend, in packets made here."""
+    """Speaks to its friends in packets made here, to each in a conversation of its own."""
+
+    def __init__(self) -> None:
+        self.client: Client
+        self.attacks: dict[bytes, Attack] = {}  # by public key
+
+    def attack(self, key: bytes) -> "Attack":
+        """Return what goes to a friend."""
+        return self.attacks.setdefault(key, Attack())
+
+    def contact_online(self, contact: Contact) -> None:
+        attack = self.attack(contact.key)
+        attack.client, attack.contact = self.client, contact
+        attack.online.set()
+
+    def lossless(self, contact: Contact, data: bytes) -> None:
+        self.attack(contact.key).lossless(data)
+
+    def lossy(self, contact: Contact, data: bytes) -> None:
+        self.attack(contact.key).lossy(data)
+
+    def iterated(self) -> None:
+        for attack in self.attacks.values():
+            attack.iterated()
+
+
+class Attack:
+    """What goes to one friend."""
 
     def __init__(self) -> None:
         self.client: Client
@@ -68,16 +97,12 @@ class Attacker(Handler):
 
     # What comes.
 
-    def contact_online(self, contact: Contact) -> None:
-        self.contact = contact
-        self.online.set()
-
-    def lossless(self, contact: Contact, data: bytes) -> None:
+    def lossless(self, data: bytes) -> None:
         if data[1] == HELLO:
             _, _, self.their_epoch = struct.unpack_from("<BIQ", data, 2)
             self.heard.set()
 
-    def lossy(self, contact: Contact, data: bytes) -> None:
+    def lossy(self, data: bytes) -> None:
         if data[:2] == EXTENSION + LINK_PACKET:
             self.highest = max(self.highest, struct.unpack_from("<I", data, 6)[0])
 
@@ -208,8 +233,8 @@ class Attacker(Handler):
 KINDS = ("ping", "junk", "lossless", "hello", "offer", "connect", "bytes", "acks")
 
 
-async def attack(folder: str, bootstrap: str, address: str) -> None:
-    """Be the attacker; floods as stdin says, a kind and its seconds on each line."""
+async def attack(folder: str, bootstrap: str, *addresses: str) -> None:
+    """Be the attacker; floods as stdin says, a kind, its seconds and the friend's place on each line."""
     attacker = Attacker()
     settings = Settings(
         savedata=Path(folder) / "identity",
@@ -219,15 +244,19 @@ async def attack(folder: str, bootstrap: str, address: str) -> None:
     )
     with Client(settings, attacker) as client:
         attacker.client = client
-        client.friends.add(parse_address(address))
+        parsed = [parse_address(address) for address in addresses]
+        attacks = [attacker.attack(address[:32]) for address in parsed]
+        for address in parsed:
+            client.friends.add(address)
         print(json.dumps(client.public_key.hex().upper()), flush=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.run)
-            await attacker.online.wait()
+            for attack in attacks:
+                await attack.online.wait()
             print(json.dumps("online"), flush=True)
             while line := await trio.to_thread.run_sync(sys.stdin.readline):
-                kind, seconds = line.split()
-                print(json.dumps(await attacker.flood(kind, float(seconds))), flush=True)
+                kind, seconds, place = line.split()
+                print(json.dumps(await attacks[int(place)].flood(kind, float(seconds))), flush=True)
             nursery.cancel_scope.cancel()
 
 
@@ -270,11 +299,27 @@ def again(*arguments: object) -> list[str]:
     return [sys.executable, __file__, *map(str, arguments)]
 
 
-def round_trips(friend: Host, address: str, seconds: float) -> tuple[float, float]:
-    """Return median and p99, in ms."""
+def round_trips(friend: Host, address: str, seconds: float) -> list[float]:
+    """Return the round trips of a while, in ms."""
     run = friend.run(again("--trips", address, seconds), timeout=TIME_LIMIT + seconds)
-    took = sorted(json.loads(run.stdout))
-    return took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3
+    return [seconds * 1e3 for seconds in json.loads(run.stdout)]
+
+
+class Delays:
+    """Round trips under one condition, in ms."""
+
+    def __init__(self) -> None:
+        self.all: list[float] = []
+
+    def quantile(self, share: float) -> float:
+        """Return the delay that this share of them does not exceed."""
+        return sorted(self.all)[int(len(self.all) * share)]
+
+    def __str__(self) -> str:
+        return f"{self.quantile(0.5):.2f} / {self.quantile(0.99):.2f}"
+
+    def __truediv__(self, other: "Delays") -> str:
+        return " / ".join(f"{self.quantile(share) / other.quantile(share):.1f}" for share in (0.5, 0.99))
 
 
 def cpu(node: Node) -> float:
@@ -291,29 +336,34 @@ def memory(node: Node) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1e3
 
 
-def measure(kinds: list[str], seconds: float) -> list[list[object]]:
+def measure(kinds: list[str], seconds: float, rounds: int) -> list[list[object]]:
     """Return the table's rows."""
     processes: list[subprocess.Popen[str]] = []
     members: list[Node] = []
     rows: list[list[object]] = []
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(["victim", "bob", "attacker"]) as net:
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,
+        Topology(["victim", "decoy", "bob", "attacker"]) as net,
+    ):
         try:
-            processes.append(net["victim"].start(again("--serve"), stdout=subprocess.DEVNULL))
             rules: dict[str, Any] = {
                 "rule": [{"contact": "*", "protocol": "tcp", "ports": str(PORT), "action": "accept"}],
                 "expose": [{"protocol": "tcp", "port": PORT}],
             }
             bootstrap: list[str] = []
-            for name, extra in (("victim", rules), ("bob", {})):
+            for name, extra in (("victim", rules), ("decoy", rules), ("bob", {})):
+                if extra:
+                    processes.append(net[name].start(again("--serve"), stdout=subprocess.DEVNULL))
                 Path(folder, name).mkdir()
                 tox = {"local_discovery": False, "bootstrap": bootstrap, "nickname": name}
                 members.append(Node(net[name], Path(folder, name), {"tox": tox, **extra}))
                 members[-1].start()
                 bootstrap = bootstrap or [members[-1].bootstrap()]
-            victim, friend = members
+            victim, decoy, friend = members
             befriend(friend, victim)
             Path(folder, "attacker").mkdir()
-            command = again("--attack", Path(folder, "attacker"), bootstrap[0], victim.identity()["address"])
+            addresses = [node.identity()["address"] for node in (victim, decoy)]
+            command = again("--attack", Path(folder, "attacker"), bootstrap[0], *addresses)
             attacker = net["attacker"].start(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
             )
@@ -321,8 +371,9 @@ def measure(kinds: list[str], seconds: float) -> list[list[object]]:
             assert attacker.stdin is not None
             assert attacker.stdout is not None
             key = json.loads(attacker.stdout.readline())
-            victim.wait_for(lambda: victim.friend(key), TIME_LIMIT, "the attacker asks to be a friend")
-            victim.cli("friend", "accept", key, "--name", "mallory")
+            for node in (victim, decoy):
+                node.wait_for(lambda node=node: node.friend(key), TIME_LIMIT, "the attacker asks")  # type: ignore[misc]
+                node.cli("friend", "accept", key, "--name", "mallory")
             assert json.loads(attacker.stdout.readline()) == "online"
             victim.cli("offer", f"{PORT}/tcp", "--to", "bob", "--name", "echo")
             friend.wait_for(lambda: friend.offer("echo"), TIME_LIMIT, "the offer is there")
@@ -332,29 +383,40 @@ def measure(kinds: list[str], seconds: float) -> list[list[object]]:
             address = mapping["address"]
             time.sleep(SETTLE)
             for kind in kinds:
-                idle = round_trips(net["bob"], address, seconds)
-                log, spent, occupied = len(victim.log), cpu(victim), memory(victim)
-                attacker.stdin.write(f"{kind} {seconds + 3}\n")
-                time.sleep(1.5)
-                began = time.monotonic()
-                spent = cpu(victim)
-                flood = round_trips(net["bob"], address, seconds)
-                spent = (cpu(victim) - spent) / (time.monotonic() - began)
-                sent = json.loads(attacker.stdout.readline())
+                idle, beside, flooded = Delays(), Delays(), Delays()
+                sent = log = 0
+                spent = occupied = 0.0
+                for _ in range(rounds):
+                    idle.all += round_trips(net["bob"], address, seconds)
+                    for place, delays in ((1, beside), (0, flooded)):
+                        log_before, occupied_before = len(victim.log), memory(victim)
+                        attacker.stdin.write(f"{kind} {seconds + 2} {place}\n")
+                        time.sleep(1.5)
+                        spent_before = cpu(victim)
+                        delays.all += round_trips(net["bob"], address, seconds)
+                        spent_now = cpu(victim) - spent_before
+                        count = json.loads(attacker.stdout.readline())
+                        if delays is flooded:
+                            sent += count
+                            spent += spent_now
+                            log += len(victim.log) - log_before
+                            occupied += memory(victim) - occupied_before
+                        time.sleep(SETTLE)
                 rows.append(
                     [
                         kind,
-                        f"{sent / (seconds + 3):,.0f}",
-                        f"{idle[0]:.2f} / {idle[1]:.2f}",
-                        f"{flood[0]:.2f} / {flood[1]:.2f}",
-                        f"{flood[0] / idle[0]:.1f} / {flood[1] / idle[1]:.1f}",
-                        f"{spent:.0%}",
-                        f"{(len(victim.log) - log) / (seconds + 3):,.0f}",
-                        f"{memory(victim) - occupied:+.0f}",
+                        f"{sent / rounds / (seconds + 2):,.0f}",
+                        idle,
+                        beside,
+                        flooded,
+                        flooded / idle,
+                        flooded / beside,
+                        f"{spent / rounds / seconds:.0%}",
+                        f"{log / rounds / (seconds + 2):,.0f}",
+                        f"{occupied:+.0f}",
                     ]
                 )
                 print(*rows[-1], sep="   ", flush=True)
-                time.sleep(SETTLE)
             return rows
         finally:
             stop_all(members)
@@ -363,15 +425,27 @@ def measure(kinds: list[str], seconds: float) -> list[list[object]]:
                 process.wait()
 
 
-HEADINGS = ("flood", "sent a second", "idle, ms", "beside it, ms", "ratios", "core", "log, B/s", "MB")
+HEADINGS = (
+    "flood",
+    "sent a second",
+    "idle, ms",
+    "another flooded, ms",
+    "flooded, ms",
+    "to idle",
+    "to another",
+    "core",
+    "log, B/s",
+    "MB",
+)
 
 
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=6.0, help="for each measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of measurements of each kind")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--attack", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--attack", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--trips", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -382,7 +456,7 @@ def main() -> None:
     elif arguments.serve:
         serve()
     else:
-        rows = measure(arguments.kinds or list(KINDS), arguments.seconds)
+        rows = measure(arguments.kinds or list(KINDS), arguments.seconds, arguments.rounds)
         print(tabulate(rows, HEADINGS))
         print("Delays and ratios: median / p99.")
 

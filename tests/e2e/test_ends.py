@@ -82,7 +82,7 @@ def was_reset(connection: socket.socket | None, within: float) -> bool:
     connection.settimeout(max(within, 0.01))
     try:
         return connection.recv(1) == b"" and False
-    except ConnectionResetError:
+    except (ConnectionResetError, ConnectionAbortedError):
         return True
     except TimeoutError:
         return False
@@ -93,20 +93,22 @@ def check(
     ports: tuple[Forward, Forward],
     end: Callable[[Node], int],
     *,
-    programs_hear: bool = True,
+    status: int = 0,
+    contacts_hear: bool = True,
 ) -> None:
     carol, dave = friends
     with ExitStack() as stack:
         served, used = (Heard(stack, port) for port in ports)
         deadline = time.monotonic() + AT_ONCE
-        assert end(dave) == 0 or not programs_hear
+        assert end(dave) == status
         dave.daemon = None
-        assert was_reset(served.client, deadline - time.monotonic()), "carol's program"
-        assert was_reset(used.service, deadline - time.monotonic()), "carol's service"
-        if programs_hear:
-            assert was_reset(served.service, deadline - time.monotonic()), "dave's service"
-            assert was_reset(used.client, deadline - time.monotonic()), "dave's program"
-        eventually(lambda: carol.contact("dave")["link"] == "offline", "carol is told", AT_ONCE)
+        if contacts_hear:
+            assert was_reset(served.client, deadline - time.monotonic()), "carol's program"
+            assert was_reset(used.service, deadline - time.monotonic()), "carol's service"
+        assert was_reset(served.service, deadline - time.monotonic()), "dave's service"
+        assert was_reset(used.client, deadline - time.monotonic()), "dave's program"
+        if contacts_hear:
+            eventually(lambda: carol.contact("dave")["link"] == "offline", "carol is told", AT_ONCE)
     dave.start()
     wait_online_again(carol, dave)
     for port in ports:
@@ -177,12 +179,23 @@ def test_a_service_ignores_the_hangup(friends: tuple[Node, Node], ports: tuple[F
 
 
 def test_the_device_is_deleted(friends: tuple[Node, Node], ports: tuple[Forward, Forward]) -> None:
-    """What ran here by way of the device cannot be told: its kernel has no way left to it."""
+    """Nothing can be sent to dave's programs any more: the kernel ends their connections."""
 
     def end(dave: Node) -> int:
         dave.host.run(["ip", "link", "delete", "tunfwd0"])
         assert dave.daemon is not None
         return dave.daemon.wait(AT_ONCE)
 
-    check(friends, ports, end, programs_hear=False)
+    check(friends, ports, end, status=1)
     assert "tunfwd0 is gone" in friends[1].log
+
+
+def test_kill_9(friends: tuple[Node, Node], ports: tuple[Forward, Forward]) -> None:
+    """No contact can be told; our own programs and services hear, from the kernel."""
+
+    def end(dave: Node) -> int:
+        assert dave.daemon is not None
+        dave.daemon.kill()
+        return dave.daemon.wait(AT_ONCE)
+
+    check(friends, ports, end, status=-signal.SIGKILL, contacts_hear=False)

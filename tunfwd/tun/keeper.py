@@ -3,7 +3,7 @@
 That takes CAP_NET_ADMIN, which a process that reads packets from a network is not to have: `keep` forks one
 that has it, and reads nothing but the kernel's own messages. Nobody can ask it for anything. It reports over
 a socket what it has put back, one text a packet, and ends when the other end of that is closed, however the
-daemon has ended.
+daemon has ended. Its last act is to end the connections that led through the device.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from pyprctl import Cap, CapState
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from tunfwd.tun.connections import end_connections
 from tunfwd.tun.monitor import EVERYTHING, drain, monitor
 from tunfwd.tun.upkeep import Layout, Restored, restore
 
@@ -70,6 +71,7 @@ def keep(layout: Layout, confine: Callable[[], object]) -> Keeper:
         try:
             _become_keeper(theirs)
             _Watch(layout, theirs).run(confine)
+            end_connections(layout.addresses)
         except Exception as error:
             with contextlib.suppress(OSError):
                 theirs.send(f"the process that keeps {layout.name} as it is fails: {error!r}".encode())
