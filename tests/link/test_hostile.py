@@ -245,6 +245,23 @@ def test_repeated_and_old_acks_change_nothing() -> None:
     assert not peer.link.closed
 
 
+def test_packets_that_tell_nothing_new_are_counted() -> None:
+    """Whoever sends many of them floods."""
+    peer = RawPeer()
+    peer.link.stream_open(1)
+    peer.link.stream_write(1, b"x" * 10_000)
+    numbers = [number for number, _ in peer.hear()]
+    statistics = peer.link.statistics
+    first, all_of_it = (encode_ack([numbers[0]], [end + 1], 0.0, 100) for end in (numbers[3], numbers[-1]))
+    for news in (first, all_of_it, MaxData(1 << 30), Stream(2, 0, b"x", False)):
+        peer.say(news)
+        assert statistics.idle == 0
+    for count, nothing in enumerate((first, all_of_it, Ping(), first + all_of_it), start=1):
+        peer.say(nothing)
+        assert statistics.idle == count
+    assert not peer.link.closed
+
+
 def test_conflicting_data_never_replaces_what_arrived() -> None:
     peer = RawPeer()
     peer.link.stream_open(1)

@@ -191,11 +191,11 @@ class Session:
 
     @property
     def wasted(self) -> int:
-        """Packets of the contact that were to no avail: malformed, unknown, or too many."""
+        """Packets of the contact that were to no avail: malformed, unknown, too many, or nothing new."""
         link = 0
         if self._linked is not None:
             statistics = self._linked.link.statistics
-            link = statistics.foreign + statistics.malformed + statistics.duplicates
+            link = statistics.foreign + statistics.malformed + statistics.duplicates + statistics.idle
         return self.counters.total() + link
 
     @property

@@ -65,6 +65,7 @@ class Statistics:
     malformed: int = 0
     duplicates: int = 0
     refused: int = 0  # for want of room; they count as lost
+    idle: int = 0  # that told nothing new: only Pings, and Acks of what was acknowledged before
 
 
 class Link:
@@ -280,20 +281,25 @@ class Link:
                 except Malformed:
                     statistics.malformed += 1
                     continue
-                eliciting, kept = False, True
+                eliciting, kept, news = False, True, False
                 for frame in frames:
                     if type(frame) is Stream:
                         if not streams.on_stream(frame):
                             kept = False
-                        eliciting = True
+                        eliciting = news = True
                     elif type(frame) is Ack:
-                        self._recovery.on_ack(frame, now)
+                        if self._recovery.on_ack(frame, now):
+                            news = True
                     else:
                         eliciting = True
+                        if type(frame) is not Ping:
+                            news = True
                         if not self._on_frame(frame):
                             kept = False
                         if self._closed:
                             return
+                if not news:
+                    statistics.idle += 1
                 if kept:
                     acks.record(number, eliciting, now)
                 else:  # as if it were lost: what it brought comes again, when there may be room

@@ -112,8 +112,8 @@ class Recovery:
             self.next_number += 1
             self._skip = self.next_number + 1 + self._random.getrandbits(SKIP_BITS)
 
-    def on_ack(self, ack: Ack, now: float) -> None:
-        """Take in an Ack frame."""
+    def on_ack(self, ack: Ack, now: float) -> bool:
+        """Take in an Ack frame; False where it tells nothing new."""
         largest = expand_number(ack.largest, self.next_number)
         if largest >= self.next_number or largest - ack.ranges[-1][0] < 0:
             raise PeerViolation("acknowledges a packet that was never sent")
@@ -121,7 +121,7 @@ class Recovery:
         if self._remembered:
             self._find_spurious(largest, ack, now)
         if not acked:
-            return
+            return False
         newest = acked[-1]
         flight = newest[3]
         self.largest_acked = max(self.largest_acked, newest[0])
@@ -142,6 +142,7 @@ class Recovery:
             self.path.in_recovery = False
         self._newest_acked_time = max(self._newest_acked_time, flight.time)
         self.controller.on_ack(sample, now)
+        return True
 
     def _take_acked(self, largest: int, ack: Ack) -> list[Sent]:
         """Remove from `sent`, and return, the records the Ack names."""

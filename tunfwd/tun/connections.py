@@ -21,6 +21,7 @@ from tunfwd.tun.upkeep import Interface
 # linux/tcp_states.h: all that have another end, but for TIME_WAIT, which no program has any more.
 CONNECTED: Final = (1 << 12) - 1 & ~(1 << 6 | 1 << 7 | 1 << 10)
 
+
 def end_connections(ours: Iterable[Interface]) -> int:
     """End all TCP connections with the networks of these addresses; return how many.
 
