@@ -1,8 +1,8 @@
 """Ends the connections of this machine's programs to virtual addresses, once no device leads there any more.
 
 Nothing can be sent to a program when the device is gone: without this, one that only reads would wait for
-ever, and one that writes for the quarter of an hour that the kernel tries. The kernel ends a socket for whoever has
-CAP_NET_ADMIN (sock_diag(7), SOCK_DESTROY): the program has ECONNABORTED at once.
+ever, and one that writes for the quarter of an hour that the kernel tries. The kernel ends a socket for
+whoever has CAP_NET_ADMIN (sock_diag(7), SOCK_DESTROY): the program has ECONNABORTED at once.
 """
 
 import socket
