@@ -253,11 +253,13 @@ def test_packets_that_tell_nothing_new_are_counted() -> None:
     numbers = [number for number, _ in peer.hear()]
     statistics = peer.link.statistics
     first, all_of_it = (encode_ack([numbers[0]], [end + 1], 0.0, 100) for end in (numbers[3], numbers[-1]))
-    for news in (first, all_of_it, MaxData(1 << 30), Stream(2, 0, b"x", False)):
-        peer.say(news)
+    news: list[Frame | bytes] = [first, all_of_it, MaxData(1 << 30), Stream(2, 0, b"x", False)]
+    for told in news:
+        peer.say(told)
         assert statistics.idle == 0
-    for count, nothing in enumerate((first, all_of_it, Ping(), first + all_of_it), start=1):
-        peer.say(nothing)
+    nothing: list[Frame | bytes] = [first, all_of_it, Ping(), first + all_of_it]
+    for count, told in enumerate(nothing, start=1):
+        peer.say(told)
         assert statistics.idle == count
     assert not peer.link.closed
 
