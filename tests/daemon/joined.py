@@ -16,7 +16,7 @@ from typing import Any, Self
 import trio
 
 from tunfwd.daemon.peers import Peer
-from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import Settings
 from tunfwd.netstack import Connection, Endpoint, HostState, Stack

@@ -14,7 +14,7 @@ from tunfwd.common.errors import UserError
 from tunfwd.daemon.contacts.offers import protocol_named
 from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import AcceptedMapping, Content, StandingOffer, StandingRequest, contact_id
-from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.session import CARRIER_FEATURES
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.carriers import FRIEND

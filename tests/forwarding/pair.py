@@ -8,8 +8,7 @@ from itertools import count
 from random import Random
 
 from tunfwd.forwarding import events as ev
-from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.flow import Flow, Mapping, Origin
 from tunfwd.forwarding.negotiation import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import Session, Settings
@@ -48,7 +47,7 @@ class Side:
         self.carrier = carrier
         self.settings = Settings(features, limits or Limits(), outage, node_key=node_key, tickets=tickets)
         self.service: Callable[[Flow], Answer] = lambda flow: True
-        self.auto_take = True
+        self.auto_accept = True
         self.auto_read = True
         self.auto_end = True
         self.forget_all()
@@ -70,14 +69,16 @@ class Side:
 
     def restart(self) -> None:
         """Come back as another run, with what the state directory keeps."""
-        kept = [(m.origin, m.direction, m.protocol, m.port, m.name, m.taken) for m in self.session.mappings]
+        kept = [
+            (m.origin, m.direction, m.protocol, m.port, m.name, m.accepted) for m in self.session.mappings
+        ]
         self.forget_all()
         self.session = self.new_session()
         for origin, direction, protocol, port, name, taken in kept:
             if origin is Origin.LOCAL:
                 self.session.offer(protocol, port, name, 0.0, direction=direction)
             elif taken:
-                self.session.expect(direction, protocol, port, name)
+                self.session.restore_acceptance(direction, protocol, port, name)
 
     def mapping(self, **wanted: object) -> Mapping:
         """The one mapping with these attributes."""
@@ -97,8 +98,8 @@ class Side:
     def handle(self, event: ev.Event, now: float) -> None:
         match event:
             case ev.OfferArrived(mapping):
-                if self.auto_take and mapping.state is MappingState.PENDING:
-                    self.session.take(mapping, now)
+                if self.auto_accept and mapping.state is MappingState.PENDING:
+                    self.session.accept(mapping, now)
             case ev.ServiceWanted(flow):
                 self.flows.append(flow)
                 self.answer(flow, self.service(flow), now)
@@ -154,7 +155,7 @@ class Side:
             "timers": timers,
             "lingering": len(negotiation._lingering),
             "shares": sum(negotiation._counts.values()) + sum(map(len, negotiation._udp.values())),
-            "of mappings": sum(len(m.flows) + len(m.held) for m in self.session.mappings),
+            "of mappings": sum(len(m.flows) + len(m.waiting_flows) for m in self.session.mappings),
             "turns": len(transport._ready),
             "unread": transport.unread,
             "unsent": transport.unsent,

@@ -5,10 +5,9 @@ import pytest
 from tests.forwarding.pair import Pair, Side, said
 from tunfwd.common.errors import Misuse
 from tunfwd.forwarding import events as ev
-from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.flow import Flow, Mapping, Origin
 from tunfwd.forwarding.lossless import MAX_UNREAD, SCARCE_BUFFER, SEND_BUFFER, WINDOW, LosslessChannel
-from tunfwd.forwarding.mapping import Mapping, Origin
-from tunfwd.forwarding.negotiation import HELD_TIMEOUT, MAX_FLOWS, MAX_HELD, Limits
+from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_WAITING, WAITING_TIMEOUT, Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState, Role
@@ -332,20 +331,20 @@ def test_a_declined_offer_is_made_again_when_the_contact_has_restarted(pair: Pai
 
 
 def test_an_undecided_offer_waits_for_a_person(pair: Pair) -> None:
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     mapping = pair.serve()
     assert mapping.state is MappingState.PENDING
     pair.run(3600)
     held = pair.b.session.connect(mapping, pair.now)
-    pair.b.session.take(mapping, pair.now)
+    pair.b.session.accept(mapping, pair.now)
     pair.run(1)
     assert held in pair.b.opened
     with pytest.raises(Misuse, match="running"):
-        pair.b.session.take(mapping, pair.now)
+        pair.b.session.accept(mapping, pair.now)
 
 
 def test_held_connections_fail_with_the_offer_they_wait_for(pair: Pair) -> None:
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     mapping = pair.serve()
     held = pair.b.session.connect(mapping, pair.now)
     pair.a.session.end(pair.a.mapping(), pair.now)
@@ -355,9 +354,9 @@ def test_held_connections_fail_with_the_offer_they_wait_for(pair: Pair) -> None:
 
 
 def test_a_held_connection_gives_up_when_nobody_decides(pair: Pair) -> None:
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     held = pair.b.session.connect(pair.serve(), pair.now)
-    pair.run(HELD_TIMEOUT + 1)
+    pair.run(WAITING_TIMEOUT + 1)
     assert pair.b.failed == {held: Reason.REFUSED}
     pair.no_leaks()
 
@@ -385,7 +384,7 @@ def test_a_request_becomes_a_lasting_mapping(pair: Pair) -> None:
 
 
 def test_a_request_can_be_declined_and_its_held_connections_with_it(pair: Pair) -> None:
-    pair.a.auto_take = False
+    pair.a.auto_accept = False
     mapping = request(pair)
     held = pair.b.session.connect(mapping, pair.now)
     pair.a.session.end(pair.a.mapping(), pair.now)
@@ -445,7 +444,7 @@ def test_everything_comes_back_after_a_disconnect(when: str) -> None:
     pair = Pair(delay=0.05)
     pair.connect()
     if when == "pending":
-        pair.b.auto_take = False
+        pair.b.auto_accept = False
     if when == "offered":
         pair.a.session.offer(TCP, 80, "web", pair.now)
     else:
@@ -466,7 +465,7 @@ def test_everything_comes_back_after_a_disconnect(when: str) -> None:
     if when == "flow open":
         assert pair.b.ended == {flow: Reason.LOST}
         assert set(pair.a.ended.values()) == {Reason.LOST}
-    pair.b.auto_take = True
+    pair.b.auto_accept = True
     pair.run(3)
     pair.connect()
     pair.run(1)
@@ -505,7 +504,7 @@ def test_one_side_alone_notices_an_interruption(who: str) -> None:
 @pytest.mark.parametrize("pending", [True, False])
 def test_one_side_alone_notices_and_had_accepted_nothing(pending: bool) -> None:
     pair = Pair(delay=0.02)
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     pair.connect()
     mapping = pair.serve()
     if not pending:
@@ -518,7 +517,7 @@ def test_one_side_alone_notices_and_had_accepted_nothing(pending: bool) -> None:
     pair.a.session.offer(TCP, 81, "another", pair.now)
     pair.run(1)
     for mapping in list(pair.b.session.mappings):
-        pair.b.session.take(mapping, pair.now)
+        pair.b.session.accept(mapping, pair.now)
     pair.run(1)
     assert len(pair.b.session.mappings) == (2 if pending else 1)
     for mapping in pair.b.session.mappings:
@@ -564,8 +563,8 @@ def test_packets_while_offline_change_nothing() -> None:
 def test_offers_made_while_offline_go_out_later() -> None:
     pair = Pair()
     pair.a.session.offer(TCP, 80, "web", pair.now)
-    pair.b.session.expect(Direction.SERVER, TCP, 80, "web")
-    pair.b.auto_take = False
+    pair.b.session.restore_acceptance(Direction.SERVER, TCP, 80, "web")
+    pair.b.auto_accept = False
     assert pair.b.session.connect(pair.b.mapping(), pair.now) is None
     pair.connect()
     pair.run(1)
@@ -646,9 +645,9 @@ def test_every_set_of_features_carries_connections(
 
 
 def test_too_many_held_connections(pair: Pair) -> None:
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     mapping = pair.serve()
-    flows = [pair.b.session.connect(mapping, pair.now) for _ in range(MAX_HELD + 1)]
+    flows = [pair.b.session.connect(mapping, pair.now) for _ in range(MAX_WAITING + 1)]
     assert None not in flows[:-1]
     assert flows[-1] is None
     assert pair.b.session.counters["flow_over_limit"] == 1
@@ -790,15 +789,15 @@ def test_public_packets_of_a_group() -> None:
     a, b = pair.a.session, pair.b.session
     assert not a.greeted
     hello = bytes.fromhex("a7a70f011b000000") + a.epoch.to_bytes(8, "little")
-    a.introduced(pair.now)
-    a.introduced(pair.now)
+    a.hello_was_broadcast(pair.now)
+    a.hello_was_broadcast(pair.now)
     assert a.greeted
     mapping = a.offer(TCP, 80, "web", pair.now, public_id=0x11223344)
     b.receive_public(hello, pair.now)
     b.receive_public(bytes.fromhex("a7a7004433221100005000") + b"\3web", pair.now)
     pair.settle()
     assert mapping.state is MappingState.RUNNING
-    assert mapping.many
+    assert mapping.multi_flow
     assert mapping.msg_id == 0x11223344  # not offered again in private
     b.receive_public(bytes.fromhex("a7a70044332211000050000377656200"), pair.now)
     assert b.counters["malformed_length"] == 1

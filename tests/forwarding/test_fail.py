@@ -67,7 +67,7 @@ def test_it_trusts_nothing_that_was_there(features: Feature) -> None:
 
 def test_undecided_offers_are_gone_and_come_again() -> None:
     pair = make(FEATURES)
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     pair.a.session.offer(Protocol.TCP, 80, "web", pair.now)
     pair.run(1)
     (undecided,) = pair.b.session.mappings

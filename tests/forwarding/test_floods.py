@@ -70,7 +70,7 @@ class Flooded:
         while (event := self.session.next_event()) is not None:
             self.events += 1
             if isinstance(event, OfferArrived) and event.mapping.state is MappingState.PENDING:
-                self.session.take(event.mapping, self.now)
+                self.session.accept(event.mapping, self.now)
             elif isinstance(event, ServiceWanted):
                 self.session.service_up(event.flow, self.now)
         while self.session.next_packet() is not None:
@@ -260,7 +260,7 @@ def test_who_hears_no_answers_is_given_no_more_of_them(features: Feature) -> Non
             peer.lossless(Accept(number))
     assert 0 < transport.control_waiting <= MAX_UNHEARD + 100
     assert peer.session.counters["refusal_unheard"] > 15_000
-    side.session.expect(SERVER, TCP, 80, "web")  # who was accepted is answered
+    side.session.restore_acceptance(SERVER, TCP, 80, "web")  # who was accepted is answered
     before = transport.control_waiting
     if features is FEATURES:
         peer.control(Accept(30_000))

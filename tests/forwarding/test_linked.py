@@ -17,8 +17,7 @@ from hypothesis.stateful import initialize, rule
 from tests.forwarding.pair import Pair, Side, said
 from tests.forwarding.test_machine import Sessions, take_a_walk
 from tunfwd.forwarding import events as ev
-from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.flow import Flow, Mapping
 from tunfwd.forwarding.negotiation import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import MappingState
@@ -407,7 +406,7 @@ def test_another_path_is_measured_anew_and_nothing_is_lost() -> None:
     link = linked.link
     assert link.round_trip is not None
     for side in pair.sides:
-        side.session.moved(pair.now)
+        side.session.path_changed(pair.now)
     assert link.round_trip is None
 
     def done() -> bool:
@@ -471,12 +470,12 @@ def test_an_outage_ends_flows_and_mappings_come_back(noticing: str) -> None:
 def test_a_declined_offer_stays_declined_through_an_outage() -> None:
     """It is the same run of the contact's program, whose user has said no."""
     pair, _ = make()
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     pair.a.session.offer(Protocol.TCP, 81, "unwanted", pair.now)
     pair.run(1)
     pair.b.session.end(pair.b.mapping(port=81), pair.now)
     pair.run(1)
-    pair.b.auto_take = True
+    pair.b.auto_accept = True
     pair.disconnect()
     pair.run(OUTAGE + 10)
     pair.connect()
@@ -487,7 +486,7 @@ def test_a_declined_offer_stays_declined_through_an_outage() -> None:
     pair.b.restart()
     pair.connect()
     pair.run(5)
-    assert running(pair, 81).taken
+    assert running(pair, 81).accepted
 
 
 def test_links_are_counted_round_in_the_epoch() -> None:
@@ -511,7 +510,7 @@ def test_who_parts_and_comes_back_has_a_new_link(noticed: bool) -> None:
     pair, mapping = make()
     using, serving = open_flow(pair, mapping)
     send(pair, pair.b, using, serving, text(1, 100_000))
-    pair.a.session.part(pair.now)
+    pair.a.session.leave(pair.now)
     if noticed:
         pair.b.session.offline(pair.now)
     pair.settle()
@@ -573,7 +572,9 @@ def test_a_restart_in_mid_stream(restarted: str, noticed: bool, network: dict[st
 def test_an_offer_that_the_carrier_lost_before_there_was_a_link() -> None:
     """It went out before the contact's Hello was in. The link outlives the cut, and that queue does not."""
     sides = [Side(n, features=FEATURES) for n in (1, 2)]
-    sides[1].session.expect(Direction.SERVER, Protocol.TCP, 80, "web")  # so that both greet, and Hellos cross
+    sides[1].session.restore_acceptance(
+        Direction.SERVER, Protocol.TCP, 80, "web"
+    )  # so that both greet, and Hellos cross
     pair = Pair(*sides, delay=DELAY, capacity=1)
     pair.a.session.offer(Protocol.TCP, 80, "web", pair.now)
     pair.connect()
@@ -584,7 +585,7 @@ def test_an_offer_that_the_carrier_lost_before_there_was_a_link() -> None:
     pair.run(5)
     pair.connect()
     pair.run(5)
-    assert running(pair).taken
+    assert running(pair).accepted
 
 
 # --- Hello --------------------------------------------------------------------------------------------------
@@ -823,7 +824,7 @@ def told(pair: Pair) -> None:
     """The side that leaves repeats it, as its owner does."""
     for _ in range(10):
         pair.run(0.1)
-        pair.a.session.leave_again(pair.now)
+        pair.a.session.close_again(pair.now)
         pair.settle()
 
 
@@ -834,9 +835,9 @@ def test_who_leaves_says_so(features: Feature, network: dict[str, Any]) -> None:
     pair, mapping = make(features=features, **network)
     using, serving = open_flow(pair, mapping)
     send(pair, pair.b, using, serving, text(1, 1000))
-    pair.a.session.leave(pair.now)
+    pair.a.session.close(pair.now)
     told(pair)
-    assert not pair.a.session.is_leaving or features is CARRIER_FEATURES
+    assert not pair.a.session.is_closing or features is CARRIER_FEATURES
     assert pair.a.ended == {serving: Reason.LOST}
     assert pair.b.ended == {using: Reason.LOST if features is FEATURES else Reason.ABORTED}
     assert pair.b.session.is_online
@@ -852,17 +853,17 @@ def test_who_leaves_says_so(features: Feature, network: dict[str, Any]) -> None:
 def test_who_leaves_takes_nothing_more() -> None:
     pair, mapping = make()
     open_flow(pair, mapping)
-    pair.a.session.leave(pair.now)
+    pair.a.session.close(pair.now)
     assert not pair.a.session.is_online
-    assert pair.a.session.is_leaving
+    assert pair.a.session.is_closing
     assert pair.b.session.connect(mapping, pair.now) is not None
     pair.a.session.online(pair.now)
     pair.settle()
     told(pair)
-    assert not pair.a.session.is_leaving
+    assert not pair.a.session.is_closing
     assert not pair.a.session.mappings[0].flows
     assert pair.a.session.next_timeout() is None
-    pair.a.session.leave_again(pair.now)
+    pair.a.session.close_again(pair.now)
     assert pair.a.session.lossy_to_send(pair.now) == []
     assert pair.a.session.next_packet() is None
 
@@ -871,19 +872,19 @@ def test_who_leaves_takes_nothing_more() -> None:
 def test_leaving_waits_for_nobody_who_is_away(features: Feature) -> None:
     pair, mapping = make(features=features)
     open_flow(pair, mapping)
-    pair.a.session.leave(pair.now)
-    assert pair.a.session.is_leaving
+    pair.a.session.close(pair.now)
+    assert pair.a.session.is_closing
     pair.a.session.offline(pair.now)
-    assert not pair.a.session.is_leaving
+    assert not pair.a.session.is_closing
     pair.b.session.offline(pair.now)
-    pair.b.session.leave(pair.now)
-    assert not pair.b.session.is_leaving
+    pair.b.session.close(pair.now)
+    assert not pair.b.session.is_closing
     pair.settle()
     assert [*pair.b.ended.values()] == [Reason.LOST]
 
 
 def test_leaving_a_contact_without_flows_or_link_says_nothing() -> None:
     pair, _ = make(features=CARRIER_FEATURES)
-    pair.a.session.leave(pair.now)
-    assert not pair.a.session.is_leaving
+    pair.a.session.close(pair.now)
+    assert not pair.a.session.is_closing
     assert pair.a.session.next_packet() is None

@@ -15,8 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.forwarding.pair import Answer, Pair, Side
 from tunfwd.common.errors import Misuse
-from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.mapping import Origin
+from tunfwd.forwarding.flow import Flow, Origin
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState
@@ -107,10 +106,10 @@ class Sessions(RuleBasedStateMachine):
     @rule(name=sides, taking=st.booleans())
     def decide(self, name: str, taking: bool) -> None:
         side = self.side(name)
-        side.auto_take = taking
+        side.auto_accept = taking
         for mapping in list(side.session.mappings):
             if taking and mapping.state is MappingState.PENDING:
-                side.session.take(mapping, self.pair.now)
+                side.session.accept(mapping, self.pair.now)
 
     @rule(answer=st.sampled_from([True, Reason.REFUSED, None]))
     def service(self, answer: Answer) -> None:

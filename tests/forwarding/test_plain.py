@@ -5,19 +5,18 @@ import pytest
 from tests.forwarding.pair import Plain, Side
 from tunfwd.common.errors import Misuse
 from tunfwd.forwarding import events as ev
-from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.flow import Flow, Origin
 from tunfwd.forwarding.lossless import PACKET_COST, PLAIN_UNREAD, LosslessChannel
-from tunfwd.forwarding.mapping import Origin
 from tunfwd.forwarding.negotiation import (
-    HELD_TIMEOUT,
     LINGER,
     MAX_FLOWS,
     MAX_MAPPINGS,
     MAX_PENDING,
-    MAX_SPARE,
     MAX_UNHEARD,
+    MAX_UNUSED_OFFERS,
     OFFERS,
     REFUSALS,
+    WAITING_TIMEOUT,
 )
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.wire.packets import Direction, Protocol, Reason
@@ -116,7 +115,7 @@ def test_a_second_connection_is_held_until_the_next_offer(peer: Plain) -> None:
     peer.ack(second_id)
     assert peer.side.opened == [first, second]
     third = connect(peer)
-    peer.wait(HELD_TIMEOUT)
+    peer.wait(WAITING_TIMEOUT)
     assert peer.side.failed == {third: Reason.REFUSED}
 
 
@@ -596,7 +595,7 @@ def test_a_long_offer_of_nonsense(peer: Plain) -> None:
 
 
 def test_ten_thousand_offers(peer: Plain) -> None:
-    peer.side.auto_take = False
+    peer.side.auto_accept = False
     for i in range(10_000):
         peer.offer(TCP, SERVER, i % 65536, b"\x1b[2J%d" % i)
     assert len(peer.session.mappings) == MAX_PENDING
@@ -616,13 +615,18 @@ def test_ten_thousand_offers_that_are_all_accepted(peer: Plain) -> None:
         peer.now += OFFERS[1]
     assert len(peer.session.mappings) == MAX_MAPPINGS
     with pytest.raises(Misuse, match="too many"):
-        peer.session.expect(SERVER, TCP, 60_000, "")
+        peer.session.restore_acceptance(SERVER, TCP, 60_000, "")
     peer.session.offer(TCP, 1, "", peer.now)  # what a contact offers takes no room from what we do
 
 
 @pytest.mark.parametrize(
     ("protocol", "direction", "limit"),
-    [(TCP, SERVER, MAX_SPARE), (UDP, SERVER, 1), (TCP, CONNECTION, MAX_FLOWS), (UDP, CONNECTION, MAX_FLOWS)],
+    [
+        (TCP, SERVER, MAX_UNUSED_OFFERS),
+        (UDP, SERVER, 1),
+        (TCP, CONNECTION, MAX_FLOWS),
+        (UDP, CONNECTION, MAX_FLOWS),
+    ],
 )
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_the_same_offer_ten_thousand_times(
@@ -642,7 +646,7 @@ def test_the_same_offer_ten_thousand_times(
 
 
 def test_the_same_undecided_offer_ten_thousand_times(peer: Plain) -> None:
-    peer.side.auto_take = False
+    peer.side.auto_accept = False
     for _ in range(10_000):
         peer.offer(TCP, SERVER)
     assert len(peer.session._negotiation._ids) == 1
@@ -677,11 +681,13 @@ def test_origin_and_key_of_a_mapping(peer: Plain) -> None:
 @pytest.mark.parametrize("protocol", Protocol)
 def test_what_waits_for_a_contact_is_told_when_it_leaves_for_good(protocol: Protocol) -> None:
     peer = Plain()
-    mapping = peer.session.expect(Direction.SERVER, protocol, 80, "x")  # it has not offered it again yet
+    mapping = peer.session.restore_acceptance(
+        Direction.SERVER, protocol, 80, "x"
+    )  # it has not offered it again yet
     flow = peer.session.connect(mapping, peer.now)
     assert flow is not None
-    assert flow.state is FlowState.HELD
-    peer.session.part(peer.now)
+    assert flow.state is FlowState.WAITING
+    peer.session.leave(peer.now)
     peer.side.drain(peer.now)
     assert peer.side.failed == {flow: Reason.LOST}
     assert not any(peer.side.leaks().values())

@@ -8,7 +8,7 @@ import pytest
 
 from tests.forwarding.pair import Pair, Side
 from tunfwd.common.errors import Misuse
-from tunfwd.forwarding.mapping import Origin
+from tunfwd.forwarding.flow import Origin
 from tunfwd.forwarding.negotiation import MAX_PENDING
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import MappingState
@@ -22,7 +22,7 @@ PORTS = range(1, 151)
 def offering(features: Feature) -> Pair:
     """`a` offers more than `b` has room for."""
     pair = Pair(Side(1, features=features), Side(2, features=features), delay=0.01)
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     pair.connect()
     pair.b.session.ping(1, pair.now)  # both say Hello, as they have something to say
     pair.run(5)
@@ -46,7 +46,7 @@ def test_offers_without_room_are_counted_and_come_when_others_are_decided_on(fea
         for mapping in [m for m in pair.b.session.mappings if m.state is MappingState.PENDING]:
             seen.add(mapping.port)
             if mapping.port % 2:
-                pair.b.session.take(mapping, pair.now)
+                pair.b.session.accept(mapping, pair.now)
             else:
                 pair.b.session.end(mapping, pair.now)
         pair.run(10)
@@ -60,7 +60,7 @@ def test_offers_without_room_are_counted_and_come_when_others_are_decided_on(fea
 def test_what_runs_goes_on_while_the_others_are_asked_for(features: Feature) -> None:
     pair = offering(features)
     first, second = pair.b.session.mappings[:2]
-    pair.b.session.take(first, pair.now)
+    pair.b.session.accept(first, pair.now)
     pair.run(1)
     using, serving = pair.open(first)
     pair.b.session.end(second, pair.now)
@@ -107,7 +107,7 @@ def test_a_port_is_accepted_once_whatever_it_is_called(
 
 def test_an_undecided_offer_is_called_what_it_was_called_last() -> None:
     pair = Pair(Side(1), Side(2))
-    pair.b.auto_take = False
+    pair.b.auto_accept = False
     pair.connect()
     mapping = pair.a.session.offer(Protocol.TCP, 80, "old", pair.now)
     pair.run(1)
@@ -116,15 +116,15 @@ def test_an_undecided_offer_is_called_what_it_was_called_last() -> None:
     pair.run(1)
     assert [m.name for m in pair.b.session.mappings] == ["new"]
     mapping = pair.b.mapping(origin=Origin.REMOTE)
-    pair.b.session.take(mapping, pair.now)
+    pair.b.session.accept(mapping, pair.now)
     with pytest.raises(Misuse, match="accepted already"):
-        pair.b.session.expect(SERVER, Protocol.TCP, 80, "another")
-    pair.b.session.expect(CONNECTION, Protocol.TCP, 80, "another")
-    pair.b.session.expect(SERVER, Protocol.UDP, 80, "another")
+        pair.b.session.restore_acceptance(SERVER, Protocol.TCP, 80, "another")
+    pair.b.session.restore_acceptance(CONNECTION, Protocol.TCP, 80, "another")
+    pair.b.session.restore_acceptance(SERVER, Protocol.UDP, 80, "another")
 
 
 def test_offers_of_any_port_are_told_apart_by_name() -> None:
     pair = Pair(Side(1), Side(2))
     for name in ("one", "two"):
-        pair.b.session.expect(SERVER, Protocol.TCP, 0, name)
+        pair.b.session.restore_acceptance(SERVER, Protocol.TCP, 0, name)
     assert len(pair.b.session.mappings) == 2

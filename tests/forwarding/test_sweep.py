@@ -10,8 +10,7 @@ import pytest
 
 from tests.forwarding.pair import Pair, Side
 from tunfwd.common.errors import Misuse
-from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.flow import Flow, Mapping, Origin
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.states import FLOW, MAPPING, FlowEvent, FlowState, MappingEvent, MappingState
 from tunfwd.wire.carriers import FRIEND
@@ -47,7 +46,7 @@ class Scene:
 
     def __init__(self, origin: Origin, direction: Direction, protocol: Protocol, features: Feature) -> None:
         self.side = Side(5)
-        self.side.auto_take = False
+        self.side.auto_accept = False
         self.side.service = lambda flow: None
         self.session = self.side.session
         self.origin, self.direction, self.protocol, self.features = origin, direction, protocol, features
@@ -77,7 +76,7 @@ class Scene:
             if ours:
                 self.mapping = session.offer(self.protocol, PORT, "n", self.now, direction=self.direction)
             else:
-                self.mapping = session.expect(self.direction, self.protocol, PORT, "n")
+                self.mapping = session.restore_acceptance(self.direction, self.protocol, PORT, "n")
         if state is M.WAITING:
             return self
         session.online(self.now)
@@ -95,7 +94,7 @@ class Scene:
             case M.RUNNING, True:
                 self.receive(Accept(self.mapping.msg_id))
             case ((M.READY | M.ACCEPTED | M.RUNNING), False):
-                session.take(self.mapping, self.now)
+                session.accept(self.mapping, self.now)
         self.side.drain(self.now)
         if state is M.RUNNING and not ours:
             if self.mapping.state is M.READY:
@@ -112,7 +111,7 @@ class Scene:
         """From a running mapping, come to a state of one flow."""
         session, mapping = self.session, self.mapping
         assert mapping is not None
-        if state in (F.HELD, F.REQUESTED):
+        if state in (F.WAITING, F.REQUESTED):
             assert state is F.REQUESTED
             self.flow = session.connect(mapping, self.now)
         elif mapping.role.value == "using":
@@ -189,7 +188,7 @@ def owner_calls_for(scene: Scene) -> dict[str, Callable[[], None]]:
             session.end(mapping, scene.now)
 
     calls: dict[str, Callable[[], object]] = {
-        "take": lambda: session.take(mapping, scene.now),
+        "take": lambda: session.accept(mapping, scene.now),
         "end": end,
         "connect": lambda: session.connect(mapping, scene.now),
         "offline": lambda: session.offline(scene.now),
@@ -265,7 +264,7 @@ def still_works(scene: Scene) -> None:
     assert not any(scene.side.leaks().values())
     for mapping in list(session.mappings):
         session.end(mapping, scene.now)
-    scene.side.auto_take, scene.side.service = True, lambda flow: True
+    scene.side.auto_accept, scene.side.service = True, lambda flow: True
     scene.drain()
     pair = Pair(scene.side, Side(9))
     pair.now = scene.now
@@ -311,7 +310,7 @@ STIMULI = [
 
 
 @pytest.mark.parametrize("protocol", Protocol)
-@pytest.mark.parametrize("state", [state for state in FlowState if state is not F.HELD])
+@pytest.mark.parametrize("state", [state for state in FlowState if state is not F.WAITING])
 @pytest.mark.parametrize("stimulus", STIMULI)
 def test_every_state_of_a_flow(protocol: Protocol, state: FlowState, stimulus: str) -> None:
     for origin in Origin:

@@ -4,8 +4,7 @@ import pytest
 
 from tests.forwarding.pair import Pair, Side
 from tunfwd.forwarding import negotiation
-from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.flow import Flow, Mapping
 from tunfwd.forwarding.negotiation import MAX_UDP_FLOWS, Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import FlowState

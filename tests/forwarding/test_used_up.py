@@ -8,8 +8,7 @@ import pytest
 
 from tests.forwarding.pair import Side
 from tests.forwarding.raw_link import RawLink
-from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.mapping import Origin
+from tunfwd.forwarding.flow import Flow, Origin
 from tunfwd.forwarding.session import FEATURES
 from tunfwd.forwarding.states import FlowState, MappingState
 from tunfwd.wire.frames import Frame, ResetStream, StopSending, Stream
@@ -77,17 +76,17 @@ def test_their_server_whose_id_they_used_up() -> None:
 
 def test_one_of_several_held_connections_finds_its_offer_used_up() -> None:
     peer = greeted()
-    peer.side.auto_take = False
+    peer.side.auto_accept = False
     peer.control(Offer(ID, TCP, SERVER, 80, "web"))
     mapping = peer.side.mapping(origin=Origin.REMOTE)
     flows = [peer.session.connect(mapping, peer.now) for _ in range(3)]
     assert all(isinstance(flow, Flow) for flow in flows)
     use_up(peer, ID)
-    peer.session.take(mapping, peer.now)
+    peer.session.accept(mapping, peer.now)
     peer.control(Offer(ID + 1, TCP, SERVER, 80, "web"))
     peer.side.drain(peer.now)
     assert list(peer.side.failed) == flows[:1]
-    assert list(mapping.held) == flows[2:]
+    assert list(mapping.waiting_flows) == flows[2:]
     assert Accept(ID + 1) in peer.hear()
     peer.wait(6)
     peer.side.drain(peer.now)
@@ -96,11 +95,11 @@ def test_one_of_several_held_connections_finds_its_offer_used_up() -> None:
 
 def test_their_connection_offer_whose_id_they_used_up() -> None:
     peer = greeted()
-    peer.side.auto_take = False
+    peer.side.auto_accept = False
     peer.control(Offer(ID, TCP, CONNECTION, 22, "ssh"))
     mapping = peer.side.mapping(origin=Origin.REMOTE)
     use_up(peer, ID)
-    peer.session.take(mapping, peer.now)
+    peer.session.accept(mapping, peer.now)
     peer.side.drain(peer.now)
     assert count(peer) == 1
     assert peer.side.flows == []

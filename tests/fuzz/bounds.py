@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.lossless import MAX_CONTROL, MAX_DATAGRAMS, MAX_UNREAD, MAX_UNSENT
-from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_HELD, MAX_MAPPINGS, MAX_PENDING, MAX_SPARE
+from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_MAPPINGS, MAX_PENDING, MAX_UNUSED_OFFERS, MAX_WAITING
 from tunfwd.forwarding.session import Session
 from tunfwd.forwarding.states import MappingState
 from tunfwd.link import Link
@@ -24,8 +24,8 @@ def session_in_bounds(session: Session) -> None:
     assert len(mappings) <= MAX_MAPPINGS
     assert sum(mapping.state is MappingState.PENDING for mapping in mappings) <= MAX_PENDING
     for mapping in mappings:
-        assert len(mapping.held) <= MAX_HELD
-        assert len(mapping.spare) <= MAX_SPARE
+        assert len(mapping.waiting_flows) <= MAX_WAITING
+        assert len(mapping.unused_offers) <= MAX_UNUSED_OFFERS
     flows = negotiation._flows
     assert len(flows) <= MAX_FLOWS
     assert flows == {flow for mapping in mappings for flow in mapping.flows}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tunfwd.common.errors import Misuse
 from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.negotiation import HELD_TIMEOUT
+from tunfwd.forwarding.negotiation import WAITING_TIMEOUT
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.link import Bbr, Cubic, Link, NewReno, StreamReadable
@@ -134,8 +134,8 @@ def _session(data: bytes, carrier: Carrier, features: Feature, *, greet: bool = 
             now += _own_session(side, choices, now)
         _carry(side, hostile, now)
         session_in_bounds(side.session)
-    side.session.part(now)
-    _carry(side, hostile, now + HELD_TIMEOUT)  # until those know it that wait for the contact to come back
+    side.session.leave(now)
+    _carry(side, hostile, now + WAITING_TIMEOUT)  # until those know it that wait for the contact to come back
     left = side.leaks()
     assert not any(left.values()), left
 
@@ -151,7 +151,7 @@ def _own_session(side: Side, choices: Choices, now: float) -> float:
             answer = choices.one_of(SERVICES)
             side.service = lambda _: answer
         case 2:
-            side.auto_take = not side.auto_take
+            side.auto_accept = not side.auto_accept
         case 3:
             side.auto_read = not side.auto_read
         case 4:
@@ -160,7 +160,7 @@ def _own_session(side: Side, choices: Choices, now: float) -> float:
             with suppress(Misuse):  # the same port twice
                 session.offer(protocol, choices.one_of(PORTS), "mine", now, direction=direction)
         case 5 | 6:
-            using = [m for m in session.mappings if m.role is Role.USING and m.taken]
+            using = [m for m in session.mappings if m.role is Role.USING and m.accepted]
             if using and (flow := session.connect(choices.one_of(using), now)) is not None:
                 side.flows.append(flow)
         case 7:
@@ -169,7 +169,7 @@ def _own_session(side: Side, choices: Choices, now: float) -> float:
         case 8:
             pending = [m for m in session.mappings if m.state is MappingState.PENDING]
             if pending:
-                session.take(choices.one_of(pending), now)
+                session.accept(choices.one_of(pending), now)
         case 9:
             session.offline(now)
             side.drain(now)

@@ -26,8 +26,8 @@ MAPPING_EVENTS = {
     "Offer sent": MappingEvent.OFFER_SENT,
     "Offer sent again": MappingEvent.OFFER_SENT,
     "Offer received": MappingEvent.OFFER_RECEIVED,
-    "taken, Accept sent": MappingEvent.TAKEN,
-    "taken, Accept waits for a local connection": MappingEvent.TAKEN_FOR_LATER,
+    "accepted here, Accept sent": MappingEvent.ACCEPT_SENT,
+    "accepted here, Accept waits for a local connection": MappingEvent.ACCEPT_DEFERRED,
     "Accept received": MappingEvent.ACCEPT_RECEIVED,
     "Ack-Acc received": MappingEvent.ACK_RECEIVED,
     "the last open Offer went to a local connection": MappingEvent.CONNECTED,
@@ -54,8 +54,8 @@ BOUNDS = {
     "mappings": f"{negotiation.MAX_MAPPINGS} of the contact's",
     "flows begun by one side, without the next row's": f"{negotiation.MAX_FLOWS}",
     "UDP flows begun by one side that share a mapping with others": f"{negotiation.MAX_UDP_FLOWS}",
-    "stocked Offers of one plain TCP server": f"{negotiation.MAX_SPARE}",
-    "connections held for one mapping": f"{negotiation.MAX_HELD}",
+    "unused Offers of one plain TCP server": f"{negotiation.MAX_UNUSED_OFFERS}",
+    "connections that wait for one mapping": f"{negotiation.MAX_WAITING}",
     "unread bytes of one flow": f"{lossless.WINDOW // MB} MiB with FLOW, "
     f"else {lossless.PLAIN_UNREAD // MB} MiB",
     "unread bytes of all flows": f"{lossless.MAX_UNREAD // MB} MiB",
@@ -107,7 +107,7 @@ def test_states_of_a_flow_are_those_of_the_program() -> None:
 def test_times_of_a_flow_are_those_of_the_program() -> None:
     text = " ".join(SPEC.split("### States of a flow")[1].split("##")[0].split())
     assert f"not answered within {negotiation.Limits().connect_timeout:.0f} s" in text
-    assert f"a *held* one fails after {negotiation.HELD_TIMEOUT:.0f} s" in text
+    assert f"a *waiting* one fails after {negotiation.WAITING_TIMEOUT:.0f} s" in text
 
 
 def test_bounds_are_those_of_the_program() -> None:

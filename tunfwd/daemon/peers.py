@@ -13,7 +13,7 @@ from tunfwd.common.names import KEY_PREFIX, folded, harmless
 from tunfwd.common.text import clean
 from tunfwd.control.api import Source
 from tunfwd.daemon.storage.state import ContactId, contact_id
-from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session
 from tunfwd.netstack.types import HostState

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from tunfwd.forwarding.flow import Flow
-from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.flow import Flow, Mapping
 from tunfwd.wire.packets import Reason
 
 
 @dataclass(frozen=True, slots=True)
 class OfferArrived:
-    """The contact offers something: a person or a rule decides, with `Session.take` or `Session.end`."""
+    """The contact offers something: a person or a rule decides, with `Session.accept` or `Session.end`."""
 
     mapping: Mapping
 

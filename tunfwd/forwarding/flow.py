@@ -1,26 +1,121 @@
-"""A flow: one TCP connection, or one UDP conversation, between an application and a service.
+"""Mappings and flows as data: what is offered, and each connection over it.
 
-The owner splices it to something local: `read` and `write` for TCP, `send_datagram` and `DatagramArrived`
-for UDP. The negotiation opens it, feeds it and takes it away.
+A mapping is one port of one contact, from the first Offer to the last Kill. A flow is one TCP connection, or
+one UDP conversation, between an application and a service. `Negotiation` makes, changes and ends both. The
+session's owner reads them, and joins each flow to something local: with `read` and `write` for TCP, with
+`send_datagram` and the event `DatagramArrived` for UDP.
 """
 
 from collections import deque
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+from typing import Protocol as Interface
 
-from tunfwd.forwarding.states import FLOW, FlowEvent, FlowState, Role
+from tunfwd.forwarding.states import FLOW, MAPPING, FlowEvent, FlowState, MappingEvent, MappingState, Role
 from tunfwd.forwarding.transport import Channel
-from tunfwd.wire.packets import Protocol, Reason
+from tunfwd.wire.packets import Direction, Protocol, Reason
 
-if TYPE_CHECKING:
-    from tunfwd.forwarding.mapping import Mapping
-    from tunfwd.forwarding.negotiation import Negotiation
+MAX_EARLY: Final = 64 * 1024  # bytes of datagrams that wait for the flow to open; the oldest are dropped
+EARLY_COST: Final = 64  # bytes charged for each of them beside its payload
 
-MAX_EARLY = 64 * 1024  # bytes of datagrams that wait for the flow to open; the oldest are dropped
-EARLY_COST = 64  # bytes that one is taken to need beside its payload
+
+class Origin(Enum):
+    """Who offered."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+
+
+def offer_key(
+    direction: Direction, protocol: Protocol, port: int, name: str
+) -> tuple[Direction, Protocol, int, str]:
+    """Return what two Offers of the same thing have in common: the port, or where that is any, the name."""
+    return (direction, protocol, port, "" if port else name)
+
+
+@dataclass(eq=False, slots=True)
+class Mapping:
+    """One offered port. `Negotiation` changes it; everybody else reads.
+
+    `msg_id` is that of the latest Offer: a mapping outlives it when the contact comes back, and with
+    plain peers each flow uses one up. Counts are in bytes of payload, `tx` towards the contact.
+    """
+
+    origin: Origin
+    direction: Direction
+    protocol: Protocol
+    port: int
+    name: str
+    msg_id: int = 0
+    state: MappingState = MappingState.WAITING
+    multi_flow: bool = False
+    """Whether each flow is a connection offer of its own (feature MANY), or the flow is the mapping's."""
+    public_id: int | None = None
+    """The msg_id of the Offer that went to the whole group, while it is this mapping's."""
+    accepted: bool = False
+    """Whether it was accepted: a remote one by us, for good; ours by the contact, in this run of it."""
+    flows: "set[Flow]" = field(default_factory=set)
+    waiting_flows: "deque[Flow]" = field(default_factory=deque)
+    """Those of local connections that wait for an Offer, or for Ack-Acc."""
+    unused_offers: deque[int] = field(default_factory=deque)
+    """A plain server's Offers that no connection has used yet."""
+    idle_flow: "Flow | None" = None
+    """The one flow of a plain mapping, open before a local connection uses it, or between two."""
+    failures: int = 0
+    """How often in a row a plain mapping's flow has come to nothing."""
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    drops: int = 0
+
+    @property
+    def role(self) -> Role:
+        """Which end of it is here."""
+        ours = self.origin is Origin.LOCAL
+        serving = ours if self.direction is Direction.SERVER else not ours
+        return Role.SERVING if serving else Role.USING
+
+    @property
+    def key(self) -> tuple[Direction, Protocol, int, str]:
+        """What makes an Offer the same one as before, under another msg_id."""
+        return offer_key(self.direction, self.protocol, self.port, self.name)
+
+    def handle(self, event: MappingEvent) -> bool:
+        """Change state by the table; False where the table has nothing for it."""
+        state = MAPPING.get((self.state, event))
+        if state is None:
+            return False
+        self.state = state
+        return True
+
+
+class FlowOwner(Interface):
+    """What a flow asks of the negotiation that it belongs to."""
+
+    def send_datagram(self, flow: "Flow", payload: bytes, now: float) -> bool:
+        """Send a datagram of an open flow; False where it is too large to be carried."""
+
+    def reset_flow(self, flow: "Flow", reason: Reason, *, tell_owner: bool = False) -> None:
+        """End a flow at once, and tell the contact."""
+
+    def flow_readable(self, flow: "Flow") -> None:
+        """There is something to read on an open flow."""
+
+    def flow_writable(self, flow: "Flow") -> None:
+        """There is room to write on a flow."""
+
+    def flow_finished(self, flow: "Flow", now: float) -> None:
+        """Our direction has ended."""
+
+    def flow_done(self, flow: "Flow") -> None:
+        """Both directions have ended in order."""
+
+    def flow_reset(self, flow: "Flow", reason: Reason) -> None:
+        """The contact has reset the flow's stream."""
 
 
 class Flow:
-    """One connection over a mapping. Its channel tells it what happens; it tells the negotiation."""
+    """One connection over a mapping. Its channel tells it what happens; it tells its owner."""
 
     __slots__ = (
         "_at_end",
@@ -35,13 +130,13 @@ class Flow:
         "state",
     )
 
-    def __init__(self, owner: "Negotiation", mapping: "Mapping", msg_id: int, state: FlowState) -> None:
+    def __init__(self, owner: FlowOwner, mapping: Mapping, msg_id: int, state: FlowState) -> None:
         self._owner = owner
         self.mapping = mapping
         self.msg_id = msg_id
         self.state = state
-        self.counts_as_udp = mapping.many and mapping.protocol is Protocol.UDP
-        """Whether it is one of many UDP flows of its mapping; the negotiation's."""
+        self.counts_as_udp = mapping.multi_flow and mapping.protocol is Protocol.UDP
+        """Whether it is one of several UDP flows of its mapping; the negotiation's."""
         self.channel: Channel | None = None
         self._at_end = False  # of a channel that is gone
         self._finish_early = False
@@ -71,7 +166,7 @@ class Flow:
         self.state = state
         return True
 
-    # TCP.
+    # -- TCP ---------------------------------------------------------------------------------------------
 
     @property
     def space(self) -> int:
@@ -84,7 +179,7 @@ class Flow:
         return self.channel.at_end if self.channel is not None else self._at_end
 
     def write(self, data: bytes | memoryview) -> int:
-        """Send towards the contact; returns how much was taken."""
+        """Send towards the contact; return how many bytes were taken."""
         if self.channel is None or not self.is_open:
             return 0
         taken = self.channel.write(data)
@@ -100,7 +195,7 @@ class Flow:
         return data
 
     def finish(self, now: float) -> None:
-        """Half-close: no more from here. Before the flow is open it is remembered."""
+        """End our direction after what was written. Before the flow is open it is remembered."""
         if not self.is_open:
             self._finish_early = True
         elif self.channel is not None:
@@ -111,7 +206,7 @@ class Flow:
         """End it here and there at once."""
         self._owner.reset_flow(self, reason)
 
-    # UDP.
+    # -- UDP ---------------------------------------------------------------------------------------------
 
     def send_datagram(self, payload: bytes, now: float) -> bool:
         """Send a datagram, or keep it until the flow is open; False where it is too large to be carried."""
@@ -126,7 +221,7 @@ class Flow:
             self.mapping.drops += 1
         return True
 
-    # Both.
+    # -- both: the owner's calls -------------------------------------------------------------------------
 
     def opened(self, now: float) -> None:
         """Do what was asked for before the flow was open."""
@@ -137,7 +232,7 @@ class Flow:
             self.finish(now)
 
     def release(self, reason: Reason | None) -> None:
-        """The flow is over: let go of its data, and of its channel, which refers to the flow."""
+        """Drop the data of a flow that is over, and its channel, which refers to the flow."""
         self._early.clear()
         self._early_bytes = 0
         if self.channel is not None:
@@ -145,7 +240,7 @@ class Flow:
             self.channel.drop(Reason.ABORTED if reason is None else reason)
             self.channel = None
 
-    # What the channel says (transport.Sink).
+    # -- what the channel says (transport.Sink) ----------------------------------------------------------
 
     def channel_readable(self) -> None:
         """Pass it on, once the flow is open."""
@@ -157,13 +252,13 @@ class Flow:
         self._owner.flow_writable(self)
 
     def channel_done(self) -> None:
-        """Both directions ended in order."""
+        """Pass on that both directions have ended in order."""
         self._owner.flow_done(self)
 
     def channel_reset(self, reason: Reason) -> None:
-        """The contact has reset the stream."""
+        """Pass on that the contact has reset the stream."""
         self._owner.flow_reset(self, reason)
 
     def channel_broken(self, reason: Reason) -> None:
-        """The contact went past its credit."""
+        """Reset the flow: the contact went past its credit."""
         self._owner.reset_flow(self, reason, tell_owner=True)

@@ -1,7 +1,7 @@
 """Offers, mappings and flows of one contact: who offered what, what was accepted, what runs. Sans-IO.
 
 Stands between `session`, which decodes packets and knows when the contact is there, and `transport`, which
-carries what this says. In the order of a mapping's life: `offer` or an Offer that arrives; `take` or `end`;
+carries what this says. In the order of a mapping's life: `offer` or an Offer that arrives; `accept` or `end`;
 `connect` here or a connection offer from there; `service_up` or `service_failed`; the flow's own reads and
 writes; the end.
 
@@ -30,9 +30,8 @@ from tunfwd.forwarding.events import (
     ServiceWanted,
     Writable,
 )
-from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.flow import Flow, Mapping, Origin, offer_key
 from tunfwd.forwarding.lossless import LosslessChannel
-from tunfwd.forwarding.mapping import Mapping, Origin, offer_key
 from tunfwd.forwarding.states import FlowEvent, FlowState, MappingEvent, MappingState, Role
 from tunfwd.forwarding.transport import Transport
 from tunfwd.forwarding.udp_flows import UdpFlows
@@ -59,9 +58,9 @@ MAX_PENDING = 64  # undecided offers of one contact: more than a person reads
 MAX_MAPPINGS = 1024  # of one contact, and as many of ours
 MAX_FLOWS = 4096  # of one contact, each way, but for those of UDP that run over one mapping:
 MAX_UDP_FLOWS = 2048  # of one contact, each way; the least recently used gives way
-MAX_HELD = 256  # local connections waiting for one mapping
-MAX_SPARE = 64  # a plain server's offers of one service that no connection has used
-HELD_TIMEOUT = 5.0  # s; a plain peer's next offer takes one round trip, a contact's return a few
+MAX_WAITING = 256  # local connections waiting for one mapping
+MAX_UNUSED_OFFERS = 64  # a plain server's offers of one service that no connection has used
+WAITING_TIMEOUT = 5.0  # s; a plain peer's next offer takes one round trip, a contact's return a few
 ASK_AGAIN = 3.0  # s from a decision until offers without room are asked for; longer than HELLO_INTERVAL
 MAX_UNHEARD = (
     4096  # bytes of control packets a contact leaves waiting and is answered still, before it is trusted
@@ -91,7 +90,7 @@ class Negotiation:
         events: deque[Event],
         counters: Counter[str],
         *,
-        say: Callable[[Lossless], None],
+        send: Callable[[Lossless], None],
         random: Random,
         limits: Limits,
     ) -> None:
@@ -102,7 +101,7 @@ class Negotiation:
         self.transport = transport
         self._events = events
         self._counters = counters
-        self._say = say
+        self._send = send
         self._random = random
         self._limits = limits
         self.unseen = 0
@@ -161,7 +160,7 @@ class Negotiation:
             due = (
                 mapping.state is MappingState.WAITING
                 or (again and mapping.state is MappingState.OFFERED)
-                or (renew and mapping.state is MappingState.RUNNING and mapping.many)
+                or (renew and mapping.state is MappingState.RUNNING and mapping.multi_flow)
             )
             if due and mapping.origin is Origin.LOCAL:
                 self._offer(mapping)
@@ -176,33 +175,33 @@ class Negotiation:
         name = mapping.name
         if mapping.direction is Direction.CONNECTION and not name:
             name = f"{mapping.port}/{mapping.protocol.name.lower()}"  # a nameless one would be a single flow
-        self._say(Offer(mapping.msg_id, mapping.protocol, mapping.direction, mapping.port, name))
+        self._send(Offer(mapping.msg_id, mapping.protocol, mapping.direction, mapping.port, name))
 
-    def expect(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
+    def restore_acceptance(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
         """Remember an acceptance from before: when the contact offers this again, it is taken at once."""
         key = offer_key(direction, protocol, port, name)
         if any(mapping.origin is Origin.REMOTE and mapping.key == key for mapping in self.mappings):
             raise Misuse(f"{port}/{protocol.name.lower()} is accepted already")
         mapping = self._add(Mapping(Origin.REMOTE, direction, protocol, port, name))
-        mapping.taken = True
+        mapping.accepted = True
         return mapping
 
-    def take(self, mapping: Mapping, now: float) -> None:
+    def accept(self, mapping: Mapping, now: float) -> None:
         """Accept an offer of the contact's. Raises `Misuse` where there is none to accept."""
         self._now = now
         if mapping.state is not MappingState.PENDING:
             raise Misuse(f"nothing to accept: it is {mapping.state.value}")
-        mapping.taken = True
-        mapping.many = self._lasts(mapping)
-        if not mapping.many and mapping.role is Role.SERVING:
-            self._move(mapping, MappingEvent.TAKEN)
+        mapping.accepted = True
+        mapping.multi_flow = self._lasts(mapping)
+        if not mapping.multi_flow and mapping.role is Role.SERVING:
+            self._move(mapping, MappingEvent.ACCEPT_SENT)
             self._want_service(mapping, mapping.msg_id)
-        elif mapping.many or mapping.protocol is Protocol.UDP:
-            self._move(mapping, MappingEvent.TAKEN)
-            self._say(Accept(mapping.msg_id))
+        elif mapping.multi_flow or mapping.protocol is Protocol.UDP:
+            self._move(mapping, MappingEvent.ACCEPT_SENT)
+            self._send(Accept(mapping.msg_id))
         else:
-            mapping.spare.append(mapping.msg_id)
-            self._move(mapping, MappingEvent.TAKEN_FOR_LATER)
+            mapping.unused_offers.append(mapping.msg_id)
+            self._move(mapping, MappingEvent.ACCEPT_DEFERRED)
             self._start_held(mapping)
 
     def end(self, mapping: Mapping, now: float) -> None:
@@ -212,23 +211,23 @@ class Negotiation:
             self.reset_flow(flow, Reason.ABORTED, tell_owner=True)
         for msg_id in self._ids_of(mapping):
             if msg_id != mapping.public_id:
-                self._say(Kill(msg_id))
+                self._send(Kill(msg_id))
         self._move(mapping, MappingEvent.WITHDRAWN)
 
-    def lose(self, *, restarted: bool) -> list[int]:
+    def reset_all(self, *, restarted: bool) -> list[int]:
         """Everything under way is gone. Returns the flows' msg_ids: the contact may still believe in them."""
         lost = []
         for flow in list(self._flows):
-            if flow.state is not FlowState.HELD:
+            if flow.state is not FlowState.WAITING:
                 lost.append(flow.msg_id)
                 self._drop(flow, Reason.LOST, renew=False)
         self._ids.clear()
         for mapping in list(self.mappings):
-            mapping.spare.clear()
+            mapping.unused_offers.clear()
             self.timers.cancel(mapping)
             self._move(mapping, MappingEvent.LOST)
             if restarted:
-                mapping.taken = mapping.taken and mapping.origin is Origin.REMOTE
+                mapping.accepted = mapping.accepted and mapping.origin is Origin.REMOTE
                 self._move(mapping, MappingEvent.FORGOTTEN)
         return lost
 
@@ -250,11 +249,11 @@ class Negotiation:
         mappings, self.mappings = self.mappings, []
         for mapping in mappings:
             mapping.flows.clear()
-            mapping.held.clear()
-            mapping.spare.clear()
-            mapping.parked = mapping.public_id = None
+            mapping.waiting_flows.clear()
+            mapping.unused_offers.clear()
+            mapping.idle_flow = mapping.public_id = None
             before = mapping.state
-            if mapping.origin is Origin.REMOTE and not mapping.taken:
+            if mapping.origin is Origin.REMOTE and not mapping.accepted:
                 mapping.state = MappingState.ENDED
             else:
                 self.mappings.append(mapping)
@@ -264,10 +263,10 @@ class Negotiation:
                 self._events.append(MappingChanged(mapping))
         return flows
 
-    def fail_held(self) -> None:
+    def fail_waiting(self) -> None:
         """The contact does not come back: no local connection waits for it."""
         for mapping in self.mappings:
-            for flow in list(mapping.held):
+            for flow in list(mapping.waiting_flows):
                 self._drop(flow, Reason.LOST)
 
     def handle_timeout(self, now: float) -> None:
@@ -286,7 +285,7 @@ class Negotiation:
                 else:  # an idle UDP flow
                     self._end_idle(owner)
             else:
-                held = owner.state is FlowState.HELD
+                held = owner.state is FlowState.WAITING
                 self.reset_flow(owner, Reason.REFUSED if held else Reason.TIMED_OUT, tell_owner=True)
 
     def _lasts(self, mapping: Mapping) -> bool:
@@ -295,10 +294,10 @@ class Negotiation:
         return wanted in self.features
 
     @property
-    def took_for_plain(self) -> bool:
+    def accepted_as_plain(self) -> bool:
         """Whether something was agreed on as with a plain contact, before this one said that it is not."""
         agreed = (MappingState.READY, MappingState.ACCEPTED, MappingState.RUNNING)
-        return any(m.state in agreed and not m.many and self._lasts(m) for m in self.mappings)
+        return any(m.state in agreed and not m.multi_flow and self._lasts(m) for m in self.mappings)
 
     # Mappings: what the contact does.
 
@@ -326,8 +325,8 @@ class Negotiation:
             found.msg_id = offer.msg_id
             self._ids[offer.msg_id] = found
             self._move(found, MappingEvent.OFFER_RECEIVED)
-            if found.taken:
-                self.take(found, now)
+            if found.accepted:
+                self.accept(found, now)
             elif not undecided:
                 self._events.append(OfferArrived(found))
         else:
@@ -348,8 +347,8 @@ class Negotiation:
         for mapping in self.mappings:
             if (
                 mapping.role is Role.SERVING
-                and mapping.many
-                and mapping.taken
+                and mapping.multi_flow
+                and mapping.accepted
                 and mapping.state in (MappingState.RUNNING, MappingState.OFFERED)  # OFFERED: being renewed
                 and (mapping.protocol, mapping.port) == (offer.protocol, offer.port)
             ):
@@ -373,40 +372,40 @@ class Negotiation:
 
     def _renamed(self, mapping: Mapping, name: str) -> Mapping:
         """Call a mapping as its latest Offer does, unless it was accepted under the name that it has."""
-        if not mapping.taken:
+        if not mapping.accepted:
             mapping.name = name
         return mapping
 
     def _make_way(self, mapping: Mapping) -> bool:
         """Let go of what a newer Offer of the same puts out of date; False where one more is too many."""
-        if mapping.msg_id not in mapping.spare and self._ids.get(mapping.msg_id) is mapping:
+        if mapping.msg_id not in mapping.unused_offers and self._ids.get(mapping.msg_id) is mapping:
             del self._ids[mapping.msg_id]
         if self._lasts(mapping):
             return True
         if mapping.role is Role.SERVING:
             return self._make_room(mapping)
         if mapping.protocol is Protocol.UDP:
-            for flow in mapping.flows - set(mapping.held):
+            for flow in mapping.flows - set(mapping.waiting_flows):
                 self.reset_flow(flow, Reason.LOST, tell_owner=True)
-        return len(mapping.spare) < MAX_SPARE
+        return len(mapping.unused_offers) < MAX_UNUSED_OFFERS
 
     def on_accept(self, msg_id: int, now: float) -> None:
         """Take an Accept."""
         self._now = now
         match self._ids.get(msg_id):
             case Mapping(state=MappingState.OFFERED) as mapping:
-                mapping.taken = True
-                mapping.many = self._lasts(mapping)
+                mapping.accepted = True
+                mapping.multi_flow = self._lasts(mapping)
                 self._move(mapping, MappingEvent.ACCEPT_RECEIVED)
-                if not mapping.many and mapping.role is Role.SERVING:
+                if not mapping.multi_flow and mapping.role is Role.SERVING:
                     self._want_service(mapping, msg_id)
                     if mapping.protocol is Protocol.UDP:
-                        self._say(AckAcc(msg_id))
+                        self._send(AckAcc(msg_id))
                 else:
-                    self._say(AckAcc(msg_id))
+                    self._send(AckAcc(msg_id))
                     self._run(mapping)
-            case Flow(state=FlowState.REQUESTED) as flow if flow.mapping.many:
-                self._say(AckAcc(msg_id))
+            case Flow(state=FlowState.REQUESTED) as flow if flow.mapping.multi_flow:
+                self._send(AckAcc(msg_id))
                 self._open(flow)
             case None:
                 self._counters["accept_unknown"] += 1
@@ -422,10 +421,10 @@ class Negotiation:
                 self._move(mapping, MappingEvent.ACK_RECEIVED)
                 self._run(mapping)
             case Flow(state=FlowState.ANSWERED) as flow:
-                if not flow.mapping.many:
+                if not flow.mapping.multi_flow:
                     self._move(flow.mapping, MappingEvent.ACK_RECEIVED)
                 self._open(flow)
-            case Flow(state=FlowState.REQUESTED) as flow if not flow.mapping.many:
+            case Flow(state=FlowState.REQUESTED) as flow if not flow.mapping.multi_flow:
                 self._open(flow)
             case None:
                 self._counters["ack_unknown"] += 1
@@ -455,16 +454,16 @@ class Negotiation:
 
     def _on_mapping_kill(self, mapping: Mapping, msg_id: int) -> None:
         del self._ids[msg_id]
-        if msg_id in mapping.spare:
-            mapping.spare.remove(msg_id)
-            if mapping.spare:
+        if msg_id in mapping.unused_offers:
+            mapping.unused_offers.remove(msg_id)
+            if mapping.unused_offers:
                 return
-        for flow in list(mapping.flows) if mapping.many else ():
+        for flow in list(mapping.flows) if mapping.multi_flow else ():
             self.reset_flow(flow, Reason.ABORTED, tell_owner=True)
         if mapping.origin is Origin.LOCAL:
-            mapping.taken = False
+            mapping.accepted = False
             self._move(mapping, MappingEvent.DECLINE_RECEIVED)
-        elif mapping.many or not self._move(mapping, MappingEvent.FLOW_ENDED):
+        elif mapping.multi_flow or not self._move(mapping, MappingEvent.FLOW_ENDED):
             self._move(mapping, MappingEvent.KILL_RECEIVED)
 
     # Flows from here: a local connection arrives.
@@ -477,61 +476,61 @@ class Negotiation:
         self._now = now
         if not self.is_online or mapping.role is not Role.USING or mapping.state is MappingState.ENDED:
             return None
-        if not mapping.many and mapping.protocol is Protocol.UDP and mapping.flows:
+        if not mapping.multi_flow and mapping.protocol is Protocol.UDP and mapping.flows:
             return next(iter(mapping.flows))
-        if parked := mapping.parked:
-            mapping.parked = None
+        if parked := mapping.idle_flow:
+            mapping.idle_flow = None
             self._tell_open(parked)
             return parked
-        if len(mapping.held) >= MAX_HELD or not self._make_room(mapping):
+        if len(mapping.waiting_flows) >= MAX_WAITING or not self._make_room(mapping):
             self._counters["flow_over_limit"] += 1
             return None
-        flow = self._new_flow(mapping, FlowState.HELD)
+        flow = self._new_flow(mapping, FlowState.WAITING)
         if mapping.state is MappingState.DECLINED:  # no offer will come that is worth waiting for
             self._drop(flow, Reason.REFUSED)
         elif not self._start(flow):
-            mapping.held.append(flow)
-            self.timers.set(flow, now + HELD_TIMEOUT)
+            mapping.waiting_flows.append(flow)
+            self.timers.set(flow, now + WAITING_TIMEOUT)
         return flow
 
     def _run(self, mapping: Mapping) -> None:
         """The mapping is confirmed: let the local connections that waited have it."""
-        if mapping.many:
+        if mapping.multi_flow:
             self._start_held(mapping)
             return
         # Plain: the mapping is one flow, open from now on. Whoever connects next has it.
-        held = mapping.held.popleft() if mapping.held else None
-        flow = held or self._new_flow(mapping, FlowState.HELD)
+        held = mapping.waiting_flows.popleft() if mapping.waiting_flows else None
+        flow = held or self._new_flow(mapping, FlowState.WAITING)
         if not self._bind(flow, mapping.msg_id):
             return
         flow.handle(FlowEvent.SENT)
         if held is None and mapping.protocol is Protocol.TCP:
-            mapping.parked = flow
+            mapping.idle_flow = flow
             flow.handle(FlowEvent.AGREED)
         else:
             self._open(flow)
 
     def _start_held(self, mapping: Mapping) -> None:
-        while mapping.held:
-            flow = mapping.held.popleft()
+        while mapping.waiting_flows:
+            flow = mapping.waiting_flows.popleft()
             if not self._start(flow):
-                mapping.held.appendleft(flow)
+                mapping.waiting_flows.appendleft(flow)
                 return
 
     def _start(self, flow: Flow) -> bool:
         """Ask the contact for this flow; False where its mapping has not been negotiated that far."""
         mapping = flow.mapping
-        if mapping.many and mapping.state is MappingState.RUNNING:
+        if mapping.multi_flow and mapping.state is MappingState.RUNNING:
             if not self._bind(flow, self._new_id()):
                 return True
-            self._say(Offer(flow.msg_id, mapping.protocol, Direction.CONNECTION, mapping.port, ""))
-        elif mapping.spare and not mapping.many:
-            msg_id = mapping.spare.popleft()
-            if not mapping.spare:
+            self._send(Offer(flow.msg_id, mapping.protocol, Direction.CONNECTION, mapping.port, ""))
+        elif mapping.unused_offers and not mapping.multi_flow:
+            msg_id = mapping.unused_offers.popleft()
+            if not mapping.unused_offers:
                 self._move(mapping, MappingEvent.CONNECTED)
             if not self._bind(flow, msg_id):
                 return True
-            self._say(Accept(msg_id))
+            self._send(Accept(msg_id))
         else:
             return False
         flow.handle(FlowEvent.SENT)
@@ -550,15 +549,15 @@ class Negotiation:
         self._now = now
         if flow.state is not FlowState.CONNECTING:
             return
-        if flow.mapping.origin is Origin.LOCAL and not flow.mapping.many:
+        if flow.mapping.origin is Origin.LOCAL and not flow.mapping.multi_flow:
             flow.handle(FlowEvent.SERVICE_UP_LAST)
             if flow.protocol is Protocol.TCP:
-                self._say(AckAcc(flow.msg_id))
+                self._send(AckAcc(flow.msg_id))
             self._tell_open(flow)
         else:
             flow.handle(FlowEvent.SERVICE_UP)
             self.timers.set(flow, now + self._limits.connect_timeout)
-            self._say(Accept(flow.msg_id))
+            self._send(Accept(flow.msg_id))
 
     def service_failed(self, flow: Flow, reason: Reason, now: float) -> None:
         """The service could not be connected."""
@@ -568,7 +567,7 @@ class Negotiation:
             self._drop(flow, reason, tell_owner=False)
 
     def _decline(self, msg_id: int, reason: Reason) -> None:
-        self._say(self._declined(msg_id, reason))
+        self._send(self._declined(msg_id, reason))
 
     def _declined(self, msg_id: int, reason: Reason) -> Lossless:
         return Reset(msg_id, reason) if Feature.FLOW in self.features else Kill(msg_id)
@@ -578,7 +577,7 @@ class Negotiation:
         if self.transport.control_waiting > MAX_UNHEARD and not self.is_trusted():
             self._counters["refusal_unheard"] += 1
         elif self._refusals.spend(self._now):
-            self._say(answer)
+            self._send(answer)
         else:
             self._counters["refusal_over_rate"] += 1
 
@@ -612,7 +611,7 @@ class Negotiation:
 
     def is_trusted(self) -> bool:
         """Whether a mapping was accepted, by either side."""
-        return any(mapping.taken for mapping in self.mappings)
+        return any(mapping.accepted for mapping in self.mappings)
 
     def is_flow(self, msg_id: int) -> bool:
         """Whether there is a flow of that id, whose datagrams are wanted."""
@@ -655,7 +654,7 @@ class Negotiation:
 
     def flow_readable(self, flow: Flow) -> None:
         """There is something to read on an open flow. A parked one has nobody yet to read it."""
-        if flow.mapping.parked is not flow:
+        if flow.mapping.idle_flow is not flow:
             self._events.append(Readable(flow))
 
     def flow_writable(self, flow: Flow) -> None:
@@ -676,7 +675,7 @@ class Negotiation:
 
     def _make_room(self, mapping: Mapping) -> bool:
         """Whether the mapping may have one more flow. Among those of UDP an old one ends for it."""
-        if not (mapping.many and mapping.protocol is Protocol.UDP):
+        if not (mapping.multi_flow and mapping.protocol is Protocol.UDP):
             return self._counts[mapping.role] < MAX_FLOWS
         flows = self._udp[mapping.role]
         if len(flows) >= MAX_UDP_FLOWS and (oldest := flows.first_to_go()) is not None:
@@ -689,7 +688,7 @@ class Negotiation:
 
     def _end_idle(self, flow: Flow) -> None:
         """End an open UDP flow, in order."""
-        self._say(Kill(flow.msg_id))
+        self._send(Kill(flow.msg_id))
         self._drop(flow, None)
 
     def _bind(self, flow: Flow, msg_id: int) -> bool:
@@ -743,7 +742,7 @@ class Negotiation:
 
     def reset_flow(self, flow: Flow, reason: Reason, *, tell_owner: bool = False) -> None:
         """End a flow at once, and say so to the contact."""
-        if flow.state in (FlowState.CLOSED, FlowState.HELD):
+        if flow.state in (FlowState.CLOSED, FlowState.WAITING):
             pass
         elif flow.channel is None or flow.state is FlowState.CONNECTING:
             self._decline(flow.msg_id, reason)
@@ -754,7 +753,7 @@ class Negotiation:
     def _drop(
         self, flow: Flow, reason: Reason | None, *, tell_owner: bool = True, renew: bool = True
     ) -> None:
-        waiting = flow.state in (FlowState.HELD, FlowState.REQUESTED)
+        waiting = flow.state in (FlowState.WAITING, FlowState.REQUESTED)
         if not flow.handle(FlowEvent.ENDED):
             return
         mapping = flow.mapping
@@ -768,17 +767,17 @@ class Negotiation:
         self._lingering.discard(flow)
         self.timers.cancel(flow)
         mapping.flows.discard(flow)
-        if flow in mapping.held:
-            mapping.held.remove(flow)
+        if flow in mapping.waiting_flows:
+            mapping.waiting_flows.remove(flow)
         flow.release(reason)
-        parked = mapping.parked is flow
+        parked = mapping.idle_flow is flow
         if parked:
-            mapping.parked = None
+            mapping.idle_flow = None
         elif tell_owner and waiting:
             self._events.append(Failed(flow, Reason.REFUSED if reason is None else reason))
         elif tell_owner:
             self._events.append(FlowEnded(flow, reason))
-        if renew and not mapping.many and len(mapping.flows) == len(mapping.held):
+        if renew and not mapping.multi_flow and len(mapping.flows) == len(mapping.waiting_flows):
             self._renew(mapping, failed=parked or reason is not None)
 
     def _renew(self, mapping: Mapping, *, failed: bool) -> None:
@@ -812,14 +811,14 @@ class Negotiation:
         if mapping.state is not before:
             self._events.append(MappingChanged(mapping))
         if mapping.state in (MappingState.ENDED, MappingState.DECLINED):
-            for flow in list(mapping.held):
+            for flow in list(mapping.waiting_flows):
                 self._drop(flow, Reason.REFUSED)
             if not self.is_trusted():
                 self.transport.trust_lost()
         return True
 
     def _ids_of(self, mapping: Mapping) -> list[int]:
-        return [i for i in {mapping.msg_id, *mapping.spare} if self._ids.get(i) is mapping]
+        return [i for i in {mapping.msg_id, *mapping.unused_offers} if self._ids.get(i) is mapping]
 
     def _new_id(self) -> int:
         while True:

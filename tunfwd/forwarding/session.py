@@ -20,10 +20,9 @@ from tunfwd.forwarding.events import (
     NodeArrived,
     PongArrived,
 )
-from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.flow import Flow, Mapping
 from tunfwd.forwarding.linked import LinkTransport
 from tunfwd.forwarding.lossless import LosslessTransport
-from tunfwd.forwarding.mapping import Mapping
 from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_UDP_FLOWS, Limits, Negotiation
 from tunfwd.link import Bbr, Link, LinkClosed
 from tunfwd.link.congestion import ControllerFactory
@@ -137,7 +136,7 @@ class Session:
             self._lossless,
             self._events,
             self.counters,
-            say=self._say,
+            send=self._send,
             random=random,
             limits=self._settings.limits,
         )
@@ -222,7 +221,7 @@ class Session:
         else:
             self._set_features(Feature(0))
         for msg_id in self._orphans:
-            self._say(Kill(msg_id))
+            self._send(Kill(msg_id))
         self._orphans.clear()
         if self.mappings or self._claims or self._has_met:  # it may not have noticed, and must offer again
             self._greet()
@@ -231,7 +230,7 @@ class Session:
             # What we offered before there was a link may be lost with what the carrier had queued.
             self._negotiation.offer_all(again=self._linked is not None)
 
-    def moved(self, now: float) -> None:
+    def path_changed(self, now: float) -> None:
         """The contact is reached by another path: what was measured on the last says nothing of it."""
         self._now = now
         if self._linked is not None:
@@ -251,7 +250,7 @@ class Session:
             self._linked.link.path_lost(now)
             self._outage_ends = now + self._settings.outage
         else:
-            self._orphans = (self._orphans + self._negotiation.lose(restarted=False))[-MAX_ORPHANS:]
+            self._orphans = (self._orphans + self._negotiation.reset_all(restarted=False))[-MAX_ORPHANS:]
 
     def fail(self, now: float) -> list[Flow]:
         """A mistake of ours came to light in serving the contact: begin anew, trusting nothing that ran.
@@ -281,14 +280,14 @@ class Session:
             self._orphans = (self._orphans + [flow.msg_id for flow in flows if flow.msg_id])[-MAX_ORPHANS:]
         return flows
 
-    def part(self, now: float) -> None:
+    def leave(self, now: float) -> None:
         """The contact, or we, have left for good: not even a link waits any longer."""
         self.offline(now)
         if self._linked is not None:
             self._begin_anew(Feature(0))
-        self._negotiation.fail_held()
+        self._negotiation.fail_waiting()
 
-    def leave(self, now: float) -> None:
+    def close(self, now: float) -> None:
         """Our program ends: part, and tell the contact while it is there. What comes is not taken any more.
 
         With a link that is its Close, which the contact's new Hello answers; without one it is the end of
@@ -296,10 +295,10 @@ class Session:
         """
         self._now = now
         if not self.is_online:
-            self.part(now)
+            self.leave(now)
             self._farewell = Farewell.HEARD
             return
-        flows = self._negotiation.lose(restarted=False)
+        flows = self._negotiation.reset_all(restarted=False)
         self._negotiation.is_online = False
         self._lossless.clear()
         if self._linked is not None:
@@ -309,14 +308,14 @@ class Session:
         self._farewell = Farewell.SAID if self._linked is not None or flows else Farewell.HEARD
 
     @property
-    def is_leaving(self) -> bool:
+    def is_closing(self) -> bool:
         """Whether the contact may not have heard yet that we leave."""
         return self._farewell is Farewell.SAID
 
-    def leave_again(self, now: float) -> None:
-        """Repeat what `leave` said over the link, which may be lost."""
+    def close_again(self, now: float) -> None:
+        """Repeat what `close` said over the link, which may be lost."""
         self._now = now
-        if self._linked is not None and self.is_leaving:
+        if self._linked is not None and self.is_closing:
             self._linked.link.close_again()
 
     def _begin_anew(self, features: Feature) -> None:
@@ -324,7 +323,7 @@ class Session:
         self._unlink()
         self._epoch = next_epoch(self._epoch)
         self._set_features(features)
-        self._negotiation.lose(restarted=False)
+        self._negotiation.reset_all(restarted=False)
         if self.is_online:
             self._ask_hello()
             self._negotiation.offer_all()
@@ -356,7 +355,7 @@ class Session:
         self._hello_sent_at = self._now
         self._lossless.send(Hello(self._own_features, self._epoch))
 
-    def introduced(self, now: float) -> None:
+    def hello_was_broadcast(self, now: float) -> None:
         """The owner has said Hello, to the contact and others at once."""
         self._now = now
         if self._hello_sent_at is None:
@@ -389,7 +388,7 @@ class Session:
         if known is not None and anew:
             self._unlink()
             self._lossless.clear()
-            self._negotiation.lose(restarted=known & RUN != hello.epoch & RUN)
+            self._negotiation.reset_all(restarted=known & RUN != hello.epoch & RUN)
         linked = self._linked is not None
         if not linked:
             self._set_features(hello.features & self._own_features)
@@ -406,7 +405,7 @@ class Session:
         self._events.append(HelloArrived())
         self._send_node()
         self._send_claims()
-        if not linked and self._negotiation.took_for_plain:  # its first Hello was lost
+        if not linked and self._negotiation.accepted_as_plain:  # its first Hello was lost
             self._begin_anew(self.features)
         elif anew:
             self._negotiation.offer_all()
@@ -421,14 +420,14 @@ class Session:
         """Tell a friend where we are in the DHT, once in an online period."""
         if Feature.NODE in self.features and not self._node_sent:
             self._node_sent = True
-            self._say(Node(self._settings.node_key))
+            self._send(Node(self._settings.node_key))
 
     def _send_claims(self) -> None:
         """Tell a friend which tickets of its we have, each once in an online period."""
         if Feature.TICKET in self.features:
             for token in [token for token, sent in self._claims.items() if not sent]:
                 self._claims[token] = True
-                self._say(Claim(token))
+                self._send(Claim(token))
 
     def _start_link(self, peer_epoch: int) -> None:
         """Leave the lossless carrier behind: from now on all but Hello goes over the link."""
@@ -454,7 +453,7 @@ class Session:
         self._now = now
         if not self.is_online:
             self.counters["offline"] += 1
-            if self.is_leaving and packet.startswith(self._hello_prefix):
+            if self.is_closing and packet.startswith(self._hello_prefix):
                 self._farewell = Farewell.HEARD
             return
         self._on_packet(packet)
@@ -570,13 +569,13 @@ class Session:
 
     # Packets and events out.
 
-    def _say(self, packet: Lossless) -> None:
+    def _send(self, packet: Lossless) -> None:
         self._greet()
         self._negotiation.transport.send(packet)
 
     def next_packet(self) -> bytes | None:
         """Return the next packet for the lossless carrier, or None. Only while online."""
-        return self._lossless.next_packet() if self.is_online or self.is_leaving else None
+        return self._lossless.next_packet() if self.is_online or self.is_closing else None
 
     def put_back(self, packet: bytes) -> None:
         """Give back a packet from `next_packet` that the carrier had no room for."""
@@ -591,7 +590,7 @@ class Session:
                 packets.append(packet)
             if (link := self._active_link) is not None:
                 packets += link.packets_to_send(now)
-        elif self.is_leaving and self._linked is not None:
+        elif self.is_closing and self._linked is not None:
             packets += self._linked.link.packets_to_send(now)
         return packets
 
@@ -669,17 +668,17 @@ class Session:
         """Offer a port of ours, or with direction CONNECTION ask for one; see `Negotiation.offer`."""
         self._now = now
         if public_id is not None and self.is_online:
-            self.introduced(now)  # a public Hello went before it
+            self.hello_was_broadcast(now)  # a public Hello went before it
         return self._negotiation.offer(protocol, port, name, now, direction=direction, public_id=public_id)
 
-    def expect(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
-        """Remember an acceptance from before; see `Negotiation.expect`."""
-        return self._negotiation.expect(direction, protocol, port, name)
+    def restore_acceptance(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
+        """Remember an acceptance from before; see `Negotiation.restore_acceptance`."""
+        return self._negotiation.restore_acceptance(direction, protocol, port, name)
 
-    def take(self, mapping: Mapping, now: float) -> None:
+    def accept(self, mapping: Mapping, now: float) -> None:
         """Accept an offer of the contact's; raises `Misuse` where there is none to accept."""
         self._now = now
-        self._negotiation.take(mapping, now)
+        self._negotiation.accept(mapping, now)
 
     def end(self, mapping: Mapping, now: float) -> None:
         """Withdraw, deny or kill a mapping, with all its flows."""
@@ -731,4 +730,4 @@ class Session:
         """Answer `ClaimArrived`."""
         self._now = now
         if self.is_online:
-            self._say(Claimed(token, valid))
+            self._send(Claimed(token, valid))

@@ -41,9 +41,9 @@ class MappingEvent(Enum):
 
     OFFER_SENT = auto()
     OFFER_RECEIVED = auto()
-    TAKEN = auto()
+    ACCEPT_SENT = auto()
     """A person or a rule accepts; Accept goes out."""
-    TAKEN_FOR_LATER = auto()
+    ACCEPT_DEFERRED = auto()
     """The same, where Accept waits for a connection."""
     ACCEPT_RECEIVED = auto()
     ACK_RECEIVED = auto()
@@ -73,8 +73,8 @@ MAPPING: dict[tuple[MappingState, MappingEvent], MappingState] = {
     (M.READY, E.OFFER_RECEIVED): M.PENDING,
     (M.ACCEPTED, E.OFFER_RECEIVED): M.PENDING,
     (M.RUNNING, E.OFFER_RECEIVED): M.PENDING,
-    (M.PENDING, E.TAKEN): M.ACCEPTED,
-    (M.PENDING, E.TAKEN_FOR_LATER): M.READY,
+    (M.PENDING, E.ACCEPT_SENT): M.ACCEPTED,
+    (M.PENDING, E.ACCEPT_DEFERRED): M.READY,
     (M.OFFERED, E.ACCEPT_RECEIVED): M.RUNNING,
     (M.ACCEPTED, E.ACK_RECEIVED): M.RUNNING,
     (M.READY, E.CONNECTED): M.RUNNING,
@@ -98,7 +98,7 @@ MAPPING: dict[tuple[MappingState, MappingEvent], MappingState] = {
 class FlowState(Enum):
     """Where a flow stands."""
 
-    HELD = auto()
+    WAITING = auto()
     """A local connection waits for its mapping to be negotiated."""
     REQUESTED = auto()
     """A local connection waits for the contact's answer."""
@@ -125,7 +125,7 @@ class FlowEvent(Enum):
 
 F, G = FlowState, FlowEvent
 FLOW: dict[tuple[FlowState, FlowEvent], FlowState] = {
-    (F.HELD, G.SENT): F.REQUESTED,
+    (F.WAITING, G.SENT): F.REQUESTED,
     (F.REQUESTED, G.AGREED): F.OPEN,
     (F.CONNECTING, G.SERVICE_UP): F.ANSWERED,
     (F.CONNECTING, G.SERVICE_UP_LAST): F.OPEN,

@@ -24,7 +24,7 @@ from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
 from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.kept import Storage
-from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.forwarding.states import MappingState, Role
 from tunfwd.link import link
 from tunfwd.services.target import Target
@@ -171,7 +171,7 @@ class Commands:
         checks += [
             _check("service", False, f"{describe(mapping)}, {verb} {peer.label}: {trouble}")
             for peer, mapping in self._all()
-            if mapping.taken and (trouble := self._seen(peer, mapping).trouble)
+            if mapping.accepted and (trouble := self._seen(peer, mapping).trouble)
             for verb in ("for" if mapping.role is Role.SERVING else "of",)
         ]
         return {"checks": checks}
@@ -361,7 +361,9 @@ class Commands:
 
     async def _ports(self, _: api.Nothing) -> api.MappingsResult:
         return {
-            "ports": [self._mapping_entry(p, m) for p, m in self._all() if m.taken or m in p.ports.values()]
+            "ports": [
+                self._mapping_entry(p, m) for p, m in self._all() if m.accepted or m in p.ports.values()
+            ]
         }
 
     def _find_room_offer(self, text: str, contact: str | None) -> RoomOffer | None:
@@ -518,7 +520,7 @@ def _contact_entry(peer: Peer) -> api.ContactEntry:
         "address6": str(peer.address6),
         "link": link_of(peer),
         "offline_seconds": None if since is None else math.floor(trio.current_time() - since),
-        "ports": sum(mapping.taken for mapping in mappings),
+        "ports": sum(mapping.accepted for mapping in mappings),
         "connections": sum(len(mapping.flows) for mapping in mappings),
         "tx_bytes": sum(mapping.tx_bytes for mapping in mappings),
         "rx_bytes": sum(mapping.rx_bytes for mapping in mappings),

@@ -27,7 +27,7 @@ from tunfwd.daemon.storage.state import (
     StandingOffer,
     StandingRequest,
 )
-from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.forwarding.policy import Action, Rule, decide
 from tunfwd.forwarding.states import MappingState, Role
 from tunfwd.services.target import Target
@@ -105,12 +105,16 @@ class Portfolio:
                 peer.details[mapping] = Details(target=read_service(standing.target), source=standing.source)
                 return
             case AcceptedMapping(direction="connection"):
-                mapping = peer.session.expect(Direction.CONNECTION, protocol, standing.port, standing.name)
+                mapping = peer.session.restore_acceptance(
+                    Direction.CONNECTION, protocol, standing.port, standing.name
+                )
                 peer.details[mapping] = Details(target=read_service(standing.target))
                 return
             case AcceptedMapping():
                 port = peer.free_port(protocol, standing.port, standing.local_port)
-                mapping = peer.session.expect(Direction.SERVER, protocol, standing.port, standing.name)
+                mapping = peer.session.restore_acceptance(
+                    Direction.SERVER, protocol, standing.port, standing.name
+                )
             case StandingRequest():
                 port = peer.free_port(protocol, standing.port, standing.local_port)
                 mapping = self._stand(peer, standing, Direction.CONNECTION)
@@ -208,7 +212,7 @@ class Portfolio:
         content = self._content
         entries: Sequence[Standing]
         if mapping.origin is Origin.REMOTE:
-            entries = content.mappings if mapping.taken else ()
+            entries = content.mappings if mapping.accepted else ()
         else:
             entries = content.offers if mapping.direction is Direction.SERVER else content.requests
         # The first: a later one is a new offer of the same port, made since.
@@ -254,7 +258,7 @@ class Portfolio:
         using = mapping.role is Role.USING
         place = peer.free_port(mapping.protocol, mapping.port, port) if using else 0
         try:
-            peer.session.take(mapping, trio.current_time())
+            peer.session.accept(mapping, trio.current_time())
         except Misuse as misuse:
             raise UserError("failed", f"{describe(mapping)} from {peer.label}: {misuse}") from None
         if using:

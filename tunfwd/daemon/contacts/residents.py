@@ -22,7 +22,7 @@ from typing import Final
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.daemon.storage.addresses import AddressBook, NoAddressLeft
 from tunfwd.daemon.storage.state import AcceptedMapping, ContactId, Content, StandingOffer, StandingRequest
-from tunfwd.forwarding.mapping import Origin
+from tunfwd.forwarding.flow import Origin
 from tunfwd.tox.contacts import Member
 
 MAX_AWAY: Final = 64  # members remembered while they are away with whom no person agreed on anything
@@ -91,7 +91,7 @@ class Residents:
         if peer.id in (self._by_person() if by_person is None else by_person):
             return Worth.PERSON
         mappings = peer.session.mappings
-        if any(mapping.taken and mapping.origin is Origin.REMOTE for mapping in mappings):
+        if any(mapping.accepted and mapping.origin is Origin.REMOTE for mapping in mappings):
             return Worth.RULE
         return Worth.STRANGER
 

@@ -21,7 +21,7 @@ from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Details, Peer, Peers
 from tunfwd.daemon.process.logs import caused_by
 from tunfwd.daemon.storage.state import Content, StandingOffer, group_id
-from tunfwd.forwarding.mapping import Mapping, Origin
+from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.services.target import Target
 from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import Conference, ContactOffline, Group, Member, Room, RoomKind, RoomState
@@ -198,7 +198,7 @@ class Rooms:
             if not same_run or not self._send(group, hello):
                 return False
             for session in sessions:
-                session.introduced(now)
+                session.hello_was_broadcast(now)
         return self._send(
             group, Offer(offer.msg_id, offer.protocol, Direction.SERVER, standing.port, standing.name)
         )

@@ -169,7 +169,7 @@ class Engine:
 
     def part(self, peer: Peer) -> None:
         """The contact has gone, and what is under way will not go on."""
-        self._attend(peer, peer.session.part, trio.current_time())
+        self._attend(peer, peer.session.leave, trio.current_time())
         self._switch.touch(peer)
 
     def online(self, peer: Peer) -> None:
@@ -180,7 +180,7 @@ class Engine:
 
     def moved(self, peer: Peer) -> None:
         """The contact is reached by another path."""
-        self._attend(peer, peer.session.moved, trio.current_time())
+        self._attend(peer, peer.session.path_changed, trio.current_time())
         self._switch.touch(peer)
 
     def lossless(self, peer: Peer, data: bytes) -> None:
@@ -452,7 +452,7 @@ class Engine:
         self._late.clear()
         for peer in self._peers:
             peer.inbox.clear()
-            self._attend(peer, peer.session.leave, now)
+            self._attend(peer, peer.session.close, now)
             self._attend(peer, self._serve_until, peer)
         self.round()
 
@@ -460,10 +460,10 @@ class Engine:
         """Leave, and give Tox the moment that it takes until the contacts have heard of it."""
         self.leave()
         with trio.move_on_after(FAREWELL):
-            while leaving := [peer for peer in self._peers if peer.session.is_leaving]:
+            while leaving := [peer for peer in self._peers if peer.session.is_closing]:
                 await trio.sleep(FAREWELL / 10)
                 for peer in leaving:
-                    peer.session.leave_again(trio.current_time())
+                    peer.session.close_again(trio.current_time())
                     self._switch.touch(peer)
 
     def add(self, peer: Peer) -> None:
@@ -473,7 +473,7 @@ class Engine:
 
     def remove(self, peer: Peer) -> None:
         """A contact is no more; it is offline already."""
-        self._attend(peer, peer.session.part, trio.current_time())
+        self._attend(peer, peer.session.leave, trio.current_time())
         self._attend(peer, self._serve_until, peer)
         self._switch.dirty.discard(peer)
         self._late.pop(peer, None)

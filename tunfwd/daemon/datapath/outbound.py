@@ -126,7 +126,7 @@ class DatagramCaller:
         if not self._peer.session.is_online:
             self._switch.stack.host_unreachable(event)
             return
-        if not self._flow.mapping.many:
+        if not self._flow.mapping.multi_flow:
             self._table.pop((event.source, event.destination), None)
         else:
             self._table[event.source, event.destination] = self
