@@ -43,7 +43,9 @@ class Program:
         self.said.append(type(event).__name__)
         if isinstance(event, stack_events.Readable) and self.reads:
             self.read += self.connection.read(1 << 30)
-        if isinstance(event, stack_events.ConnectFailed | stack_events.Aborted):
+        if isinstance(event, stack_events.ConnectFailed):
+            self.said.append(event.reason.words)
+        if isinstance(event, stack_events.Aborted):
             self.said.append(event.reason.value)
 
     def write(self, data: bytes) -> None:

@@ -12,6 +12,7 @@ import trio
 
 from tests.netstack.lab import SYN_OPTIONS, tcp_frame
 from tunfwd import faults
+from tunfwd.common.values import Reason
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.session import FEATURES
@@ -21,18 +22,7 @@ from tunfwd.netstack.types import Endpoint
 from tunfwd.tox.client import INTRODUCTIONS, Client
 from tunfwd.tox.contacts import ContactOffline
 from tunfwd.wire.carriers import FRIEND
-from tunfwd.wire.packets import (
-    Accept,
-    AckAcc,
-    Direction,
-    Feature,
-    Hello,
-    Lossless,
-    Offer,
-    Protocol,
-    Reason,
-    encode,
-)
+from tunfwd.wire.packets import Accept, AckAcc, Direction, Feature, Hello, Lossless, Offer, Protocol, encode
 from tunfwd.wire.tcp import SYN
 
 from .simulated import Daemon

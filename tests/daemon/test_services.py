@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath.inbound import DatagramRelay
 from tunfwd.daemon.datapath.services import FRESH, WATCH, Unreachable, Way
 from tunfwd.daemon.peers import Peer
@@ -17,7 +18,7 @@ from tunfwd.netstack import events
 from tunfwd.services.target import Target
 from tunfwd.tun.listeners import Listener
 from tunfwd.wire.carriers import FRIEND
-from tunfwd.wire.packets import Accept, Direction, Hello, Offer, Protocol, Reason, Reset, decode, encode
+from tunfwd.wire.packets import Accept, Direction, Hello, Offer, Protocol, Reset, decode, encode
 
 from .simulated import LO, TUN, Daemon
 
@@ -240,9 +241,9 @@ def answers(daemon: Daemon) -> list[object]:
     return [decode(FRIEND, packet) for _, packet in daemon.tox.to_friends]
 
 
-@pytest.mark.parametrize("failure", list(events.Failure))
+@pytest.mark.parametrize("failure", list(Reason))
 async def test_what_refuses_or_does_not_answer_is_not_tried_from_loopback(
-    autojump_clock: object, failure: events.Failure
+    autojump_clock: object, failure: Reason
 ) -> None:
     """A full accept queue, a firewall's reject or drop, a null route: the contact hears of it."""
     machine = Machine()
@@ -298,7 +299,7 @@ async def test_connections_that_fail_are_told_until_one_does_not(autojump_clock:
     [mapping] = peer.session.mappings
     for count in (1, 2):
         [connection] = daemon.switch.streams
-        daemon.switch.stream_event(events.ConnectFailed(connection, events.Failure.TIMED_OUT))
+        daemon.switch.stream_event(events.ConnectFailed(connection, Reason.TIMED_OUT))
         daemon.settle()
         assert peer.details_of(mapping).answers.trouble == f"timed out {count} x"
         heard(daemon, peer, Offer(77 + count, Protocol.TCP, Direction.CONNECTION, PORT, ""))

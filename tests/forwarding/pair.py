@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
+from tunfwd.common.values import Reason
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow, Mapping, Origin
 from tunfwd.forwarding.negotiation import Limits
@@ -14,7 +15,7 @@ from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import Session, Settings
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.wire.carriers import FRIEND, Carrier
-from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
+from tunfwd.wire.packets import Direction, Feature, Protocol
 
 Answer = Reason | bool | None  # of a service: True is up, None is no answer yet, a reason is why it failed
 

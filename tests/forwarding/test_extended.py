@@ -4,6 +4,7 @@ import pytest
 
 from tests.forwarding.pair import Pair, Side, said
 from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Reason
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow, Mapping, Origin
 from tunfwd.forwarding.lossless import MAX_UNREAD, SCARCE_BUFFER, SEND_BUFFER, WINDOW, LosslessChannel
@@ -12,7 +13,7 @@ from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.wire.carriers import GROUP
-from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
+from tunfwd.wire.packets import Direction, Feature, Protocol
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 

@@ -4,9 +4,10 @@ import pytest
 
 from tests.forwarding.pair import Pair, Plain, Side, said
 from tests.forwarding.test_machine import Sessions
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, PAUSE, REPEAT
 from tunfwd.forwarding.states import MappingState
-from tunfwd.wire.packets import Direction, Feature, Protocol, Reason, Type
+from tunfwd.wire.packets import Direction, Feature, Protocol, Type
 
 ALL = pytest.mark.parametrize(
     "features", [FEATURES, CARRIER_FEATURES, Feature(0)], ids=["link", "carrier", "plain"]

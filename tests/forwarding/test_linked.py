@@ -16,6 +16,7 @@ from hypothesis.stateful import initialize, rule
 
 from tests.forwarding.pair import Pair, Side, said
 from tests.forwarding.test_machine import Sessions, take_a_walk
+from tunfwd.common.values import Reason
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow, Mapping
 from tunfwd.forwarding.negotiation import Limits
@@ -23,7 +24,7 @@ from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.carriers import FRIEND, GROUP, Carrier
 from tunfwd.wire.frames import HEADER, Frame, ResetStream, encode_frame, link_tag
-from tunfwd.wire.packets import Data, Direction, Feature, Offer, Protocol, Reason, Type, encode
+from tunfwd.wire.packets import Data, Direction, Feature, Offer, Protocol, Type, encode
 
 DELAY = 0.02  # s, one way
 OUTAGE = 60.0  # s, the default

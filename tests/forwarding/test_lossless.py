@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.lossless import MAX_CONTROL, MAX_DATAGRAMS, TURN, WINDOW, LosslessTransport
 from tunfwd.wire.carriers import FRIEND
-from tunfwd.wire.packets import Credit, Data, Fin, Kill, Reason, Reset, decode
+from tunfwd.wire.packets import Credit, Data, Fin, Kill, Reset, decode
 
 
 class Sink:

@@ -15,11 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.forwarding.pair import Answer, Pair, Side
 from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.flow import Flow, Origin
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState
-from tunfwd.wire.packets import Direction, Feature, Protocol, Reason
+from tunfwd.wire.packets import Direction, Feature, Protocol
 
 PATTERN = bytes(range(251)) * 40_000  # a prime period: neither packets nor buffers are a multiple of it
 

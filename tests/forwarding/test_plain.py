@@ -4,6 +4,7 @@ import pytest
 
 from tests.forwarding.pair import Plain, Side
 from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Reason
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow, Origin
 from tunfwd.forwarding.lossless import PACKET_COST, PLAIN_UNREAD, LosslessChannel
@@ -19,7 +20,7 @@ from tunfwd.forwarding.negotiation import (
     WAITING_TIMEOUT,
 )
 from tunfwd.forwarding.states import FlowState, MappingState, Role
-from tunfwd.wire.packets import Direction, Protocol, Reason
+from tunfwd.wire.packets import Direction, Protocol
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 SERVER, CONNECTION = Direction.SERVER, Direction.CONNECTION

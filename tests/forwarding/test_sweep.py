@@ -10,6 +10,7 @@ import pytest
 
 from tests.forwarding.pair import Pair, Side
 from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.flow import Flow, Mapping, Origin
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.states import FLOW, MAPPING, FlowEvent, FlowState, MappingEvent, MappingState
@@ -28,7 +29,6 @@ from tunfwd.wire.packets import (
     Ping,
     Pong,
     Protocol,
-    Reason,
     Reset,
     encode,
     encode_extension,

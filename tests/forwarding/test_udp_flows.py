@@ -3,6 +3,7 @@
 import pytest
 
 from tests.forwarding.pair import Pair, Side
+from tunfwd.common.values import Reason
 from tunfwd.forwarding import negotiation
 from tunfwd.forwarding.flow import Flow, Mapping
 from tunfwd.forwarding.negotiation import MAX_UDP_FLOWS, Limits
@@ -10,7 +11,7 @@ from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import FlowState
 from tunfwd.forwarding.udp_flows import BRIEF_IDLE, STREAM_AGE
 from tunfwd.wire.carriers import FRIEND
-from tunfwd.wire.packets import Direction, Feature, Offer, Protocol, Reason, encode
+from tunfwd.wire.packets import Direction, Feature, Offer, Protocol, encode
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 FEW = 20

@@ -8,11 +8,12 @@ import pytest
 
 from tests.forwarding.pair import Side
 from tests.forwarding.raw_link import RawLink
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.flow import Flow, Origin
 from tunfwd.forwarding.session import FEATURES
 from tunfwd.forwarding.states import FlowState, MappingState
 from tunfwd.wire.frames import Frame, ResetStream, StopSending, Stream
-from tunfwd.wire.packets import Accept, AckAcc, Direction, Feature, Hello, Kill, Offer, Protocol, Reason
+from tunfwd.wire.packets import Accept, AckAcc, Direction, Feature, Hello, Kill, Offer, Protocol
 
 TCP, SERVER, CONNECTION = Protocol.TCP, Direction.SERVER, Direction.CONNECTION
 ID = 0x77

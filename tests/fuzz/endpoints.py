@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.negotiation import WAITING_TIMEOUT
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
@@ -20,7 +21,7 @@ from tunfwd.wire import ip, tcp, udp, vnet
 from tunfwd.wire.carriers import FRIEND, GROUP
 from tunfwd.wire.checksum import checksum
 from tunfwd.wire.frames import HEADER, link_tag
-from tunfwd.wire.packets import Data, Direction, Feature, Hello, Protocol, Reason, encode
+from tunfwd.wire.packets import Data, Direction, Feature, Hello, Protocol, encode
 
 from ..forwarding.pair import Side
 from ..netstack.lab import HOST4, HOST6, OFFLINE, OWN, OWN4, OWN6, UNKNOWN, flatten, host_state, tcp_frame

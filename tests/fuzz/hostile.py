@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from tunfwd.common.values import Reason
 from tunfwd.link.ranges import RangeSet
 from tunfwd.wire import frames
 from tunfwd.wire.carriers import Carrier
@@ -32,7 +33,6 @@ from tunfwd.wire.packets import (
     Ping,
     Pong,
     Protocol,
-    Reason,
     Reset,
     Type,
     datagram_header,

@@ -24,7 +24,7 @@ import trio.testing
 
 from tunfwd import faults
 from tunfwd.common.errors import UserError
-from tunfwd.common.streams import ConnectFailure
+from tunfwd.common.values import Reason
 from tunfwd.daemon.commands.main import Commands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.datapath import inbound as serving
@@ -192,7 +192,7 @@ class NoService:
 
     def _fail(self) -> None:
         if not self._over and hasattr(self._owner, "connect_failed"):
-            self._owner.connect_failed(self, ConnectFailure.REFUSED)
+            self._owner.connect_failed(self, Reason.REFUSED)
 
     def send(self, payload: bytes) -> bool:
         return bool(payload)

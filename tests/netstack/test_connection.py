@@ -5,9 +5,10 @@ import itertools
 import pytest
 
 from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Reason
 from tunfwd.netstack import Endpoint, connection_timer
 from tunfwd.netstack.connection import PATIENCE
-from tunfwd.netstack.events import Aborted, AbortReason, ConnectFailed, Failure
+from tunfwd.netstack.events import Aborted, AbortReason, ConnectFailed
 from tunfwd.netstack.states import State
 from tunfwd.wire import icmp, ip, tcp, vnet
 
@@ -192,7 +193,7 @@ def test_syn_sent_repeats_and_times_out() -> None:
         lab.wait(interval)
         assert lab.said() == [(SYN, 0, 0, b"")]
     lab.wait(0.2)
-    assert lab.events() == [ConnectFailed(lab.connection, Failure.TIMED_OUT)]
+    assert lab.events() == [ConnectFailed(lab.connection, Reason.TIMED_OUT)]
     assert lab.said() == []
     assert lab.stack.statistics().connections == 0
 
@@ -203,7 +204,7 @@ def test_syn_sent_refused() -> None:
     lab.arrive(RST | ACK, 0, 2)
     assert lab.told() == []
     lab.arrive(RST | ACK, 0, 1)
-    assert lab.events() == [ConnectFailed(lab.connection, Failure.REFUSED)]
+    assert lab.events() == [ConnectFailed(lab.connection, Reason.REFUSED)]
 
 
 def test_syn_sent_answer_to_another_syn_is_reset() -> None:
@@ -215,9 +216,9 @@ def test_syn_sent_answer_to_another_syn_is_reset() -> None:
 
 @pytest.mark.parametrize(
     ("error", "failure"),
-    [(icmp.Error.HOST_UNREACHABLE, Failure.UNREACHABLE), (icmp.Error.PORT_UNREACHABLE, Failure.REFUSED)],
+    [(icmp.Error.HOST_UNREACHABLE, Reason.UNREACHABLE), (icmp.Error.PORT_UNREACHABLE, Reason.REFUSED)],
 )
-def test_syn_sent_icmp_error(error: icmp.Error, failure: Failure) -> None:
+def test_syn_sent_icmp_error(error: icmp.Error, failure: Reason) -> None:
     lab = Lab()
     lab.connection = lab.stack.connect(lab.host, lab.program, lab.now)
     (frame,) = lab.frames()

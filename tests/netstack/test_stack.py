@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Reason
 from tunfwd.netstack import (
     Endpoint,
     Exhausted,
@@ -24,15 +25,7 @@ from tunfwd.netstack import (
 )
 from tunfwd.netstack import stack as bounds
 from tunfwd.netstack.datagrams import MAX_QUEUED
-from tunfwd.netstack.events import (
-    Connected,
-    ConnectFailed,
-    Datagram,
-    DatagramRefused,
-    EchoRequest,
-    Failure,
-    Incoming,
-)
+from tunfwd.netstack.events import Connected, ConnectFailed, Datagram, DatagramRefused, EchoRequest, Incoming
 from tunfwd.wire import icmp, ip, tcp, udp, vnet
 from tunfwd.wire.checksum import checksum, pseudo_header_sum
 
@@ -325,9 +318,9 @@ def test_outgoing_datagrams_are_bounded() -> None:
 @V4_AND_V6
 @pytest.mark.parametrize(
     ("error", "failure"),
-    [(icmp.Error.PORT_UNREACHABLE, Failure.REFUSED), (icmp.Error.HOST_UNREACHABLE, Failure.UNREACHABLE)],
+    [(icmp.Error.PORT_UNREACHABLE, Reason.REFUSED), (icmp.Error.HOST_UNREACHABLE, Reason.UNREACHABLE)],
 )
-def test_datagram_refused(program: bytes, host: bytes, error: icmp.Error, failure: Failure) -> None:
+def test_datagram_refused(program: bytes, host: bytes, error: icmp.Error, failure: Reason) -> None:
     stack = new_stack()
     stack.send_datagram(Endpoint(host, 53), Endpoint(program, 5353), b"answer")
     (frame,) = sent(stack)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from tunfwd.common.streams import ConnectFailure, DatagramFlow, Stream
+from tunfwd.common.streams import DatagramFlow, Stream
+from tunfwd.common.values import Reason
 from tunfwd.services.poller import Poller
 
 from ..tun.namespace import network_namespace
@@ -23,7 +24,7 @@ class Recorder:
     appetite: int = 1 << 62
     events: list[str] = field(default_factory=list)
     received: bytearray = field(default_factory=bytearray)
-    failure: ConnectFailure | None = None
+    failure: Reason | None = None
     _changed: trio.Event = field(default_factory=trio.Event)
 
     def _note(self, event: str) -> None:
@@ -34,7 +35,7 @@ class Recorder:
     def connected(self, stream: Stream) -> None:
         self._note("connected")
 
-    def connect_failed(self, stream: Stream, failure: ConnectFailure) -> None:
+    def connect_failed(self, stream: Stream, failure: Reason) -> None:
         self.failure = failure
         self._note("connect_failed")
 
@@ -73,14 +74,14 @@ class Recorder:
 @dataclass
 class DatagramRecorder:
     payloads: list[bytes] = field(default_factory=list)
-    failures: list[ConnectFailure] = field(default_factory=list)
+    failures: list[Reason] = field(default_factory=list)
     _changed: trio.Event = field(default_factory=trio.Event)
 
     def datagram(self, flow: DatagramFlow, payload: bytes) -> None:
         self.payloads.append(payload)
         self._note()
 
-    def datagram_failed(self, flow: DatagramFlow, failure: ConnectFailure) -> None:
+    def datagram_failed(self, flow: DatagramFlow, failure: Reason) -> None:
         self.failures.append(failure)
         self._note()
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import trio
 
-from tunfwd.common.streams import ConnectFailure, DatagramFlow
+from tunfwd.common.streams import DatagramFlow
+from tunfwd.common.values import Reason
 from tunfwd.services import datagrams
 from tunfwd.services.datagrams import KEPT_LIMIT, ServiceFlow
 from tunfwd.services.poller import Poller
@@ -89,7 +90,7 @@ async def test_refused_is_reported(poller: Poller, closed_port: int, host: str |
     flow = ServiceFlow(poller, Target(host, closed_port), recorder)
     flow.send(b"anybody there?")
     await recorder.until(lambda: recorder.failures)
-    assert recorder.failures == [ConnectFailure.REFUSED]
+    assert recorder.failures == [Reason.REFUSED]
     flow.send(b"and now?")
     await recorder.until(lambda: len(recorder.failures) == 2)
     with await bind("127.0.0.1" if host != "::1" else host, closed_port) as service:
@@ -127,7 +128,7 @@ async def test_refusals_met_while_sending_are_reported(poller: Poller, closed_po
     for _ in range(5):
         assert flow.send(b"anybody there?")
     await recorder.until(lambda: recorder.failures)
-    assert recorder.failures == [ConnectFailure.REFUSED]
+    assert recorder.failures == [Reason.REFUSED]
 
 
 async def test_the_largest_datagram(poller: Poller, service: trio.socket.SocketType) -> None:
@@ -164,7 +165,7 @@ async def test_a_name_that_cannot_be_resolved(poller: Poller, resolver: Resolver
     flow = ServiceFlow(poller, Target(host, 1), recorder)
     flow.send(b"lost")
     await recorder.until(lambda: recorder.failures)
-    assert recorder.failures == [ConnectFailure.FAILED]
+    assert recorder.failures == [Reason.UNREACHABLE]
     assert flow.dropped == 1
     flow.close()
 
@@ -180,7 +181,7 @@ async def test_a_name_that_is_resolved_later(
     flow = ServiceFlow(poller, Target("game.example", port_of(service)), recorder)
     flow.send(b"too early")
     await recorder.until(lambda: recorder.failures)
-    assert recorder.failures == [ConnectFailure.TIMED_OUT]
+    assert recorder.failures == [Reason.TIMED_OUT]
     resolver.silence.set()
     flow.send(b"in time")
     assert (await receive(service))[0] == b"in time"
@@ -282,7 +283,7 @@ async def test_no_route_is_reported_and_a_later_one_used(namespace: None, poller
     flow = ServiceFlow(poller, Target("10.1.0.1", 53), recorder)
     flow.send(b"too early")
     await recorder.until(lambda: recorder.failures)
-    assert recorder.failures == [ConnectFailure.UNREACHABLE]
+    assert recorder.failures == [Reason.UNREACHABLE]
     ip("addr", "add", "10.1.0.1/32", "dev", "lo")
     with await bind("10.1.0.1", 53) as service:
         assert flow.send(b"in time")
@@ -302,7 +303,7 @@ async def test_a_route_that_goes_away_is_reported(namespace: None, poller: Polle
     assert not flow.send(b"another")
     assert recorder.failures == []
     await recorder.until(lambda: recorder.failures)
-    assert recorder.failures == [ConnectFailure.UNREACHABLE]
+    assert recorder.failures == [Reason.UNREACHABLE]
     assert not flow.send(b"and another")
 
 

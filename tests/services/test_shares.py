@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import trio
 
-from tunfwd.common.streams import ConnectFailure
+from tunfwd.common.values import Reason
 from tunfwd.services.datagrams import ServiceFlow
 from tunfwd.services.poller import LEAST, RESERVED, Poller
 from tunfwd.services.streams import ServiceStream
@@ -40,7 +40,7 @@ async def streams(poller: Poller, service: socket.socket, owner: str, count: int
     made = [ServiceStream(poller, target, recorder, owner=owner) for recorder in recorders]
     for recorder in recorders:
         await recorder.until(lambda recorder=recorder: recorder.events)  # type: ignore[misc]
-        assert recorder.failure in (None, ConnectFailure.FAILED)
+        assert recorder.failure in (None, Reason.UNREACHABLE)
     return [stream for stream, recorder in zip(made, recorders, strict=True) if recorder.failure is None]
 
 

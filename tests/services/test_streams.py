@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import trio
 
-from tunfwd.common.streams import ConnectFailure, Stream
+from tunfwd.common.streams import Stream
+from tunfwd.common.values import Reason
 from tunfwd.services import streams
 from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.services.streams import SEND_LIMIT, ServiceStream
@@ -84,7 +85,7 @@ async def test_refused_is_refused_at_once(poller: Poller, closed_port: int) -> N
     started = time.monotonic()
     stream = ServiceStream(poller, Target(None, closed_port), recorder)
     await recorder.until_event("connect_failed")
-    assert recorder.failure is ConnectFailure.REFUSED
+    assert recorder.failure is Reason.REFUSED
     assert time.monotonic() - started < 1
     assert stream.read(100) == b""
     assert stream.write(b"into the void") == 0
@@ -126,7 +127,7 @@ async def test_of_several_failures_the_telling_one_is_reported(
     recorder = Recorder()
     ServiceStream(poller, Target("web.example", closed_port), recorder)
     await recorder.until_event("connect_failed")
-    assert recorder.failure is ConnectFailure.REFUSED
+    assert recorder.failure is Reason.REFUSED
 
 
 @pytest.mark.parametrize("host", ["unknown.example", "a" * 300, "a..b", "\x00", "\udcff"])
@@ -134,7 +135,7 @@ async def test_a_name_that_cannot_be_resolved_fails(poller: Poller, resolver: Re
     recorder = Recorder()
     ServiceStream(poller, Target(host, 1), recorder)
     await recorder.until_event("connect_failed")
-    assert recorder.failure is ConnectFailure.FAILED
+    assert recorder.failure is Reason.UNREACHABLE
     assert recorder.events == ["connect_failed"]
 
 
@@ -143,7 +144,7 @@ async def test_a_resolver_that_does_not_answer_times_out(poller: Poller, resolve
     recorder = Recorder()
     ServiceStream(poller, Target("web.example", 80), recorder, timeout=0.1)
     await recorder.until_event("connect_failed")
-    assert recorder.failure is ConnectFailure.TIMED_OUT
+    assert recorder.failure is Reason.TIMED_OUT
 
 
 async def test_unreachable_is_unreachable(poller: Poller) -> None:
@@ -152,7 +153,7 @@ async def test_unreachable_is_unreachable(poller: Poller) -> None:
         poller, Target("255.255.255.255", 1), recorder
     )  # no TCP to a broadcast address: ENETUNREACH
     await recorder.until_event("connect_failed")
-    assert recorder.failure is ConnectFailure.UNREACHABLE
+    assert recorder.failure is Reason.UNREACHABLE
 
 
 async def test_no_answer_times_out(poller: Poller) -> None:
@@ -165,7 +166,7 @@ async def test_no_answer_times_out(poller: Poller) -> None:
         started = time.monotonic()
         ServiceStream(poller, Target("127.0.0.1", full.port), recorder, timeout=0.3)
         await recorder.until_event("connect_failed")
-        assert recorder.failure is ConnectFailure.TIMED_OUT
+        assert recorder.failure is Reason.TIMED_OUT
         assert 0.25 < time.monotonic() - started < 2
         await trio.testing.wait_all_tasks_blocked()
         assert recorder.events == ["connect_failed"]
@@ -216,7 +217,7 @@ async def test_a_connection_to_itself_is_refused(namespace: None, poller: Poller
     recorder = Recorder()
     ServiceStream(poller, Target("127.0.0.1", 29_871), recorder)
     await recorder.until_event("connect_failed")
-    assert recorder.failure is ConnectFailure.REFUSED
+    assert recorder.failure is Reason.REFUSED
     assert recorder.events == ["connect_failed"]
 
 
@@ -230,17 +231,15 @@ async def test_what_a_blackhole_swallows_times_out(namespace: None, poller: Poll
     recorder = Recorder()
     ServiceStream(poller, Target("10.1.0.2", 80), recorder, timeout=0.3)
     await recorder.until_event("connect_failed")
-    assert recorder.failure is ConnectFailure.TIMED_OUT
+    assert recorder.failure is Reason.TIMED_OUT
 
 
 @pytest.mark.netns
 @pytest.mark.parametrize(
     ("kind", "failure"),
-    [("unreachable", ConnectFailure.UNREACHABLE), ("prohibit", ConnectFailure.UNREACHABLE)],
+    [("unreachable", Reason.UNREACHABLE), ("prohibit", Reason.UNREACHABLE)],
 )
-async def test_what_the_routes_say(
-    namespace: None, poller: Poller, kind: str, failure: ConnectFailure
-) -> None:
+async def test_what_the_routes_say(namespace: None, poller: Poller, kind: str, failure: Reason) -> None:
     ip("route", "add", kind, "10.2.0.0/16")
     recorder = Recorder()
     ServiceStream(poller, Target("10.2.0.1", 80), recorder)
@@ -254,7 +253,7 @@ async def test_this_machine_without_ipv6(namespace: None, poller: Poller) -> Non
     recorder = Recorder()
     ServiceStream(poller, Target(None, 9), recorder)
     await recorder.until_event("connect_failed")
-    assert recorder.failure is ConnectFailure.REFUSED
+    assert recorder.failure is Reason.REFUSED
 
 
 async def test_no_descriptors_left_fails(poller: Poller, listener: Listener) -> None:
@@ -271,7 +270,7 @@ async def test_no_descriptors_left_fails(poller: Poller, listener: Listener) -> 
     finally:
         for descriptor in hoard:
             os.close(descriptor)
-    assert recorder.failure is ConnectFailure.FAILED
+    assert recorder.failure is Reason.UNREACHABLE
 
 
 # Back-pressure
@@ -534,7 +533,7 @@ async def test_a_service_that_resets_at_once(poller: Poller, nursery: trio.Nurse
                 stream.shutdown()
         for recorder in recorders:
             await recorder.until_event(("aborted", "connect_failed"))
-            assert recorder.events[0] == "connected" or recorder.failure is ConnectFailure.REFUSED
+            assert recorder.events[0] == "connected" or recorder.failure is Reason.REFUSED
             assert "eof" not in recorder.events
     assert poller._watchers == {}
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunfwd.common.errors import Malformed
+from tunfwd.common.values import Reason
 from tunfwd.wire import packets
 from tunfwd.wire.carriers import FRIEND, GROUP, MAX_PACKET, Carrier
 from tunfwd.wire.packets import (
@@ -24,7 +25,6 @@ from tunfwd.wire.packets import (
     Ping,
     Pong,
     Protocol,
-    Reason,
     Reset,
 )
 

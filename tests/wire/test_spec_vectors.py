@@ -11,6 +11,7 @@ import pytest
 
 import tunfwd.wire
 from tunfwd.common.errors import Malformed
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire import packets
 from tunfwd.wire.carriers import FRIEND, GROUP, Carrier
@@ -24,7 +25,6 @@ from tunfwd.wire.packets import (
     Ping,
     Pong,
     Protocol,
-    Reason,
 )
 
 SPEC_FILE = Path(tunfwd.wire.__file__).with_name("SPEC.md")

@@ -8,20 +8,9 @@ the two implementations are in netstack and services, and the splice is in daemo
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Protocol
 
-
-class ConnectFailure(Enum):
-    """Why nothing answers at the other end. The values are what users see."""
-
-    REFUSED = "refused"
-    """A reset for a connection, port unreachable for a datagram: nothing listens there."""
-    UNREACHABLE = "unreachable"
-    """No route, or a router or firewall on the way said no."""
-    TIMED_OUT = "timed out"
-    FAILED = "failed"
-    """Anything else: an unknown name, no descriptors left."""
+from tunfwd.common.values import Reason
 
 
 class Stream(Protocol):
@@ -60,7 +49,7 @@ class StreamHandler(Protocol):
     def connected(self, stream: Stream) -> None:
         """The far end has accepted the connection."""
 
-    def connect_failed(self, stream: Stream, failure: ConnectFailure) -> None:
+    def connect_failed(self, stream: Stream, failure: Reason) -> None:
         """The connection never came to be. The stream is over."""
 
     def readable(self, stream: Stream) -> None:
@@ -95,5 +84,5 @@ class DatagramHandler(Protocol):
     def datagram(self, flow: DatagramFlow, payload: bytes) -> None:
         """One datagram came back."""
 
-    def datagram_failed(self, flow: DatagramFlow, failure: ConnectFailure) -> None:
+    def datagram_failed(self, flow: DatagramFlow, failure: Reason) -> None:
         """What was sent did not arrive. The flow goes on: a service may come back, and the next one may."""

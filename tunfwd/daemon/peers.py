@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from tunfwd.common.errors import UserError
 from tunfwd.common.names import KEY_PREFIX, folded, harmless
 from tunfwd.common.text import clean
+from tunfwd.common.values import Reason
 from tunfwd.control.api import Source
 from tunfwd.daemon.storage.state import ContactId, contact_id
 from tunfwd.forwarding.flow import Mapping
@@ -19,7 +20,7 @@ from tunfwd.forwarding.session import Session
 from tunfwd.netstack.types import HostState
 from tunfwd.services.target import Target
 from tunfwd.tox.contacts import Contact, Member
-from tunfwd.wire.packets import Protocol, Reason
+from tunfwd.wire.packets import Protocol
 
 SILENCE = 10  # datagrams without an answer that are worth a word; what only ever sends does not mind
 FIRST_FREE_PORT = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
@@ -50,7 +51,7 @@ class Answers:
     def trouble(self) -> str | None:
         """What a person should know; None where all is well, or as well as can be told."""
         if self.failed and self.reason is not None:
-            return f"{self.reason.name.lower().replace('_', ' ')} {self.failed} x"
+            return f"{self.reason.words} {self.failed} x"
         return f"no answer to {self.silent} datagrams" if self.silent >= SILENCE else None
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.flow import Flow, Mapping
-from tunfwd.wire.packets import Reason
 
 
 @dataclass(frozen=True, slots=True)

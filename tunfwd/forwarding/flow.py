@@ -12,9 +12,10 @@ from enum import Enum
 from typing import Final
 from typing import Protocol as Interface
 
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.states import FLOW, MAPPING, FlowEvent, FlowState, MappingEvent, MappingState, Role
 from tunfwd.forwarding.transport import Channel
-from tunfwd.wire.packets import Direction, Protocol, Reason
+from tunfwd.wire.packets import Direction, Protocol
 
 MAX_EARLY: Final = 64 * 1024  # bytes of datagrams that wait for the flow to open; the oldest are dropped
 EARLY_COST: Final = 64  # bytes charged for each of them beside its payload

@@ -5,7 +5,7 @@ Stands where `lossless` stands with a contact that has no link, and turns the li
 
 from collections.abc import Callable
 
-from tunfwd.common.values import Random
+from tunfwd.common.values import Random, Reason
 from tunfwd.forwarding.transport import Sink
 from tunfwd.link import (
     Bbr,
@@ -22,7 +22,7 @@ from tunfwd.link import (
 )
 from tunfwd.link.congestion import ControllerFactory
 from tunfwd.wire.carriers import Carrier
-from tunfwd.wire.packets import ExtensionType, Lossless, Reason, encode
+from tunfwd.wire.packets import ExtensionType, Lossless, encode
 
 MAX_DATAGRAM = 65_507  # bytes; the largest UDP payload of IPv4
 

@@ -8,19 +8,10 @@ only, and its end, in either direction, is the end of both.
 
 from collections import OrderedDict, deque
 
+from tunfwd.common.values import Reason
 from tunfwd.forwarding.transport import Sink
 from tunfwd.wire.carriers import Carrier
-from tunfwd.wire.packets import (
-    Credit,
-    Fin,
-    Kill,
-    Lossless,
-    Reason,
-    Reset,
-    data_header,
-    datagram_header,
-    encode,
-)
+from tunfwd.wire.packets import Credit, Fin, Kill, Lossless, Reset, data_header, datagram_header, encode
 
 SEND_BUFFER = 256 * 1024  # bytes a channel holds that the carrier has not taken
 MAX_UNSENT = 64 * 1024 * 1024  # bytes of all flows of a contact; past it a channel holds less:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tunfwd.common.budget import Budget
 from tunfwd.common.errors import Misuse
 from tunfwd.common.timers import Timers
-from tunfwd.common.values import Random
+from tunfwd.common.values import Random, Reason
 from tunfwd.forwarding.events import (
     DatagramArrived,
     Event,
@@ -49,7 +49,6 @@ from tunfwd.wire.packets import (
     Lossless,
     Offer,
     Protocol,
-    Reason,
     Reset,
     is_name,
 )

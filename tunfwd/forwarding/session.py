@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from tunfwd.common.budget import Budget
 from tunfwd.common.errors import Malformed
-from tunfwd.common.values import Random
+from tunfwd.common.values import Random, Reason
 from tunfwd.forwarding.events import (
     ClaimAnswered,
     ClaimArrived,
@@ -46,7 +46,6 @@ from tunfwd.wire.packets import (
     Ping,
     Pong,
     Protocol,
-    Reason,
     Reset,
     Type,
     decode,

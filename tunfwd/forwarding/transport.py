@@ -5,7 +5,8 @@ A session writes packets and opens channels; it never knows which of the two is 
 
 from typing import Protocol
 
-from tunfwd.wire.packets import Lossless, Reason
+from tunfwd.common.values import Reason
+from tunfwd.wire.packets import Lossless
 
 
 class Sink(Protocol):

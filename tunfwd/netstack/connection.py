@@ -10,9 +10,10 @@ Nothing is sent from within a call of the owner or on arrival of a segment, save
 from typing import Protocol, assert_never
 
 from tunfwd.common.errors import Misuse
+from tunfwd.common.values import Reason
 from tunfwd.netstack import events
 from tunfwd.netstack.connection_timer import SYN_ACK_ATTEMPTS, ConnectionTimer, Purpose
-from tunfwd.netstack.events import AbortReason, Failure
+from tunfwd.netstack.events import AbortReason
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.receive_buffer import WINDOW_SCALE, Arrival, ReceiveBuffer
 from tunfwd.netstack.segment_writer import SegmentWriter
@@ -257,7 +258,7 @@ class Connection:
                 self._environment.send_now(self._writer.reset_unknown(segment.acknowledgment))
         elif flags & tcp.RST:
             if flags & tcp.ACK:
-                self._fail(Failure.REFUSED)
+                self._fail(Reason.REFUSED)
         elif flags & tcp.SYN:
             self._take_syn(segment)
             if flags & tcp.ACK:
@@ -443,7 +444,7 @@ class Connection:
     def _retransmit(self, now: float) -> None:
         match self.state:
             case State.SYN_SENT if now >= self._give_up:
-                self._fail(Failure.TIMED_OUT)
+                self._fail(Reason.TIMED_OUT)
             case State.SYN_RECEIVED if self.timer.attempts > SYN_ACK_ATTEMPTS:
                 self._abort(AbortReason.TIMED_OUT)
             case State.SYN_SENT | State.SYN_RECEIVED:
@@ -465,7 +466,7 @@ class Connection:
 
     # Ends
 
-    def icmp_error(self, failure: Failure, sequence: int) -> None:
+    def icmp_error(self, failure: Reason, sequence: int) -> None:
         """An ICMP error about a segment of ours. Only one about a SYN ends a connection (RFC 5927)."""
         if self.state is State.SYN_SENT and sequence == (self._send.una - 1) & 0xFFFFFFFF:
             self._fail(failure)
@@ -488,7 +489,7 @@ class Connection:
         self._close()
         return True
 
-    def _fail(self, failure: Failure) -> None:
+    def _fail(self, failure: Reason) -> None:
         self._environment.emit(events.ConnectFailed(self, failure))
         self._close()
 

@@ -8,19 +8,12 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tunfwd.common.values import Reason
 from tunfwd.netstack.types import Endpoint
 from tunfwd.wire import icmp
 
 if TYPE_CHECKING:
     from tunfwd.netstack.connection import Connection
-
-
-class Failure(enum.Enum):
-    """Why a connection never came to be."""
-
-    REFUSED = "refused"
-    UNREACHABLE = "unreachable"
-    TIMED_OUT = "timed out"
 
 
 class AbortReason(enum.Enum):
@@ -52,7 +45,7 @@ class ConnectFailed:
     """connect() came to nothing."""
 
     connection: "Connection"
-    reason: Failure
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +103,7 @@ class DatagramRefused:
 
     source: Endpoint
     destination: Endpoint
-    reason: Failure
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)

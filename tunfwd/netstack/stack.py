@@ -16,13 +16,13 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import assert_never
 
 from tunfwd.common.errors import Malformed, Misuse
-from tunfwd.common.values import Random
+from tunfwd.common.values import Random, Reason
 from tunfwd.netstack import events
 from tunfwd.netstack.connection import CONNECT_TIMEOUT, Connection
 from tunfwd.netstack.connection_table import ConnectionTable
 from tunfwd.netstack.datagrams import MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, DatagramQueue
 from tunfwd.netstack.error_queue import ErrorQueue
-from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, Failure, Fault
+from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, Fault
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.reassembly import Reassembly
 from tunfwd.netstack.shares import Shares
@@ -289,7 +289,7 @@ class Stack:
                 connection.packet_too_big(report.mtu, quoted.sequence)
             else:
                 refused = report.error in (icmp.Error.PORT_UNREACHABLE, icmp.Error.PROTOCOL_UNREACHABLE)
-                connection.icmp_error(Failure.REFUSED if refused else Failure.UNREACHABLE, quoted.sequence)
+                connection.icmp_error(Reason.REFUSED if refused else Reason.UNREACHABLE, quoted.sequence)
                 self._timers.update(connection)
         elif quoted.protocol == ip.UDP and report.error is not icmp.Error.TOO_BIG:
             refused = report.error is icmp.Error.PORT_UNREACHABLE
@@ -297,7 +297,7 @@ class Stack:
                 DatagramRefused(
                     Endpoint(quoted.source, quoted.source_port),
                     Endpoint(quoted.destination, quoted.destination_port),
-                    Failure.REFUSED if refused else Failure.UNREACHABLE,
+                    Reason.REFUSED if refused else Reason.UNREACHABLE,
                 )
             )
         else:

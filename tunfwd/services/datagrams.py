@@ -14,14 +14,15 @@ from collections.abc import Hashable
 
 import trio
 
-from tunfwd.common.streams import ConnectFailure, DatagramHandler
+from tunfwd.common.streams import DatagramHandler
+from tunfwd.common.values import Reason
 from tunfwd.services.poller import READABLE, WRITABLE, Poller
 from tunfwd.services.target import (
     ConnectFailed,
     SocketAddress,
     Target,
-    classify,
-    met_itself,
+    failure_of,
+    is_self_connect,
     resolve_datagram,
 )
 
@@ -74,14 +75,14 @@ class ServiceFlow:
         self._socket: socket.socket | None = None
         self._kept: deque[bytes] = deque(maxlen=KEPT_LIMIT)
         self._answered = False
-        self._failure: ConnectFailure | None = None  # met by a call, to be told by the poller
+        self._failure: Reason | None = None  # met by a call, to be told by the poller
         self._resolving = trio.CancelScope()
         poller.start(self._resolve, self)
 
     async def _resolve(self) -> None:
         with self._resolving:
             while not self._addresses:
-                failure = ConnectFailure.TIMED_OUT
+                failure = Reason.TIMED_OUT
                 with trio.move_on_after(RESOLVE_TIMEOUT):
                     try:
                         self._addresses = await resolve_datagram(self.target)
@@ -91,11 +92,11 @@ class ServiceFlow:
                 self._give_up(failure)
                 await trio.sleep(RESOLVE_AGAIN)
             if not self._resolving.cancel_called:
-                self._try_next(ConnectFailure.UNREACHABLE)
+                self._try_next(Reason.UNREACHABLE)
 
     # Addresses
 
-    def _try_next(self, failure: ConnectFailure) -> None:
+    def _try_next(self, failure: Reason) -> None:
         """Send what nobody has answered to the next address, or report `failure` where there is none."""
         if self._open():
             for payload in self._kept:
@@ -103,13 +104,13 @@ class ServiceFlow:
         else:
             self._give_up(failure)
 
-    def _give_up(self, failure: ConnectFailure) -> None:
+    def _give_up(self, failure: Reason) -> None:
         if self._kept:
             self.dropped += len(self._kept)
             self._kept.clear()
             self._tell_failure(failure)
 
-    def _tell_failure(self, failure: ConnectFailure) -> None:
+    def _tell_failure(self, failure: Reason) -> None:
         if self._handler is not None:
             self._handler.datagram_failed(self, failure)
 
@@ -129,7 +130,7 @@ class ServiceFlow:
                 opened.setsockopt(*DONT_DISCOVER_MTU[opened.family])
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
                 opened.connect(address)
-                found = not met_itself(opened)
+                found = not is_self_connect(opened)
             except OSError:
                 found = False
             if found:
@@ -173,7 +174,7 @@ class ServiceFlow:
             except OSError as error:
                 if error.errno in (errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM):
                     break
-                self._failure = classify(error)
+                self._failure = failure_of(error)
                 self._wait()
             else:
                 return True
@@ -192,7 +193,7 @@ class ServiceFlow:
             except BlockingIOError:
                 break
             except OSError as error:
-                self._failure = classify(error)
+                self._failure = failure_of(error)
                 continue
             self._answered = True
             self._kept.clear()
@@ -225,7 +226,7 @@ class ServiceFlow:
         handler = self._handler
         self.close()
         if handler is not None:
-            handler.datagram_failed(self, ConnectFailure.FAILED)
+            handler.datagram_failed(self, Reason.UNREACHABLE)
 
     discard = close
 

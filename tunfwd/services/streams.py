@@ -16,7 +16,8 @@ from enum import Enum, auto
 
 import trio
 
-from tunfwd.common.streams import ConnectFailure, StreamHandler
+from tunfwd.common.streams import StreamHandler
+from tunfwd.common.values import Reason
 from tunfwd.services.poller import BROKEN, READABLE, WRITABLE, Poller
 from tunfwd.services.target import ConnectFailed, Target, connect_stream
 
@@ -113,7 +114,7 @@ class ServiceStream:
         poller.start(self._connect, self)
 
     async def _connect(self) -> None:
-        failure = ConnectFailure.TIMED_OUT if self._has_place else ConnectFailure.FAILED
+        failure = Reason.TIMED_OUT if self._has_place else Reason.UNREACHABLE
         with self._connecting:
             try:
                 if self._has_place:

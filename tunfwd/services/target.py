@@ -13,30 +13,29 @@ from typing import NamedTuple
 
 import trio
 
-from tunfwd.common.streams import ConnectFailure
+from tunfwd.common.values import Reason
 
 LOOPBACK = ("127.0.0.1", "::1")  # in this order: more services listen on IPv4 only than on IPv6 only
 
 FAILURES = {
-    errno.ECONNREFUSED: ConnectFailure.REFUSED,
-    errno.ECONNRESET: ConnectFailure.REFUSED,  # accepted, and reset before we could look
-    errno.EHOSTUNREACH: ConnectFailure.UNREACHABLE,
-    errno.ENETUNREACH: ConnectFailure.UNREACHABLE,
-    errno.ENETDOWN: ConnectFailure.UNREACHABLE,
-    errno.EHOSTDOWN: ConnectFailure.UNREACHABLE,
-    errno.EACCES: ConnectFailure.UNREACHABLE,  # a prohibit route, or a firewall's icmp-admin-prohibited
-    errno.EPERM: ConnectFailure.UNREACHABLE,  # a local firewall's drop
-    errno.EADDRNOTAVAIL: ConnectFailure.UNREACHABLE,  # ::1 where IPv6 is switched off
-    errno.EAFNOSUPPORT: ConnectFailure.UNREACHABLE,
-    errno.ETIMEDOUT: ConnectFailure.TIMED_OUT,
+    errno.ECONNREFUSED: Reason.REFUSED,
+    errno.ECONNRESET: Reason.REFUSED,  # accepted, and reset before we could look
+    errno.EHOSTUNREACH: Reason.UNREACHABLE,
+    errno.ENETUNREACH: Reason.UNREACHABLE,
+    errno.ENETDOWN: Reason.UNREACHABLE,
+    errno.EHOSTDOWN: Reason.UNREACHABLE,
+    errno.EACCES: Reason.UNREACHABLE,  # a prohibit route, or a firewall's icmp-admin-prohibited
+    errno.EPERM: Reason.UNREACHABLE,  # a local firewall's drop
+    errno.EADDRNOTAVAIL: Reason.UNREACHABLE,  # ::1 where IPv6 is switched off
+    errno.EAFNOSUPPORT: Reason.UNREACHABLE,
+    errno.ETIMEDOUT: Reason.TIMED_OUT,
 }
 
 # Of several addresses that failed, the failure to report: the one that says most about the service.
 TELLING = (
-    ConnectFailure.REFUSED,
-    ConnectFailure.TIMED_OUT,
-    ConnectFailure.UNREACHABLE,
-    ConnectFailure.FAILED,
+    Reason.REFUSED,
+    Reason.TIMED_OUT,
+    Reason.UNREACHABLE,
 )
 
 
@@ -66,25 +65,25 @@ class SocketAddress(NamedTuple):
 class ConnectFailed(Exception):
     """A service does not answer."""
 
-    def __init__(self, failure: ConnectFailure, detail: str) -> None:
-        super().__init__(f"{failure.value}: {detail}")
+    def __init__(self, failure: Reason, detail: str) -> None:
+        super().__init__(f"{failure.words}: {detail}")
         self.failure = failure
 
 
-def classify(error: BaseException) -> ConnectFailure:
+def failure_of(error: BaseException) -> Reason:
     """Return what an error of the socket calls, or of trio.open_tcp_stream, says about the service."""
     return most_telling([_failure(leaf) for leaf in _leaves(error)])
 
 
-def most_telling(failures: list[ConnectFailure]) -> ConnectFailure:
+def most_telling(failures: list[Reason]) -> Reason:
     """Return that of several failures which says most about the service."""
     return next(failure for failure in TELLING if failure in failures)
 
 
-def _failure(error: BaseException) -> ConnectFailure:
+def _failure(error: BaseException) -> Reason:
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror):  # whose numbers are no errno
-        return FAILURES.get(error.errno or 0, ConnectFailure.FAILED)
-    return ConnectFailure.FAILED
+        return FAILURES.get(error.errno or 0, Reason.UNREACHABLE)
+    return Reason.UNREACHABLE
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -103,30 +102,28 @@ async def connect_stream(target: Target) -> socket.socket:
 
     Raises ConnectFailed.
     """
-    failures: list[
-        ConnectFailure
-    ] = []  # not the errors: their tracebacks refer to this frame, which has them
+    failures: list[Reason] = []  # not the errors: their tracebacks refer to this frame, which has them
     details: list[str] = []
     for host in target.hosts:
         try:
             stream = await trio.open_tcp_stream(host, target.port)
         except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
-            failures.append(classify(error))
+            failures.append(failure_of(error))
             details.append(str(error))
             for leaf in _leaves(error):
                 leaf.__traceback__ = None  # refers to trio's frames, which refer to the error
             continue
         connected = socket.socket(fileno=stream.socket.detach())
-        if not met_itself(connected):
+        if not is_self_connect(connected):
             connected.setblocking(False)
             return connected
         connected.close()
-        failures.append(ConnectFailure.REFUSED)
+        failures.append(Reason.REFUSED)
         details.append(os.strerror(errno.ECONNREFUSED))
     raise ConnectFailed(most_telling(failures), f"{target}: {details[0]}")
 
 
-def met_itself(connected: socket.socket) -> bool:
+def is_self_connect(connected: socket.socket) -> bool:
     """Whether nobody is there, and the kernel took for our own the very port that we connected to."""
     try:
         return bool(connected.getsockname() == connected.getpeername())
@@ -141,6 +138,6 @@ async def resolve_datagram(target: Target) -> list[SocketAddress]:
         try:
             entries = await trio.socket.getaddrinfo(host, target.port, type=socket.SOCK_DGRAM)
         except (OSError, ValueError) as error:
-            raise ConnectFailed(ConnectFailure.FAILED, f"{target}: {error}") from error
+            raise ConnectFailed(Reason.UNREACHABLE, f"{target}: {error}") from error
         found += [SocketAddress(family, address) for family, _, _, _, address in entries]
     return found

@@ -11,6 +11,7 @@ from enum import IntEnum, IntFlag
 from typing import assert_never
 
 from tunfwd.common.errors import Malformed
+from tunfwd.common.values import Reason
 from tunfwd.wire.carriers import Carrier
 
 VERSION = 1  # of Hello
@@ -45,21 +46,6 @@ class Feature(IntFlag):
     PING = 1 << 4
     NODE = 1 << 5
     TICKET = 1 << 6
-
-
-class Reason(IntEnum):
-    """Why a flow was reset. Codes from a newer program that are not listed read as ABORTED."""
-
-    ABORTED = 0
-    REFUSED = 1
-    UNREACHABLE = 2
-    TIMED_OUT = 3
-    OVERFLOW = 4
-    LOST = 5
-
-    @classmethod
-    def _missing_(cls, value: object) -> "Reason":
-        return cls.ABORTED
 
 
 class Type(IntEnum):

@@ -26,6 +26,7 @@ from typing import Protocol, TypeVarTuple
 import trio
 
 from tunfwd.common.timers import Timers
+from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath.inbound import Serving
 from tunfwd.daemon.datapath.outbound import Callers
 from tunfwd.daemon.datapath.pings import Pings
@@ -33,13 +34,12 @@ from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.faults import note, survives
 from tunfwd.forwarding import events as session_events
-from tunfwd.forwarding.mapping import Mapping
+from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.states import FlowState
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.types import Frame
 from tunfwd.tox.contacts import ContactOffline
 from tunfwd.tun.device import Device, DeviceLost
-from tunfwd.wire.packets import Reason
 
 FAREWELL = 1.0  # s at most that an end takes, for contacts to hear of it
 REST = 1.0  # s until a contact is looked after again whose session failed

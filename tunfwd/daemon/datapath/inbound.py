@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import trio
 
-from tunfwd.common.streams import ConnectFailure, DatagramFlow, Stream
-from tunfwd.common.values import Random
+from tunfwd.common.streams import DatagramFlow, Stream
+from tunfwd.common.values import Random, Reason
 from tunfwd.daemon.datapath.relay import Splice
 from tunfwd.daemon.datapath.services import LocalServices, Unreachable
 from tunfwd.daemon.datapath.switch import Switch
@@ -21,16 +21,9 @@ from tunfwd.netstack.types import Endpoint, Exhausted
 from tunfwd.services.datagrams import ServiceFlow
 from tunfwd.services.streams import ServiceStream
 from tunfwd.services.target import Target
-from tunfwd.wire.packets import Protocol, Reason
+from tunfwd.wire.packets import Protocol
 
 FIRST_PORT, PORTS = 49152, 16384  # RFC 6335 6: where a contact's datagrams come from
-
-_REASONS = {
-    ConnectFailure.REFUSED: Reason.REFUSED,
-    ConnectFailure.UNREACHABLE: Reason.UNREACHABLE,
-    ConnectFailure.TIMED_OUT: Reason.TIMED_OUT,
-    ConnectFailure.FAILED: Reason.UNREACHABLE,
-}
 
 
 class Serving:
@@ -100,7 +93,7 @@ class TcpService(Splice):
         try:
             connection = switch.stack.connect(local, service.service, now, timeout)
         except Exhausted:
-            self._fail(ConnectFailure.REFUSED)
+            self._fail(Reason.REFUSED)
             return
         self._connecting = connection
         switch.streams[connection] = self
@@ -112,14 +105,14 @@ class TcpService(Splice):
         self._peer.session.service_up(self.flow, trio.current_time())
         self._switch.touch(self._peer)
 
-    def connect_failed(self, stream: Stream, failure: ConnectFailure) -> None:
+    def connect_failed(self, stream: Stream, failure: Reason) -> None:
         """The service is not there."""
         self._fail(failure)
 
-    def _fail(self, failure: ConnectFailure) -> None:
+    def _fail(self, failure: Reason) -> None:
         self._switch.ends.pop(self.flow, None)
-        self._answers.missed(_REASONS[failure])
-        self._peer.session.service_failed(self.flow, _REASONS[failure], trio.current_time())
+        self._answers.missed(failure)
+        self._peer.session.service_failed(self.flow, failure, trio.current_time())
         self._switch.touch(self._peer)
 
     def flow_ended(self, reason: Reason | None) -> None:
@@ -192,18 +185,18 @@ class DatagramRelay:
 
     def refused(self) -> None:
         """Nothing listens for the contact's virtual address."""
-        self._give_up(ConnectFailure.REFUSED)
+        self._give_up(Reason.REFUSED)
 
     def datagram(self, flow: DatagramFlow, payload: bytes) -> None:
         """The service has answered an ordinary socket."""
         self.received(payload)
 
-    def datagram_failed(self, flow: DatagramFlow, failure: ConnectFailure) -> None:
+    def datagram_failed(self, flow: DatagramFlow, failure: Reason) -> None:
         """The service is not there."""
         self._give_up(failure)
 
-    def _give_up(self, failure: ConnectFailure) -> None:
-        self._answers.missed(_REASONS[failure])
-        self._flow.reset(_REASONS[failure])
-        self.flow_ended(_REASONS[failure])
+    def _give_up(self, failure: Reason) -> None:
+        self._answers.missed(failure)
+        self._flow.reset(failure)
+        self.flow_ended(failure)
         self._switch.touch(self._peer)

@@ -6,6 +6,7 @@ mapping; the mapping gives a flow; what the contact answers is what the applicat
 
 import trio
 
+from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath.relay import Splice
 from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer
@@ -14,7 +15,7 @@ from tunfwd.forwarding.states import FlowState
 from tunfwd.netstack.connection import Connection
 from tunfwd.netstack.events import Datagram
 from tunfwd.netstack.types import Endpoint
-from tunfwd.wire.packets import Protocol, Reason
+from tunfwd.wire.packets import Protocol
 
 UDP_OVERHEAD = {4: 28, 16: 48}  # bytes of IP and UDP header, by the length of an address
 

@@ -7,11 +7,11 @@ how a slow reader stops the far writer. `callers` and `serving` add how the two 
 
 import trio
 
-from tunfwd.common.streams import ConnectFailure, Stream
+from tunfwd.common.streams import Stream
+from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
-from tunfwd.wire.packets import Reason
 
 CHUNK = 256 * 1024  # bytes read at once
 
@@ -88,7 +88,7 @@ class Splice:
     def connected(self, stream: Stream) -> None:
         """The local stream is up."""
 
-    def connect_failed(self, stream: Stream, failure: ConnectFailure) -> None:
+    def connect_failed(self, stream: Stream, failure: Reason) -> None:
         """The local stream never came to be."""
 
     def readable(self, stream: Stream) -> None:

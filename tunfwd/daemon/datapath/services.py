@@ -23,11 +23,12 @@ from typing import Protocol as Interface
 
 import trio
 
+from tunfwd.common.values import Reason
 from tunfwd.control.api import Sees, Source
 from tunfwd.daemon.storage.state import Content, KnownService
 from tunfwd.services.target import Target
 from tunfwd.tun.listeners import Address, Listener
-from tunfwd.wire.packets import Protocol, Reason
+from tunfwd.wire.packets import Protocol
 
 LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 FRESH: Final = 0.05  # s that a service found is good for; a flood of connections asks the kernel once

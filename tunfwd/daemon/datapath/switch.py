@@ -7,23 +7,18 @@ from typing import Protocol
 
 import trio
 
-from tunfwd.common.streams import ConnectFailure, Stream, StreamHandler
+from tunfwd.common.streams import Stream, StreamHandler
+from tunfwd.common.values import Reason
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.forwarding.flow import Flow
 from tunfwd.netstack import events
 from tunfwd.netstack.connection import Connection
-from tunfwd.netstack.events import AbortReason, ConnectFailed, Event, Failure
+from tunfwd.netstack.events import AbortReason, ConnectFailed, Event
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint
 from tunfwd.services.poller import Poller
-from tunfwd.wire.packets import Reason
 
 _OF_NO_STREAM = events.Incoming | events.Datagram | events.DatagramRefused | events.EchoRequest | events.Fault
-_FAILURES = {
-    Failure.REFUSED: ConnectFailure.REFUSED,
-    Failure.UNREACHABLE: ConnectFailure.UNREACHABLE,
-    Failure.TIMED_OUT: ConnectFailure.TIMED_OUT,
-}
 
 
 class FlowEnd(Protocol):
@@ -115,9 +110,9 @@ class Switch:
             case events.Aborted(reason=AbortReason() as reason):
                 del self.streams[connection]
                 handler.aborted(connection, reason.value)
-            case ConnectFailed(reason=Failure() as failure):
+            case ConnectFailed(reason=Reason() as reason):
                 del self.streams[connection]
-                handler.connect_failed(connection, _FAILURES[failure])
+                handler.connect_failed(connection, reason)
         return True
 
     def fail(self, event: Event) -> None:
