@@ -112,7 +112,7 @@ ENTRIES: dict[str, Callable[[Scene], None]] = {
     "receive_lossless": lambda s: s.daemon.contacts.lossless(s.bob.contact, b"\xa7\x02\0\0\0\0"),
     "receive_lossy": lambda s: s.daemon.contacts.lossy(s.bob.contact, b"\xc9\x02"),
     "receive_public": lambda s: s.daemon.engine.public(s.bob, b"\xa7"),
-    "moved": lambda s: s.daemon.contacts.contact_connection(s.bob.contact),
+    "path_changed": lambda s: s.daemon.contacts.contact_connection(s.bob.contact),
     "next_event": lambda s: s.daemon.switch.touch(s.bob),
     "lossy_to_send": lambda s: s.daemon.switch.touch(s.bob),
     "next_packet": lambda s: s.daemon.switch.touch(s.bob),

@@ -188,7 +188,7 @@ def owner_calls_for(scene: Scene) -> dict[str, Callable[[], None]]:
             session.end(mapping, scene.now)
 
     calls: dict[str, Callable[[], object]] = {
-        "take": lambda: session.accept(mapping, scene.now),
+        "accept here": lambda: session.accept(mapping, scene.now),
         "end": end,
         "connect": lambda: session.connect(mapping, scene.now),
         "offline": lambda: session.offline(scene.now),
@@ -295,7 +295,7 @@ def test_every_state_of_a_mapping(name: str) -> None:
         try:
             calls[stimulus]()
         except Misuse:
-            assert stimulus in ("take", "offer"), stimulus
+            assert stimulus in ("accept here", "offer"), stimulus
         # At most lost, offered again, and taken, in one stimulus.
         assert mapping.state in ways(state, 3), stimulus
         assert (mapping.state is M.ENDED) == (mapping not in scene.session.mappings)
@@ -304,7 +304,7 @@ def test_every_state_of_a_mapping(name: str) -> None:
 
 STIMULI = [
     *packets_for(Scene(Origin.LOCAL, Direction.SERVER, TCP, FEATURES)),
-    *("take", "end", "connect", "offline", "online", "offer", "ping", "hour"),
+    *("accept here", "end", "connect", "offline", "online", "offer", "ping", "hour"),
     *("service up", "service failed", "write", "read", "finish", "reset by us", "datagram out"),
 ]
 
@@ -328,7 +328,7 @@ def test_every_state_of_a_flow(protocol: Protocol, state: FlowState, stimulus: s
             try:
                 calls[stimulus]()
             except Misuse:
-                assert stimulus in ("take", "offer")
+                assert stimulus in ("accept here", "offer")
         allowed = {state, *(after for (before, _), after in FLOW.items() if before is state)}
         assert flow.state in allowed
         still_works(scene)
@@ -340,8 +340,8 @@ OUTCOMES: list[tuple[str, str, MappingState]] = [
     ("offered local server tcp 0", "kill", M.DECLINED),
     ("offered local server tcp 0", "offline", M.WAITING),
     ("offered local server tcp 0", "ack", M.OFFERED),
-    ("pending remote server tcp 0", "take", M.READY),
-    ("pending remote server udp 0", "take", M.ACCEPTED),
+    ("pending remote server tcp 0", "accept here", M.READY),
+    ("pending remote server udp 0", "accept here", M.ACCEPTED),
     ("pending remote server tcp 0", "kill", M.ENDED),
     ("pending remote server tcp 0", "offer, renewed", M.PENDING),
     ("pending remote server tcp 0", "offer, same id", M.PENDING),
