@@ -1,16 +1,20 @@
-"""The real command, run as a process, against the real control server with answers of the test's choice."""
+"""The command line, here or as a process, and the real control server with answers of the test's choice."""
 
+import io
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
 
+from tunfwd.cli import main
 from tunfwd.common.errors import UserError
 from tunfwd.control.listener import listening
 from tunfwd.control.server import serve
@@ -45,8 +49,9 @@ class Daemon:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A user's, with nothing in it."""
-    return {
+    """A user's, with nothing in it; what is measured is measured in processes, too."""
+    measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    return measured | {
         "HOME": str(tmp_path / "home"),
         "XDG_RUNTIME_DIR": str(tmp_path),
         "PATH": os.environ["PATH"],
@@ -56,9 +61,30 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
+class Terminal(io.StringIO):
+    """An output that a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def tunfwd(environment: dict[str, str]) -> Callable[..., Result]:
-    """Runs the command in `environment`."""
+    """Runs the command in `environment`: all but what `main` does to the process."""
+
+    def run(*arguments: str, terminal: bool = False, **variables: str) -> Result:
+        out, err = (Terminal if terminal else io.StringIO)(), io.StringIO()
+        theirs = mock.patch.dict(os.environ, environment | variables, clear=True)
+        with theirs, redirect_stdout(out), redirect_stderr(err):
+            code = main.run(arguments)
+        return Result(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def process(environment: dict[str, str]) -> Callable[..., Result]:
+    """Runs the command as a process of its own."""
 
     def run(*arguments: str, **variables: str) -> Result:
         done = subprocess.run(

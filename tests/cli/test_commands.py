@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tunfwd import __version__
+from tunfwd.cli import output, overview
 from tunfwd.common.errors import EXIT_CODES, UserError
 
 Run = Callable[..., Any]  # conftest.tunfwd
@@ -305,7 +306,8 @@ def test_an_empty_listing_says_what_to_do(
     assert json.loads(tunfwd(*arguments, "--json").out) == {"schema": 1, key: []}
 
 
-def test_ping(daemon: Any, tunfwd: Run) -> None:
+def test_ping(daemon: Any, tunfwd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "PING_INTERVAL", 0.0)
     times = iter([0.5, 0.00012, 0.0034])
 
     def answer(params: dict[str, object]) -> dict[str, object]:
@@ -428,3 +430,82 @@ def test_status_tells_what_is_wrong_with_the_daemon(daemon: Any, tunfwd: Run) ->
     result = tunfwd("status")
     assert result.code == 0
     assert "Warning: changes are not saved" in result.err
+
+
+def test_a_status_that_has_more_to_tell(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["status"] = {"network": "offline", "contacts": [], "drops": {}}
+    assert tunfwd("status").err.splitlines() == [
+        "Not connected to the Tox network (yet). If it stays so: tunfwd doctor",
+        "No contacts. Ask someone with: tunfwd friend add ADDRESS; who asks you: tunfwd friend list",
+    ]
+    lost = GROUP | {"kind": "conference", "state": "lost"}
+    daemon.answers["status"] |= {"network": "online", "groups": [GROUP, lost]}
+    assert tunfwd("status").err.splitlines()[0] == "conference lan is lost: no reason was given"
+
+
+def test_renames(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["friend.rename"] = {"friend": FRIEND | {"name": "eve"}}
+    daemon.answers["group.rename"] = {"group": GROUP | {"name": "party"}}
+    assert tunfwd("friend", "rename", "alice", "eve").out == "alice is called eve now\n"
+    assert tunfwd("group", "rename", "lan", "party").out == "lan is called party now\n"
+    assert daemon.calls == [
+        ("friend.rename", {"name": "alice", "to": "eve"}),
+        ("group.rename", {"group": "lan", "to": "party"}),
+    ]
+
+
+def test_kick(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["group.kick"] = {"group": GROUP}
+    assert tunfwd("group", "kick", "lan", "eve").out == "put eve out of lan\n"
+    assert daemon.calls == [("group.kick", {"group": "lan", "member": "eve"})]
+
+
+@pytest.mark.parametrize("line", ["", "\n", "x" * 33, "\xe9" * 17])
+def test_a_line_that_is_not_a_password(daemon: Any, tunfwd: Run, tmp_path: Any, line: str) -> None:
+    file = tmp_path / "password"
+    file.write_text(line)
+    result = tunfwd("group", "create", "lan", "--password-file", str(file))
+    assert (result.code, daemon.calls) == (2, [])
+    assert result.err == f"tunfwd: the first line of {file} is no password of 1 to 32 bytes\n"
+
+
+def test_who_looks_at_a_listing_is_told_what_to_do_with_it(daemon: Any, tunfwd: Run) -> None:
+    asking = FRIEND | {"state": "pending", "name": "", "address": None, "address6": None}
+    daemon.answers["friend.list"] = {"friends": [FRIEND, asking]}
+    daemon.answers["offer.list"] = {"offers": [OFFER], "unseen": {"alice": 3}}
+    daemon.answers["group.list"] = {"groups": [GROUP | {"state": "invited", "inviter": "eve"}]}
+    daemon.answers["conference.list"] = {"groups": [GROUP | {"kind": "conference"}]}
+    for arguments, told in {
+        ("friend", "list"): ["tunfwd friend accept KEY --name NAME"],
+        ("offers",): ["tunfwd accept NAME|ID", "alice offers 3 more"],
+        ("group", "list"): ["tunfwd group join NAME"],
+        ("conference", "list"): [],
+    }.items():
+        lines = tunfwd(*arguments, terminal=True).err.splitlines()
+        assert len(lines) == len(told)
+        assert all(part in line for part, line in zip(told, lines, strict=True))
+        assert tunfwd(*arguments).err == ""  # a program reads it
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (9_999, "10.0 kB"),
+        (83_200_000, "83.2 MB"),
+        (999_499_999, "999 MB"),
+        (999_500_000, "1.00 GB"),
+        (5 * 10**18, "5000 PB"),
+    ],
+)
+def test_sizes_have_three_digits(count: int, shown: str) -> None:
+    assert output.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(8.4, "8s"), (60, "1m"), (3599, "59m"), (7200, "2h"), (86_400, "1d"), (9e5, "10d")]
+)
+def test_times_that_have_passed(seconds: float, shown: str) -> None:
+    assert output.span(seconds) == shown

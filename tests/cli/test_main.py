@@ -7,13 +7,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
 from tunfwd.cli.main import COMMANDS
+from tunfwd.common.errors import ConfigurationError
+from tunfwd.config import paths
+from tunfwd.daemon import main as daemon_main
+from tunfwd.tox import version
+from tunfwd.tox.binding.errors import ToxcoreUnusable
+from tunfwd.tun import privileges
 
 Run = Callable[..., Any]  # conftest.tunfwd
 COMMAND = (sys.executable, "-m", "tunfwd.cli")
@@ -94,24 +102,28 @@ def test_where_the_daemon_is_looked_for(daemon: Any, tunfwd: Run, tmp_path: Path
     assert result.err == f"tunfwd: {config}, line 2: [control] socket must be a string, not a whole number\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_another_user_finds_their_own_daemon_first(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As nobody: without a daemon of their own, the system's is tried too."""
-    runtime = tmp_path_factory.mktemp("runtime")
-    environment = {"HOME": "/nonexistent", "XDG_RUNTIME_DIR": str(runtime), "PATH": os.environ["PATH"]}
-    for parent in (runtime, *runtime.parents):
-        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-            parent.chmod(0o755)
-    code = (
-        "import os\n"
-        "from tunfwd.cli.session import Session\n"
-        "os.setgid(65534); os.setuid(65534)\n"
-        "print(*Session(None, None).sockets(), sep='\\n')\n"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=30, check=True
-    )
-    assert shown.stdout == f"{runtime}/tunfwd/control.sock\n/run/tunfwd/control.sock\n"
+def test_a_user_finds_their_own_daemon_first(
+    tunfwd: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(paths, "SYSTEM", replace(paths.SYSTEM, socket=tmp_path / "system.sock"))
+    own = tmp_path / "tunfwd" / "control.sock"
+    result = tunfwd("status", TUNFWD_SOCKET="")
+    assert result.code == 3
+    assert f"nothing answers at {own} or {tmp_path / 'system.sock'}" in result.err
+    config = tmp_path / "home" / ".config" / "tunfwd" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[control]\nsocket = "{tmp_path}/configured.sock"\n')
+    assert f"nothing answers at {tmp_path}/configured.sock or " in tunfwd("status", TUNFWD_SOCKET="").err
+
+
+def test_a_socket_that_is_not_the_daemons_is_not_passed_over(
+    tunfwd: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever may not use their daemon hears of that, not of the next place that was tried."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    result = tunfwd("status", TUNFWD_SOCKET="", XDG_RUNTIME_DIR="", XDG_STATE_HOME=f"{tmp_path}/{'x' * 200}")
+    assert (result.code, "is longer than 107 bytes" in result.err) == (7, True)
 
 
 def test_a_daemon_of_another_version(daemon: Any, tunfwd: Run) -> None:
@@ -199,7 +211,7 @@ def test_interrupted(daemon: Any, environment: dict[str, str]) -> None:
     assert (command.returncode, out, err) == (-signal.SIGINT, b"", b"\n")  # below the ^C
 
 
-def test_names_that_the_terminal_cannot_show(daemon: Any, tunfwd: Run) -> None:
+def test_names_that_the_terminal_cannot_show(daemon: Any, process: Run) -> None:
     daemon.answers["group.leave"] = {
         "group": {
             "name": "日本",
@@ -212,12 +224,12 @@ def test_names_that_the_terminal_cannot_show(daemon: Any, tunfwd: Run) -> None:
             "inviter": None,
         }
     }
-    result = tunfwd("group", "leave", "x", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    result = process("group", "leave", "x", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     assert (result.code, result.out) == (0, "left \\u65e5\\u672c\n")
-    assert json.loads(tunfwd("group", "leave", "x", "--json").out)["group"]["name"] == "日本"
+    assert json.loads(process("group", "leave", "x", "--json").out)["group"]["name"] == "日本"
 
 
-def test_completion(daemon: Any, tunfwd: Run) -> None:
+def test_completion(daemon: Any, process: Run) -> None:
     daemon.answers["status"] = STATUS | {
         "contacts": [
             {
@@ -234,21 +246,40 @@ def test_completion(daemon: Any, tunfwd: Run) -> None:
         ]
     }
     shell = {"_TUNFWD_COMPLETE": "bash_complete", "COMP_WORDS": "tunfwd ping al", "COMP_CWORD": "2"}
-    assert tunfwd(**shell).out == "plain,alice\nplain,alan\n"
-    assert tunfwd(**shell | {"TUNFWD_SOCKET": "/nowhere"}).out.strip() == ""
-    commands = tunfwd(_TUNFWD_COMPLETE="bash_complete", COMP_WORDS="tunfwd st", COMP_CWORD="1").out
+    assert process(**shell).out == "plain,alice\nplain,alan\n"
+    assert process(**shell | {"TUNFWD_SOCKET": "/nowhere"}).out.strip() == ""
+    commands = process(_TUNFWD_COMPLETE="bash_complete", COMP_WORDS="tunfwd st", COMP_CWORD="1").out
     assert commands == "plain,status\n"
+
+
+def test_offers_are_completed_by_name_or_by_id(daemon: Any, process: Run) -> None:
+    def completed(words: str) -> str:
+        count = str(len(words.split(" ")) - 1)
+        out: str = process(_TUNFWD_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=count).out
+        return out
+
+    entry = {"contact": "alice", "direction": "server", "protocol": "tcp", "port": 80, "origin": "remote"}
+    entry |= {"state": "pending", "target": None}
+    daemon.answers["offer.list"] = {
+        "offers": [entry | {"id": "1a2b3c4d", "name": "web"}, entry | {"id": "1f2b3c4d", "name": ""}]
+    }
+    assert completed("tunfwd accept ") == "plain,web\nplain,1f2b3c4d\n"
+    assert completed("tunfwd kill w") == "plain,web\n"
+    daemon.answers["offer.list"] = {"offers": "none"}
+    assert completed("tunfwd deny 1") == "\n"
 
 
 def test_client_commands_load_neither_the_engine_nor_tox(environment: dict[str, str]) -> None:
     code = (
         "import sys\n"
+        "before = set(sys.modules)\n"  # of whoever measures this
         "sys.argv[1:] = ['version']\n"
         "from tunfwd.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
-        "heavy = {'trio', 'cffi', 'pyroute2', 'pytun', 'asyncio', 'tabulate', 'tomllib'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "heavy = {'trio', 'cffi', 'pyroute2', 'pytun', 'asyncio', 'tabulate', 'tomllib'}\n"
+        "loaded = heavy & (set(sys.modules) - before)\n"
+        "assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], env=environment, timeout=30, check=True, capture_output=True)
 
@@ -264,6 +295,68 @@ def test_doctor_without_a_daemon(tunfwd: Run, tmp_path: Path) -> None:
     assert "line 2: [tox] udp must be true or false" in checks["configuration"]["detail"]
     assert checks["daemon"]["level"] == "warning"
     assert {"libtoxcore", "tun"} <= checks.keys()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_doctor_tells_of_libtoxcore_only_where_no_daemon_has_found_it(
+    daemon: Any, tunfwd: Run, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    def checks() -> dict[str, tuple[str, str]]:
+        elsewhere = {} if running else {"TUNFWD_SOCKET": "/nowhere/x.sock"}
+        shown = json.loads(tunfwd("doctor", "--json", **elsewhere).out)
+        return {check["name"]: (check["level"], check["detail"]) for check in shown["checks"]}
+
+    daemon.answers["version"] = {"version": "9.9", "compiled": False, "toxcore": "0.2.23"}
+    daemon.answers["doctor"] = {"checks": []}
+    monkeypatch.setattr(privileges, "check", lambda: None)
+    for found, expected in (
+        (version.Report((0, 2, 23), ()), ("ok", "0.2.23")),
+        (version.Report((0, 2, 20), ()), ("warning", "libtoxcore 0.2.20 has a known critical hole")),
+        (version.Report((0, 2, 18), ("groups",)), ("error", "libtoxcore 0.2.18 lacks groups")),
+    ):
+        monkeypatch.setattr(version, "inspect", lambda found=found: found)
+        shown = checks()
+        if running:
+            assert not {"libtoxcore", "tun"} & shown.keys()
+            continue
+        level, detail = shown["libtoxcore"]
+        assert (level, detail[: len(expected[1])]) == expected
+        assert shown["tun"] == ("ok", "/dev/net/tun and CAP_NET_ADMIN are there")
+
+
+def test_doctor_goes_on_where_nothing_is_right(
+    tunfwd: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unusable() -> object:
+        raise ToxcoreUnusable("libtoxcore cannot be found")
+
+    def unprivileged() -> None:
+        raise privileges.PrivilegeError("CAP_NET_ADMIN is missing")
+
+    monkeypatch.setattr(version, "inspect", unusable)
+    monkeypatch.setattr(privileges, "check", unprivileged)
+    config = tmp_path / "config.toml"
+    config.write_text("[control]\nsocket = 1\n")
+    result = tunfwd("--config", str(config), "doctor", TUNFWD_SOCKET="")
+    assert result.code == 1
+    assert [line.split(":")[0].split() for line in result.out.splitlines()] == [
+        ["ERROR", "libtoxcore"],
+        ["ERROR", "tun"],
+        ["ERROR", "configuration"],
+        ["ERROR", "daemon"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("local", "meaning"),
+    [("true", "only friends in the local network are found"), ("false", "nobody is found")],
+)
+def test_doctor_says_what_it_means_that_no_node_is_known(
+    tunfwd: Run, tmp_path: Path, local: str, meaning: str
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f"[tox]\nbootstrap = []\nlocal_discovery = {local}\n")
+    assert f"names no node: {meaning}" in tunfwd("--config", str(config), "doctor").out
 
 
 def test_doctor_with_a_daemon(daemon: Any, tunfwd: Run) -> None:
@@ -292,3 +385,31 @@ async def test_a_daemon_that_cannot_start(environment: dict[str, str], tmp_path:
     )
     assert (done.returncode, done.stdout) == (7, b"")
     assert done.stderr.startswith(f"tunfwd: {config}, line 1: expected ']'".encode())
+
+
+def test_the_daemon_gets_what_the_options_say(tunfwd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket goes by the environment, which the configuration gives way to."""
+    seen = SimpleNamespace(given=[])
+
+    def run(config: str | None) -> int:
+        seen.given.append((config, os.environ.get("TUNFWD_SOCKET")))
+        return 0
+
+    monkeypatch.setattr(daemon_main, "run", run)
+    before = signal.getsignal(signal.SIGPIPE)
+    try:
+        assert tunfwd("--socket", "/run/x.sock", "--config", "/etc/x.toml", "daemon").code == 0
+        assert tunfwd("daemon", TUNFWD_SOCKET="/run/y.sock").code == 0
+        assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert seen.given == [("/etc/x.toml", "/run/x.sock"), (None, "/run/y.sock")]
+
+
+def test_what_the_daemon_cannot_do_without_is_one_line(tunfwd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(config: str | None) -> int:
+        raise ConfigurationError("[tox] udp_port or tcp_relay_port is in use")
+
+    monkeypatch.setattr(daemon_main, "run", run)
+    result = tunfwd("daemon")
+    assert (result.code, result.err) == (7, "tunfwd: [tox] udp_port or tcp_relay_port is in use\n")

@@ -7,6 +7,7 @@ question, and are to be as quick as the question.
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
@@ -90,12 +91,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
-    sys.exit(_run())
+    sys.exit(run())
 
 
-def _run() -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line, this process's if none is given, and return its exit code."""
     try:
-        code = root.main(prog_name="tunfwd", standalone_mode=False)
+        code = root.main(arguments, prog_name="tunfwd", standalone_mode=False)
         sys.stdout.flush()
     except UserError as failure:
         return _fail(failure.message, failure.exit_code)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from functools import cached_property
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,21 +23,30 @@ class Session:
     def __init__(self, socket: str | None, config: str | None) -> None:
         self.socket = socket
         self.config = config
+        self._client: Client | None = None
 
     @classmethod
     def of(cls, context: click.Context) -> "Session":
         """The session of this run of the command line; also while the shell asks for completions."""
         root = context.find_root()
         if not isinstance(root.obj, cls):
-            root.obj = cls(root.params.get("socket"), root.params.get("config"))
+            session = cls(root.params.get("socket"), root.params.get("config"))
+            root.obj = root.with_resource(closing(session))
         return root.obj
 
     def call(self, method: Method[P, R], *, patience: float | None = None, **params: object) -> R:
         """The daemon's answer, waited for `patience` seconds. UserError for everything else."""
+        if self._client is None:
+            self._client = self._connect()
         return self._client.call(method, params, timeout=patience)
 
-    @cached_property
-    def _client(self) -> Client:
+    def close(self) -> None:
+        """Hang up, where there is a connection."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _connect(self) -> Client:
         tried = []
         for path in self.sockets():
             try:
