@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import trio
@@ -15,6 +15,8 @@ from tunfwd.common.values import Reason
 from tunfwd.services.poller import Poller
 
 from ..tun.namespace import network_namespace
+
+PATIENCE = 60.0  # s until what does not come is taken for lost, however busy the machine is
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Recorder:
         self._note("closed")
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while not condition():
                 await self._changed.wait()
 
@@ -90,7 +92,7 @@ class DatagramRecorder:
         self._changed = trio.Event()
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while not condition():
                 await self._changed.wait()
 
@@ -160,12 +162,15 @@ class Listener:
     accepted: list[trio.SocketStream] = field(default_factory=list)
 
     async def accept(self) -> trio.SocketStream:
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             connection, _ = await self.socket.accept()
         self.accepted.append(trio.SocketStream(connection))
         return self.accepted[-1]
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.socket.close()
         for service in self.accepted:
             service.socket.close()
@@ -182,15 +187,15 @@ async def listen(host: str = "127.0.0.1", backlog: int = 1024, port: int = 0) ->
 
 @pytest.fixture
 async def listener() -> AsyncIterator[Listener]:
-    listener = await listen()
-    yield listener
-    listener.close()
+    with await listen() as listener:
+        yield listener
 
 
 @pytest.fixture
-def closed_port() -> int:
-    """A port where nobody listens, on either loopback address."""
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        probe.bind(("::", 0))
-        return int(probe.getsockname()[1])
+def closed_port() -> Iterator[int]:
+    """A port where nobody listens, on either loopback address, but a test that does so by its number."""
+    with socket.socket(socket.AF_INET6) as holder:  # bound, not listening: nobody else is given it meanwhile
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("::", 0))
+        yield int(holder.getsockname()[1])

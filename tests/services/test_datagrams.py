@@ -15,7 +15,7 @@ from tunfwd.services.poller import Poller
 from tunfwd.services.target import Target
 
 from ..tun.namespace import ip, sysctl
-from .conftest import DatagramRecorder, Resolver
+from .conftest import PATIENCE, DatagramRecorder, Resolver
 
 
 async def bind(host: str = "127.0.0.1", port: int = 0) -> trio.socket.SocketType:
@@ -36,7 +36,7 @@ def port_of(service: trio.socket.SocketType) -> int:
 
 
 async def receive(service: trio.socket.SocketType) -> tuple[bytes, tuple[str, int]]:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         return await service.recvfrom(1 << 16)
 
 

@@ -10,7 +10,7 @@ from tunfwd.services.poller import Poller
 from tunfwd.services.streams import ServiceStream
 from tunfwd.services.target import Target
 
-from .conftest import Listener, Recorder
+from .conftest import PATIENCE, Listener, Recorder
 
 
 def fail(*_: object) -> None:
@@ -37,7 +37,7 @@ async def test_a_stream_whose_handler_fails(over: str, poller: Poller, listener:
     if over == "eof":
         await first.send_eof()
     await clumsy.until_event("aborted: a failure in here")
-    with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(PATIENCE):
         await first.receive_some()
     await second.send_all(b"hello")
     await recorder.until(lambda: recorder.received == b"hello")
@@ -51,7 +51,7 @@ async def test_a_stream_that_fails_to_tell(poller: Poller, listener: Listener) -
     ServiceStream(poller, Target("127.0.0.1", listener.port), clumsy)
     service = await listener.accept()
     await service.send_all(b"hello")
-    with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(PATIENCE):
         await service.receive_some()
     assert poller._watchers == {}
 
@@ -70,7 +70,7 @@ async def test_a_flow_whose_handler_fails(poller: Poller) -> None:
     await service.bind(("127.0.0.1", 0))
     flow = ServiceFlow(poller, Target("127.0.0.1", service.getsockname()[1]), Handler())
     flow.send(b"question")
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         _, address = await service.recvfrom(100)
         await service.sendto(b"answer", address)
         await failed.wait()

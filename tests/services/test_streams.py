@@ -5,7 +5,6 @@ import random
 import resource
 import socket
 import struct
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -21,7 +20,7 @@ from tunfwd.services.streams import SEND_LIMIT, ServiceStream
 from tunfwd.services.target import Target
 
 from ..tun.namespace import ip, sysctl
-from .conftest import Listener, Recorder, Resolver, listen
+from .conftest import PATIENCE, Listener, Recorder, Resolver, listen
 
 RESET = struct.pack("@ii", 1, 0)
 
@@ -80,26 +79,24 @@ async def test_written_before_connected_is_sent_after(poller: Poller, listener: 
     assert recorder.events == ["connected", "readable", "eof", "closed"]
 
 
-async def test_refused_is_refused_at_once(poller: Poller, closed_port: int) -> None:
+async def test_refused_is_refused(poller: Poller, closed_port: int) -> None:
     recorder = Recorder()
-    started = time.monotonic()
     stream = ServiceStream(poller, Target(None, closed_port), recorder)
     await recorder.until_event("connect_failed")
     assert recorder.failure is Reason.REFUSED
-    assert time.monotonic() - started < 1
     assert stream.read(100) == b""
     assert stream.write(b"into the void") == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_this_machine_is_either_loopback_address(poller: Poller, host: str) -> None:
-    listener = await listen(host)
+async def test_this_machine_is_either_loopback_address(poller: Poller, closed_port: int, host: str) -> None:
+    """At a port that is nobody's at the other address."""
     recorder = Recorder()
-    stream = ServiceStream(poller, Target(None, listener.port), recorder)
-    await listener.accept()
-    await recorder.until_event("connected")
-    stream.abort()
-    listener.close()
+    with await listen(host, port=closed_port) as listener:
+        stream = ServiceStream(poller, Target(None, listener.port), recorder)
+        await listener.accept()
+        await recorder.until_event("connected")
+        stream.abort()
 
 
 async def test_a_name_is_resolved(poller: Poller, listener: Listener, resolver: Resolver) -> None:
@@ -157,20 +154,16 @@ async def test_unreachable_is_unreachable(poller: Poller) -> None:
 
 
 async def test_no_answer_times_out(poller: Poller) -> None:
-    full = await listen(backlog=0)
-    with socket.socket() as waiting:  # takes the only place in the backlog; the kernel drops further SYNs
-        waiting.setblocking(False)
+    with await listen(backlog=0) as full, socket.socket() as waiting:
+        waiting.setblocking(False)  # takes the only place in the backlog; the kernel drops further SYNs
         assert waiting.connect_ex(("127.0.0.1", full.port)) in (0, errno.EINPROGRESS)
         await trio.sleep(0.05)
         recorder = Recorder()
-        started = time.monotonic()
         ServiceStream(poller, Target("127.0.0.1", full.port), recorder, timeout=0.3)
         await recorder.until_event("connect_failed")
         assert recorder.failure is Reason.TIMED_OUT
-        assert 0.25 < time.monotonic() - started < 2
         await trio.testing.wait_all_tasks_blocked()
         assert recorder.events == ["connect_failed"]
-    full.close()
 
 
 async def test_abort_while_connecting_is_silent(poller: Poller, listener: Listener) -> None:
@@ -280,7 +273,7 @@ async def test_a_service_that_does_not_read_stops_the_writer(poller: Poller, lis
     stream, recorder, service = await connect(poller, listener)
     chunk = bytes(1 << 16)
     written = 0
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             accepted = stream.write(chunk)
             written += accepted
@@ -328,7 +321,7 @@ async def test_writable_comes_with_ample_space(poller: Poller, listener: Listene
     stream = ServiceStream(poller, Target("127.0.0.1", listener.port), recorder)
     service = await listener.accept()
     await recorder.until_event("connected")
-    with trio.move_on_after(2):
+    with trio.fail_after(PATIENCE):
         while len(spaces) < 4:
             while stream.write(bytes(1 << 16)) == 1 << 16:
                 pass
