@@ -93,6 +93,15 @@ class SocketService:
 Connect = Callable[[], Awaitable[tuple[Program, Served]]]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def others_aside() -> Iterator[None]:
+    """What other tests left in this process is not looked at, which would take most of the time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @contextmanager
 def collector_off() -> Iterator[None]:
     """Meanwhile nothing may come to be that only the collector would find, in the whole process."""
