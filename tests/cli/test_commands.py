@@ -187,8 +187,7 @@ def test_offer(daemon: Any, tunfwd: Run) -> None:
         (
             "offer.add",
             {
-                "protocol": "tcp",
-                "port": 8080,
+                "ports": ["8080/tcp"],
                 "to": ["alice", "group:lan"],
                 "name": "web",
                 "target": "[::1]:80",
@@ -216,7 +215,7 @@ def test_a_port_without_protocol_is_tcp_and_said_to_be(daemon: Any, tunfwd: Run)
     daemon.answers["offer.add"] = {"offers": []}
     result = tunfwd("offer", "8080", "--to", "alice")
     assert (result.code, result.err) == (0, "tunfwd: 8080 is taken as 8080/tcp\n")
-    assert daemon.calls[0][1]["protocol"] == "tcp"
+    assert daemon.calls[0][1]["ports"] == ["8080/tcp"]
 
 
 def test_offers(daemon: Any, tunfwd: Run) -> None:
@@ -233,6 +232,59 @@ def test_offers(daemon: Any, tunfwd: Run) -> None:
         ["1a2b3c4d", "alice", "us", "server", "any/tcp", "web", "h:1", "host", "pending, nothing listens"],
     ]
     assert json.loads(tunfwd("offers", "--json").out)["offers"][0] == OFFER
+
+
+GAME = [
+    OFFER | {"id": f"{port:08x}", "port": port, "protocol": "udp", "name": "game"}
+    for port in range(27015, 27031)
+]
+
+
+def test_ports_of_one_name_are_shown_as_one(daemon: Any, tunfwd: Run) -> None:
+    tcp = OFFER | {"id": "2", "port": 27015, "name": "game"}
+    daemon.answers["offer.list"] = {"offers": [*GAME, tcp, OFFER, GAME[0] | {"contact": "bob"}]}
+    assert [row[4:] for row in _rows(tunfwd("offers").out)[1:]] == [
+        ["27015-27030/udp 27015/tcp", "game", "-", "-", "pending"],
+        ["8080/tcp", "web", "-", "-", "pending"],
+        ["27015/udp", "game", "-", "-", "pending"],
+    ]
+    assert len(json.loads(tunfwd("offers", "--json").out)["offers"]) == 19
+    ours = [
+        offer | {"origin": "local", "state": "offered", "target": f"localhost:{offer['port']}"}
+        for offer in GAME
+    ]
+    daemon.answers["offer.add"] = {"offers": [one | {"trouble": "nothing listens"} for one in ours]}
+    offered = tunfwd("offer", "27015-27030/udp", "--to", "alice", "--name", "game")
+    assert offered.out == "offered 27015-27030/udp as game (00006987 +15) to alice\n"
+    assert offered.err == "localhost:27015 (udp) and 15 more: nothing listens\n"
+    mappings = [MAPPING | offer | {"state": "running", "tx_bytes": 1, "connections": 1} for offer in GAME]
+    mappings[3]["state"] = "waiting"
+    daemon.answers["offer.accept"] = {"mapping": mappings[0], "mappings": mappings}
+    assert tunfwd("accept", "game").out == "game, 27015-27030/udp of alice is at 10.77.3.9:27015-27030\n"
+    daemon.answers["ports"] = {"ports": mappings}
+    [row] = _rows(tunfwd("ports").out)[1:]
+    assert row[0] == "00006987 +15"
+    assert row[3] == "10.77.3.9:27015-27030"
+    assert row[7:10] == ["15 running, 1 waiting", "16", "16 B"]
+    daemon.answers["kill"] = {
+        "killed": [{"id": offer["id"], "contact": "alice", "name": "game"} for offer in GAME]
+    }
+    assert tunfwd("kill", "game").out == "ended game (16 ports), alice\n"
+
+
+@pytest.mark.parametrize("command", [("offer", "--to", "alice"), ("request", "--from", "alice")])
+def test_ranges_that_make_no_sense_are_one_line(tunfwd: Run, command: tuple[str, ...]) -> None:
+    verb, *rest = command
+    for ports, reason in (
+        (("27030-27015/udp",), "the range is backward; write 27015-27030/udp"),
+        (("1-65535/udp",), "is 65535 ports: 256 at most at once"),
+        (("80/tcp", "70-90/tcp"), "80/tcp is named twice: by 80/tcp and by 70-90/tcp"),
+        (("1-200/tcp", "1-200/udp"), "400 ports are too many at once: 256 at most"),
+    ):
+        result = tunfwd(verb, *ports, *rest)
+        assert result.code == EXIT_CODES["usage"]
+        assert result.err.count("\n") == 1
+        assert reason in result.err
 
 
 def test_accept(daemon: Any, tunfwd: Run) -> None:
@@ -259,7 +311,7 @@ def test_deny_kill_request(daemon: Any, tunfwd: Run) -> None:
     assert daemon.calls == [
         ("offer.deny", {"offer": "web"}),
         ("kill", {"id": "1a", "contact": "alice"}),
-        ("request", {"protocol": "tcp", "port": 22, "contact": "alice", "local_port": 2222, "name": "ssh"}),
+        ("request", {"ports": ["22/tcp"], "contact": "alice", "local_port": 2222, "name": "ssh"}),
     ]
 
 

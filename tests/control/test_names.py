@@ -82,7 +82,7 @@ def test_names_are_composed_wherever_they_enter(typed: str, name: str) -> None:
     assert decode(api.FriendAccept, {"key": KEY, "name": typed}).name == name
     assert decode(
         api.OfferAdd, {"protocol": "tcp", "port": 80, "to": [typed], "name": typed}
-    ) == api.OfferAdd("tcp", 80, [name], name)
+    ) == api.OfferAdd([name], "tcp", 80, name=name)
     assert decode(api.OfferAccept, {"offer": typed, "contact": typed}) == api.OfferAccept(name, name)
     assert decode(api.GroupJoin, {"group": typed, "name": typed}) == api.GroupJoin(name, name)
     assert decode(api.Ping, {"name": typed}).name == name

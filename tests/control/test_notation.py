@@ -3,35 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunfwd.common.notation import (
-    PortSpec,
     Target,
     read_address,
     read_key,
     read_port,
-    read_port_spec,
     read_target,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "spec"),
-    [
-        ("8080/tcp", PortSpec(8080, "tcp")),
-        ("27015/UDP", PortSpec(27015, "udp")),
-        ("80", PortSpec(80, "tcp", explicit=False)),
-    ],
-)
-def test_port_specs(text: str, spec: PortSpec) -> None:
-    assert read_port_spec(text) == spec
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "/tcp", "80/", "80/sctp", "0/tcp", "65536", "-1", "8 0", "²", "٣", "0x50", "80/tcp/udp", "9" * 5000],
-)
-def test_what_is_no_port_spec(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not a port|protocol is tcp or udp"):
-        read_port_spec(text)
 
 
 @pytest.mark.parametrize(

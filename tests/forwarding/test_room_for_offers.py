@@ -128,3 +128,43 @@ def test_offers_of_any_port_are_told_apart_by_name() -> None:
     for name in ("one", "two"):
         pair.b.session.restore_acceptance(SERVER, Protocol.TCP, 0, name)
     assert len(pair.b.session.mappings) == 2
+
+
+@EXTENDED
+def test_ports_of_one_name_are_one_thing_to_decide_on(features: Feature) -> None:
+    pair = Pair(Side(1, features=features), Side(2, features=features), delay=0.01)
+    pair.b.auto_accept = False
+    pair.connect()
+    pair.b.session.ping(1, pair.now)
+    pair.run(5)
+    for number in range(MAX_PENDING + 3):
+        for port in range(5):
+            pair.a.session.offer(Protocol.UDP, 1000 + 10 * number + port, f"game {number}", pair.now)
+    pair.run(5)
+    mappings = pair.b.session.mappings
+    assert len({mapping.name for mapping in mappings}) == MAX_PENDING
+    assert len(mappings) == 5 * MAX_PENDING
+    assert pair.b.session.unseen_offers == 3 * 5
+    for mapping in mappings[:20]:
+        pair.b.session.accept(mapping, pair.now)
+    pair.run(10)
+    assert pair.b.session.unseen_offers == 0
+    assert len({m.name for m in mappings if m.state is MappingState.PENDING}) == MAX_PENDING - 1
+
+
+@EXTENDED
+def test_other_names_for_what_is_undecided_make_no_room(features: Feature) -> None:
+    """A contact that offers many ports under one name, and then each under a name of its own."""
+    pair = Pair(Side(1, features=features), Side(2, features=features), delay=0.01)
+    pair.b.auto_accept = False
+    pair.connect()
+    pair.b.session.ping(1, pair.now)
+    pair.run(5)
+    made = [pair.a.session.offer(Protocol.UDP, port, "game", pair.now) for port in range(1000, 1100)]
+    pair.run(5)
+    assert len(pair.b.session.mappings) == 100
+    for mapping in made:
+        mapping.name = f"game {mapping.port}"
+    pair.a.session._negotiation.offer_all(again=True)
+    pair.run(5)
+    assert len({mapping.name for mapping in pair.b.session.mappings}) <= MAX_PENDING

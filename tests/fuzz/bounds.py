@@ -22,7 +22,8 @@ def session_in_bounds(session: Session) -> None:
     mappings = session.mappings
     assert len(session.counters) <= MAX_COUNTERS
     assert len(mappings) <= MAX_MAPPINGS
-    assert sum(mapping.state is MappingState.PENDING for mapping in mappings) <= MAX_PENDING
+    undecided = [mapping.name for mapping in mappings if mapping.state is MappingState.PENDING]
+    assert len(set(undecided) - {""}) + undecided.count("") <= MAX_PENDING
     for mapping in mappings:
         assert len(mapping.waiting_flows) <= MAX_WAITING
         assert len(mapping.unused_offers) <= MAX_UNUSED_OFFERS

@@ -50,7 +50,7 @@ FLOW_EVENTS = {
 
 KB, MB = 1024, 1024 * 1024
 BOUNDS = {
-    "undecided offers": f"{negotiation.MAX_PENDING}",
+    "undecided offers": f"{negotiation.MAX_PENDING}, those of one name counted once",
     "mappings": f"{negotiation.MAX_MAPPINGS} of the contact's",
     "flows begun by one side, without the next row's": f"{negotiation.MAX_FLOWS}",
     "UDP flows begun by one side that share a mapping with others": f"{negotiation.MAX_UDP_FLOWS}",

@@ -1,6 +1,6 @@
 """The kinds of arguments and options that several commands have, with their completion in the shell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -9,13 +9,8 @@ from click.shell_completion import CompletionItem
 from tunfwd.cli.session import Session
 from tunfwd.common.errors import UserError
 from tunfwd.common.names import read_contact_name, read_name
-from tunfwd.common.notation import (
-    PortSpec,
-    read_address,
-    read_port,
-    read_port_spec,
-    read_target,
-)
+from tunfwd.common.notation import read_address, read_port, read_target
+from tunfwd.common.ports import PortRange, each_once, read_ports
 from tunfwd.control import api
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,18 +30,23 @@ def written(read: Callable[[str], T]) -> Callable[[str], T]:
 
 
 PORT = written(read_port)
-PORT_SPEC = written(read_port_spec)
+PORTS = written(read_ports)
 TARGET = written(lambda text: str(read_target(text)))
 ADDRESS = written(read_address)
 CONTACT_NAME = written(read_contact_name)
 OFFER_NAME = written(read_name)
 
 
-def assume_tcp(spec: PortSpec) -> PortSpec:
-    """Says so when the protocol was left out."""
-    if not spec.explicit:
-        click.echo(f"tunfwd: {spec.port} is taken as {spec}", err=True)
-    return spec
+def assume_tcp(ranges: Sequence[PortRange]) -> list[str]:
+    """Returns ports for the daemon; says so where a protocol was left out. They are to be named once each."""
+    try:
+        each_once(ranges)
+    except ValueError as wrong:
+        raise click.BadParameter(str(wrong)) from None
+    for one in ranges:
+        if not one.explicit:
+            click.echo(f"tunfwd: {str(one).partition('/')[0]} is taken as {one}", err=True)
+    return [str(one) for one in ranges]
 
 
 def complete_contacts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

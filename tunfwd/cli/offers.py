@@ -1,11 +1,13 @@
 """`tunfwd offer`, `offers`, `accept`, `deny`, `request`, `ports`, `kill`: the life of a forwarded port."""
 
+from collections.abc import Sequence
+
 import click
 
 from tunfwd.cli.arguments import (
     OFFER_NAME,
     PORT,
-    PORT_SPEC,
+    PORTS,
     TARGET,
     assume_tcp,
     complete_contacts,
@@ -15,12 +17,13 @@ from tunfwd.cli.arguments import (
 )
 from tunfwd.cli.output import hint, note, say, show, show_table, size
 from tunfwd.cli.session import Session
-from tunfwd.common.notation import PortSpec
+from tunfwd.cli.together import Together, together
+from tunfwd.common.ports import PortRange
 from tunfwd.control import api
 
 
 @click.command()
-@click.argument("port", type=PORT_SPEC, metavar="PORT/PROTO")
+@click.argument("ports", type=PORTS, metavar="PORT/PROTO...", nargs=-1, required=True)
 @click.option(
     "--to",
     multiple=True,
@@ -48,22 +51,23 @@ from tunfwd.control import api
 def offer(
     ctx: click.Context,
     *,
-    port: PortSpec,
+    ports: tuple[PortRange, ...],
     to: tuple[str, ...],
     name: str | None,
     target: str | None,
     source: str,
     as_json: bool,
 ) -> None:
-    """Offer a service of this machine, such as 8080/tcp.
+    """Offer services of this machine, such as 8080/tcp.
 
-    The offer stands until `tunfwd kill`, also when they are offline now.
+    Several ports and ranges are one offer: 27015/tcp 27020-27030/udp.
+
+    The offer stands until `tunfwd kill`, also when they are offline now. Ports of one name are accepted and
+    ended together.
     """
-    spec = assume_tcp(port)
     result = Session.of(ctx).call(
         api.OFFER_ADD,
-        protocol=spec.protocol,
-        port=spec.port,
+        ports=assume_tcp(ports),
         to=list(to),
         name=name,
         target=target,
@@ -102,10 +106,11 @@ def accept(
 ) -> None:
     """Accept an offer.
 
-    OFFER is its name or the beginning of its id. It stays accepted: when they offer it again, so it is again.
+    OFFER is its name or the beginning of its id; a name is of all ports that they offer under it. It stays
+    accepted: when they offer it again, so it is again.
     """
     result = Session.of(ctx).call(api.OFFER_ACCEPT, offer=offer, contact=contact, port=port, target=target)
-    show(result, as_json, lambda shown: _accepted(shown["mapping"]))
+    show(result, as_json, lambda shown: _accepted(shown.get("mappings") or [shown["mapping"]]))
 
 
 @click.command()
@@ -122,12 +127,14 @@ def deny(ctx: click.Context, offer: str, contact: str | None, as_json: bool) -> 
     show(
         result,
         as_json,
-        lambda shown: say(*(f"denied {_one(entry)} of {entry['contact']}" for entry in shown["offers"])),
+        lambda shown: say(
+            *(f"denied {one.named} of {one.first['contact']}" for one in together(shown["offers"]))
+        ),
     )
 
 
 @click.command()
-@click.argument("port", type=PORT_SPEC, metavar="PORT/PROTO")
+@click.argument("ports", type=PORTS, metavar="PORT/PROTO...", nargs=-1, required=True)
 @click.option(
     "--from",
     "contact",
@@ -143,25 +150,27 @@ def deny(ctx: click.Context, offer: str, contact: str | None, as_json: bool) -> 
 def request(
     ctx: click.Context,
     *,
-    port: PortSpec,
+    ports: tuple[PortRange, ...],
     contact: str,
     local_port: int | None,
     name: str | None,
     as_json: bool,
 ) -> None:
-    """Ask a contact for one of its ports, such as 22/tcp.
+    """Ask a contact for ports of its, such as 22/tcp.
 
     A person or a rule over there decides.
     """
-    spec = assume_tcp(port)
     result = Session.of(ctx).call(
-        api.REQUEST, protocol=spec.protocol, port=spec.port, contact=contact, local_port=local_port, name=name
+        api.REQUEST, ports=assume_tcp(ports), contact=contact, local_port=local_port, name=name
     )
     show(
         result,
         as_json,
         lambda shown: say(
-            *(f"asked {entry['contact']} for {_one(entry)}{_waiting(entry)}" for entry in shown["offers"])
+            *(
+                f"asked {one.first['contact']} for {one.named}{_waiting(one)}"
+                for one in together(shown["offers"])
+            )
         ),
     )
 
@@ -182,43 +191,65 @@ def ports(ctx: click.Context, as_json: bool) -> None:
 def kill(ctx: click.Context, id: str, contact: str | None, as_json: bool) -> None:
     """End an offer, accepted or not, and its connections.
 
-    ID is the beginning of its id, or its name.
+    ID is the beginning of its id, or its name; a name is of all ports that are offered under it.
     """
     result = Session.of(ctx).call(api.KILL, id=id, contact=contact)
     show(
         result,
         as_json,
-        lambda shown: say(*(f"ended {_named(entry)}, {entry['contact']}" for entry in shown["killed"])),
+        lambda shown: say(*_ended(shown["killed"])),
     )
 
 
 def _offered(result: api.OffersResult) -> None:
-    for entry in result["offers"]:
-        say(f"offered {_one(entry)} to {entry['contact']}{_waiting(entry)}")
-    if result["offers"]:
-        _tell_what_it_sees(result["offers"][0])
+    offered = together(result["offers"])
+    for one in offered:
+        say(f"offered {one.named} to {one.first['contact']}{_waiting(one)}")
+    if offered:
+        tell_what_it_sees(offered[0].entries)
 
 
-def _accepted(mapping: api.MappingEntry) -> None:
-    what = f"{mapping['port']}/{mapping['protocol']}"
-    called = f"{mapping['name']}, " if mapping["name"] else ""
-    waiting = " once they are online" if mapping["state"] == "waiting" else ""
-    if mapping["direction"] == "server":
-        say(f"{called}{what} of {mapping['contact']} is at {_virtual(mapping)}{waiting}")
-    else:
-        say(
-            f"{mapping['contact']} may reach {mapping['target'] or 'this machine'} as {called}{what}{waiting}"
-        )
-        _tell_what_it_sees(mapping)
+def _accepted(mappings: list[api.MappingEntry]) -> None:
+    """Say where a mapping is, or all of one name."""
+    for one in together(mappings, lambda entry: entry["address"]):
+        first = one.first
+        called = f"{first['name']}, " if first["name"] else ""
+        waiting = " once they are online" if first["state"] == "waiting" else ""
+        if first["direction"] == "server":
+            say(f"{called}{one.ports} of {first['contact']} is at {virtual(one)}{waiting}")
+        else:
+            target = one.target or "this machine"
+            say(f"{first['contact']} may reach {target} as {called}{one.ports}{waiting}")
+            tell_what_it_sees(one.entries)
 
 
-def _tell_what_it_sees(entry: api.OfferEntry | api.MappingEntry) -> None:
-    """Say what a person should know of the service that was just opened to others."""
-    what = f"{entry['target']} ({entry['protocol']})"
-    if trouble := entry.get("trouble"):
-        note(f"{what}: {trouble}")
-    elif entry.get("sees") == "host":
-        note(f"{what} sees this machine, not who connects: what it lets local programs do, they may do")
+def _ended(killed: list[api.Killed]) -> list[str]:
+    """Say what was ended: for each contact and name once."""
+    counts: dict[tuple[str, str], list[api.Killed]] = {}
+    for entry in killed:
+        counts.setdefault((entry["contact"], entry["name"] or entry["id"]), []).append(entry)
+    return [
+        f"ended {entries[0]['name']} ({len(entries)} ports), {contact}"
+        if len(entries) > 1
+        else f"ended {_named(entries[0])}, {contact}"
+        for (contact, _), entries in counts.items()
+    ]
+
+
+def tell_what_it_sees(entries: Sequence[api.OfferEntry] | Sequence[api.MappingEntry]) -> None:
+    """Say what a person should know of services that were just opened to others; of many, what most have."""
+    lines: dict[str, list[str]] = {}
+    for entry in entries:
+        what = f"{entry['target']} ({entry['protocol']})"
+        if trouble := entry.get("trouble"):
+            lines.setdefault(f": {trouble}", []).append(what)
+        elif entry.get("sees") == "host":
+            lines.setdefault(
+                " sees this machine, not who connects: what it lets local programs do, they may do", []
+            ).append(what)
+    for line, services in lines.items():
+        more = f" and {len(services) - 1} more" if len(services) > 1 else ""
+        note(f"{services[0]}{more}{line}")
 
 
 def _offers_table(result: api.OffersResult) -> None:
@@ -227,17 +258,17 @@ def _offers_table(result: api.OffersResult) -> None:
         ("ID", "PEER", "FROM", "KIND", "PORT", "NAME", "TARGET", "SEES", "STATE"),
         (
             [
-                entry["id"],
-                entry["contact"],
-                "us" if entry["origin"] == "local" else "them",
-                entry["direction"],
-                f"{entry['port'] or 'any'}/{entry['protocol']}",
-                entry["name"],
-                entry["target"],
-                entry.get("sees"),
-                _state(entry),
+                one.id,
+                one.first["contact"],
+                "us" if one.first["origin"] == "local" else "them",
+                one.first["direction"],
+                one.ports,
+                one.first["name"],
+                one.target,
+                one.sees,
+                one.state,
             ]
-            for entry in entries
+            for one in together(entries)
         ),
         empty="No offers. Make one with: tunfwd offer 8080/tcp --to NAME",
     )
@@ -252,42 +283,34 @@ def _ports_table(result: api.MappingsResult) -> None:
         ("ID", "PEER", "PROTO", "VIRTUAL", "TARGET", "SEES", "NAME", "STATE", "CONNS", "TX", "RX", "DROPS"),
         (
             [
-                entry["id"],
-                entry["contact"],
-                entry["protocol"],
-                _virtual(entry),
-                entry["target"],
-                entry.get("sees"),
-                entry["name"],
-                _state(entry),
-                entry["connections"],
-                size(entry["tx_bytes"]),
-                size(entry["rx_bytes"]),
-                entry["drops"],
+                one.id,
+                one.first["contact"],
+                one.first["protocol"],
+                virtual(one),
+                one.target,
+                one.sees,
+                one.first["name"],
+                one.state,
+                one.sum(lambda entry: entry["connections"]),
+                size(one.sum(lambda entry: entry["tx_bytes"])),
+                size(one.sum(lambda entry: entry["rx_bytes"])),
+                one.sum(lambda entry: entry["drops"]),
             ]
-            for entry in result["ports"]
+            for one in together(result["ports"], lambda entry: entry["protocol"])
         ),
         empty="No ports. Accept an offer (tunfwd offers) with: tunfwd accept NAME|ID",
     )
-
-
-def _state(entry: api.OfferEntry | api.MappingEntry) -> str:
-    trouble = entry.get("trouble")
-    return f"{entry['state']}, {trouble}" if trouble else entry["state"]
-
-
-def _one(entry: api.OfferEntry) -> str:
-    name = f" as {entry['name']}" if entry["name"] else ""
-    return f"{entry['port']}/{entry['protocol']}{name} ({entry['id']})"
 
 
 def _named(entry: api.Killed) -> str:
     return f"{entry['name']} ({entry['id']})" if entry["name"] else entry["id"]
 
 
-def _waiting(entry: api.OfferEntry) -> str:
-    return "; it goes out once they are online" if entry["state"] == "waiting" else ""
+def _waiting(one: Together[api.OfferEntry]) -> str:
+    return "; it goes out once they are online" if one.first["state"] == "waiting" else ""
 
 
-def _virtual(entry: api.MappingEntry) -> str:
-    return f"{entry['address'] or '[' + entry['address6'] + ']'}:{entry['port']}"
+def virtual(one: Together[api.MappingEntry]) -> str:
+    """Return the virtual address, with the ports there."""
+    entry = one.first
+    return f"{entry['address'] or '[' + entry['address6'] + ']'}:{one.numbers}"

@@ -7,7 +7,7 @@ the name of the thing: "'80/sctp': the protocol is tcp or udp".
 import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Final, Literal
 
 from tunfwd.common.schema import INTEGER_BITS, Parse
 
@@ -55,15 +55,6 @@ def read_port(text: str | int) -> int:
     if not 1 <= int(text) <= 65535:
         raise ValueError(f"{text} is not a port: a port is a number from 1 to 65535")
     return int(text)
-
-
-def read_port_spec(text: str) -> PortSpec:
-    """ "8080/tcp", or "8080" for tcp."""
-    number, slash, protocol = text.partition("/")
-    port = read_port(number)
-    if slash and protocol.lower() not in PROTOCOLS:
-        raise ValueError(f"{text!r}: the protocol is tcp or udp, as in {port}/udp")
-    return PortSpec(port, cast(Protocol, protocol.lower() or "tcp"), explicit=bool(slash))
 
 
 def read_target(text: str) -> Target:

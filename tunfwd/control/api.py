@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from tunfwd.common.names import ContactName, OfferName, Spoken
-from tunfwd.common.notation import Port, Protocol, TargetText, read_address
+from tunfwd.common.notation import Port, PortSpec, Protocol, TargetText, read_address
+from tunfwd.common.ports import Ports, each_once
 from tunfwd.common.schema import Parse
 
 Link = Literal["direct", "relay", "offline"]
@@ -75,23 +76,44 @@ class FriendRename:
 
 @dataclass(frozen=True, slots=True)
 class OfferAdd:
-    """Offers a service of ours. `to`: contacts, "group:GROUP", "group:GROUP/NAME", "conference:NAME"."""
+    """Offers services of ours. `to`: contacts, "group:GROUP", "group:GROUP/NAME", "conference:NAME"."""
 
-    protocol: Protocol
-    port: Port
     to: list[Spoken]
+    protocol: Protocol | None = None  # of one port
+    port: Port | None = None
+    ports: list[Ports] | None = None  # instead: "8080/tcp", "27015-27030/udp"
     name: OfferName | None = None
-    target: TargetText | None = None  # None: this machine, at the port offered
+    target: TargetText | None = None  # None: this machine, at the port offered; only for one port
     source: Source = "auto"  # whom the service sees: the peer's virtual address, or this host
 
     def __post_init__(self) -> None:
         if not self.to:
             raise ValueError("an offer needs someone to go to")
+        if len(self.specs) > 1 and self.target is not None:
+            raise ValueError("a target is for one port; the others of this machine need none")
+
+    @property
+    def specs(self) -> list[PortSpec]:
+        """The ports."""
+        return _specs(self.protocol, self.port, self.ports)
+
+
+def _specs(protocol: Protocol | None, port: Port | None, ports: list[Ports] | None) -> list[PortSpec]:
+    """Return ports that are given in one way or the other, each once. Raises ValueError."""
+    if ports is not None:
+        if protocol is not None or port is not None:
+            raise ValueError("ports are given as `ports`, or as `protocol` and `port`")
+        if not ports:
+            raise ValueError("no port is given")
+        return each_once(ports)
+    if protocol is None or port is None:
+        raise ValueError("'port' and 'protocol', or 'ports', are missing")
+    return [PortSpec(port, protocol)]
 
 
 @dataclass(frozen=True, slots=True)
 class OfferAccept:
-    """Takes an offer. `contact` decides between offers of one name."""
+    """Takes an offer, or all that a contact calls so. `contact` decides between offers of one name."""
 
     offer: Spoken
     contact: Spoken | None = None
@@ -117,13 +139,23 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Asks a contact to let us reach one of its ports (a connection offer)."""
+    """Asks a contact to let us reach ports of its (connection offers)."""
 
-    protocol: Protocol
-    port: Port
     contact: Spoken
-    local_port: Port | None = None
+    protocol: Protocol | None = None  # of one port
+    port: Port | None = None
+    ports: list[Ports] | None = None  # instead, as in OfferAdd
+    local_port: Port | None = None  # only for one port
     name: OfferName | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.specs) > 1 and self.local_port is not None:
+            raise ValueError("another port at the virtual address is for one port")
+
+    @property
+    def specs(self) -> list[PortSpec]:
+        """The ports."""
+        return _specs(self.protocol, self.port, self.ports)
 
 
 def _read_timeout(seconds: float) -> float:
@@ -352,7 +384,8 @@ class MappingEntry(TypedDict):
 class MappingResult(Change):
     """offer.accept."""
 
-    mapping: MappingEntry
+    mapping: MappingEntry  # the first
+    mappings: NotRequired[list[MappingEntry]]  # all: those of one name are accepted together
 
 
 class MappingsResult(TypedDict):

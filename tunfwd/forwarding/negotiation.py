@@ -53,7 +53,7 @@ from tunfwd.wire.packets import (
     is_name,
 )
 
-MAX_PENDING = 64  # undecided offers of one contact: more than a person reads
+MAX_PENDING = 64  # undecided offers of one contact, those of one name as one: more than a person reads
 MAX_MAPPINGS = 1024  # of one contact, and as many of ours
 MAX_FLOWS = 4096  # of one contact, each way, but for those of UDP that run over one mapping:
 MAX_UDP_FLOWS = 2048  # of one contact, each way; the least recently used gives way
@@ -330,7 +330,7 @@ class Negotiation:
                 self._events.append(OfferArrived(found))
         else:
             self._counters["offer_over_limit"] += 1
-            if self.features and self._is_full_of_undecided():
+            if self.features and self._is_full_of_undecided(offer.name):
                 self.unseen += 1  # left unanswered: it is asked for again when there is room
             else:
                 self._refuse(Kill(offer.msg_id))
@@ -360,14 +360,20 @@ class Negotiation:
         remote = 0
         for mapping in self.mappings:
             if mapping.port == offer.port and mapping.key == key and mapping.origin is Origin.REMOTE:
+                undecided = mapping.state is MappingState.PENDING and not mapping.accepted
+                if undecided and offer.name != mapping.name and self._is_full_of_undecided(offer.name):
+                    return None  # under its own name it has room
                 return self._renamed(mapping, offer.name) if self._make_way(mapping) else None
             remote += mapping.origin is Origin.REMOTE
-        if remote >= MAX_MAPPINGS or self._is_full_of_undecided():
+        if remote >= MAX_MAPPINGS or self._is_full_of_undecided(offer.name):
             return None
         return self._add(Mapping(Origin.REMOTE, offer.direction, offer.protocol, offer.port, offer.name))
 
-    def _is_full_of_undecided(self) -> bool:
-        return sum(mapping.state is MappingState.PENDING for mapping in self.mappings) >= MAX_PENDING
+    def _is_full_of_undecided(self, name: str) -> bool:
+        """Whether an offer of that name is more than a person reads; ports of one name are read as one."""
+        undecided = [mapping.name for mapping in self.mappings if mapping.state is MappingState.PENDING]
+        names = set(undecided) - {""}
+        return name not in names and len(names) + undecided.count("") >= MAX_PENDING
 
     def _renamed(self, mapping: Mapping, name: str) -> Mapping:
         """Call a mapping as its latest Offer does, unless it was accepted under the name that it has."""

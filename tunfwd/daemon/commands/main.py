@@ -15,6 +15,7 @@ from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.doctor import Health
 from tunfwd.daemon.commands.rooms import RoomCommands
+from tunfwd.daemon.commands.together import Found, is_one, is_same_to_all, offer_all, places_of
 from tunfwd.daemon.contacts.offers import Portfolio, describe, read_service, service
 from tunfwd.daemon.contacts.rooms import RoomOffer, Rooms
 from tunfwd.daemon.contacts.tracker import Contacts, link_of
@@ -40,8 +41,6 @@ from tunfwd.tox.contacts import NONE, FriendRequest, Member, Room
 from tunfwd.tox.friends import parse_address
 from tunfwd.tun.device import Device
 from tunfwd.wire.packets import Direction, Feature, Protocol
-
-Found = tuple[Peer, Mapping]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,19 +276,15 @@ class Commands:
     # Offers.
 
     async def _offer_add(self, params: api.OfferAdd) -> api.OffersResult:
-        places = [self._place(text) for text in params.to]  # all of them, before anything is offered
-        protocol, name = Protocol[params.protocol.upper()], params.name or ""
+        recipients = list(dict.fromkeys(self._place(text) for text in params.to))
+        ports = places_of(params.specs)
         target, source = service(params.target), params.source
-        offered: list[Found | RoomOffer] = []
-        for place in places:
-            if isinstance(place, Peer):
-                mapping = self._portfolio.offer(place, protocol, params.port, name, target, source)
-                self._switch.touch(place)
-                offered.append((place, mapping))
-            else:
-                offered.append(self._rooms.offer(place, protocol, params.port, name, target, source))
+        offered = offer_all(
+            self._portfolio, self._rooms, self._switch, recipients, ports, params.name or "", target, source
+        )
         if target is None and source == "auto":
-            self._services.decide_anew(protocol, params.port)
+            for protocol, port in ports:
+                self._services.decide_anew(protocol, port)
         return {
             "offers": [
                 self._room_offer_entry(offer) if isinstance(offer, RoomOffer) else self._offer_entry(*offer)
@@ -307,10 +302,10 @@ class Commands:
 
     async def _request(self, params: api.Ask) -> api.OffersResult:
         peer = self._peers.find(params.contact)
-        mapping = self._portfolio.request(
-            peer, Protocol[params.protocol.upper()], params.port, params.name or "", params.local_port
+        asked = self._portfolio.request_all(
+            peer, places_of(params.specs), params.name or "", params.local_port
         )
-        return self._touched([(peer, mapping)])
+        return self._touched([(peer, mapping) for mapping in asked])
 
     async def _offer_list(self, _: api.Nothing) -> api.OffersResult:
         to_rooms = [self._room_offer_entry(offer) for offer in self._rooms.offers]
@@ -321,36 +316,41 @@ class Commands:
         }
 
     async def _offer_accept(self, params: api.OfferAccept) -> api.MappingResult:
-        peer, mapping = self._find_pending(params.offer, params.contact, "accept")
+        found = self._find_pending(params.offer, params.contact, "accept")
+        if len(found) > 1 and (params.port is not None or params.target is not None):
+            raise UserError("usage", f"{params.offer!r} is {len(found)} ports; give the id of one")
+        peer, mapping = found[0]
         if params.target is not None and mapping.role is Role.USING:
             raise UserError("usage", "--target is for what a contact asks to reach here")
         if params.port is not None and mapping.role is Role.SERVING:
             raise UserError("usage", "--port is for what a contact offers to us")
         target = service(params.target)
-        self._portfolio.accept(peer, mapping, params.port, target)
-        if mapping.role is Role.SERVING and target is None:
-            self._services.decide_anew(mapping.protocol, mapping.port)
+        for _, mapping in found:
+            self._portfolio.accept(peer, mapping, params.port, target)
+            if mapping.role is Role.SERVING and target is None:
+                self._services.decide_anew(mapping.protocol, mapping.port)
         self._switch.touch(peer)
-        return {"mapping": self._mapping_entry(peer, mapping)}
+        entries = [self._mapping_entry(peer, mapping) for _, mapping in found]
+        return {"mapping": entries[0], "mappings": entries}
 
     async def _offer_deny(self, params: api.OfferDeny) -> api.OffersResult:
-        peer, mapping = self._find_pending(params.offer, params.contact, "deny")
-        entry = self._offer_entry(peer, mapping)
-        self._portfolio.end(peer, mapping)
-        self._switch.touch(peer)
-        return {"offers": [{**entry, "state": "denied"}]}
+        found = self._find_pending(params.offer, params.contact, "deny")
+        entries = [self._offer_entry(peer, mapping) for peer, mapping in found]
+        for peer, mapping in found:
+            self._portfolio.end(peer, mapping)
+            self._switch.touch(peer)
+        return {"offers": [{**entry, "state": "denied"} for entry in entries]}
 
     async def _kill(self, params: api.Kill) -> api.KilledResult:
-        if offer := self._find_room_offer(params.id, params.contact):
-            entry = self._room_offer_entry(offer)
-            self._rooms.kill(offer)
-            return {"killed": [{"id": entry["id"], "contact": entry["contact"], "name": entry["name"]}]}
+        if offers := self._find_room_offers(params.id, params.contact):
+            entries = [self._room_offer_entry(offer) for offer in offers]
+            for offer in offers:
+                self._rooms.kill(offer)
+            return {"killed": [{"id": e["id"], "contact": e["contact"], "name": e["name"]} for e in entries]}
         found = self._find(params.id, params.contact)
         if not found:
             raise UserError("not_found", f"no offer or mapping {params.id!r}; see `tunfwd offers`")
-        if len({(m.origin, m.direction, m.protocol, m.port) for _, m in found}) > 1:
-            raise _ambiguous(params.id, found)
-        if len(found) > 1 and found[0][1].origin is Origin.REMOTE:
+        if not (is_one(found, params.id) or is_same_to_all(found)):
             raise _ambiguous(params.id, found)
         killed: list[api.Killed] = []
         for peer, mapping in found:
@@ -366,16 +366,18 @@ class Commands:
             ]
         }
 
-    def _find_room_offer(self, text: str, contact: str | None) -> RoomOffer | None:
-        """Return the offer to a whole room that a person means."""
+    def _find_room_offers(self, text: str, contact: str | None) -> list[RoomOffer]:
+        """Return the offers to a whole room that a person means: those of one name are one thing."""
         offers = [o for o in self._rooms.offers if contact in (None, self._room_offer_entry(o)["contact"])]
         found = [offer for offer in offers if offer.standing.name == text] or [
             offer for offer in offers if len(text) >= 4 and f"{offer.msg_id:08x}".startswith(text.lower())
         ]
-        if len(found) > 1:
+        if len({(offer.standing.contact, offer.standing.name == text) for offer in found}) > 1 or (
+            len(found) > 1 and found[0].standing.name != text
+        ):
             ids = ", ".join(f"{offer.msg_id:08x}" for offer in found)
             raise UserError("ambiguous", f"{text!r} may be any of {ids}; give an id")
-        return found[0] if found else None
+        return found
 
     def _room_offer_entry(self, offer: RoomOffer) -> api.OfferEntry:
         room, standing = self._rooms.of(offer), offer.standing
@@ -467,11 +469,12 @@ class Commands:
             or [found for found in mappings if text and _id(found[1]).startswith(text.lower())]
         )
 
-    def _find_pending(self, text: str, contact: str | None, verb: str) -> Found:
+    def _find_pending(self, text: str, contact: str | None, verb: str) -> list[Found]:
+        """Return the undecided offers that a person means: one, or all of a contact that have one name."""
         found = self._find(text, contact)
         pending = [(peer, mapping) for peer, mapping in found if mapping.state is MappingState.PENDING]
-        if len(pending) == 1:
-            return pending[0]
+        if pending and is_one(pending, text):
+            return pending
         if pending:
             raise _ambiguous(text, pending)
         if found:

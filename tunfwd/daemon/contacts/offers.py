@@ -28,10 +28,14 @@ from tunfwd.daemon.storage.state import (
     StandingRequest,
 )
 from tunfwd.forwarding.flow import Mapping, Origin
+from tunfwd.forwarding.negotiation import MAX_MAPPINGS
 from tunfwd.forwarding.policy import Action, Rule, decide
 from tunfwd.forwarding.states import MappingState, Role
 from tunfwd.services.target import Target
 from tunfwd.wire.packets import Direction, Protocol
+
+Place = tuple[Protocol, int]
+"""A port of a contact, or of ours."""
 
 MAX_BY_RULE = 256  # acceptances by rule from members of groups that are kept from one run to the next
 
@@ -222,6 +226,21 @@ class Portfolio:
 
     # What a person does.
 
+    def require_room(self, peer: Peer, direction: Direction, ports: Sequence[Place]) -> None:
+        """Raise UserError where not all of some ports can be offered to a contact, or asked for."""
+        ours = [mapping for mapping in peer.session.mappings if mapping.origin is Origin.LOCAL]
+        standing = {(m.protocol, m.port) for m in ours if m.direction is direction}
+        for protocol, port in ports:
+            if (protocol, port) in standing:
+                raise UserError(
+                    "failed",
+                    f"{peer.label}: {port}/{protocol_name(protocol)} stands already; kill it first",
+                )
+        if len(ours) + len(ports) > MAX_MAPPINGS:
+            raise UserError(
+                "failed", f"{peer.label}: {MAX_MAPPINGS} offers and requests at most; kill some first"
+            )
+
     def offer(
         self, peer: Peer, protocol: Protocol, port: int, name: str, target: Target | None, source: Source
     ) -> Mapping:
@@ -244,6 +263,23 @@ class Portfolio:
         self._content.requests.append(standing)
         self._stands(peer)
         return mapping
+
+    def request_all(
+        self, peer: Peer, ports: Sequence[Place], name: str, local_port: int | None
+    ) -> list[Mapping]:
+        """Ask for some of a contact's ports from now on, or raise UserError and ask for none."""
+        self.require_room(peer, Direction.CONNECTION, ports)
+        if local_port is not None:
+            peer.free_port(ports[0][0], ports[0][1], local_port)
+        made: list[Mapping] = []
+        try:
+            for protocol, port in ports:
+                made.append(self.request(peer, protocol, port, name, local_port))
+        except UserError:
+            for mapping in made:
+                self.end(peer, mapping)
+            raise
+        return made
 
     def accept(
         self,

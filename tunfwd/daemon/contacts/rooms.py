@@ -169,16 +169,20 @@ class Rooms:
 
     # Offers.
 
+    def require_free_port(self, room: Room, protocol: Protocol, port: int) -> None:
+        """Raise UserError where a port is offered to a room already."""
+        places = ((o.standing.contact, o.protocol, o.standing.port) for o in self.offers)
+        if (room_id(room), protocol, port) in places:
+            raise UserError("failed", f"{port}/{protocol_name(protocol)} stands already; kill it first")
+
     def offer(
         self, room: Room, protocol: Protocol, port: int, name: str, target: Target | None, source: Source
     ) -> RoomOffer:
         """Offer a service to all in a room, from now on. Raises UserError where the port stands."""
-        key = room_id(room)
-        if any(
-            (o.standing.contact, o.protocol, o.standing.port) == (key, protocol, port) for o in self.offers
-        ):
-            raise UserError("failed", f"{port}/{protocol.name.lower()} stands already; kill it first")
-        standing = StandingOffer(key, protocol_name(protocol), port, name, service_text(target), source)
+        self.require_free_port(room, protocol, port)
+        standing = StandingOffer(
+            room_id(room), protocol_name(protocol), port, name, service_text(target), source
+        )
         offer = RoomOffer(standing, self._random.getrandbits(32) or 1)
         self.offers.append(offer)
         self._mappings[offer] = {}
