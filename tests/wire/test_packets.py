@@ -28,7 +28,7 @@ from tunfwd.wire.packets import (
     Reset,
 )
 
-KINDS = {"prefix", "length", "type", "protocol", "direction", "name", "version"}
+KINDS = {"prefix", "length", "type", "protocol", "direction", "name", "version", "answer"}
 
 ids = st.integers(0, MAX_MSG_ID)
 u64 = st.integers(0, (1 << 64) - 1)
