@@ -11,6 +11,7 @@ import pytest
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.daemon.commands.main import Commands
+from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import Content, contact_id, group_id
@@ -206,6 +207,7 @@ def commands_of(daemon: Daemon) -> Commands:
         None,  # type: ignore[arg-type]
         daemon.rooms,
         rooms,
+        NodeCommands(daemon.client, SimpleNamespace()),  # type: ignore[arg-type]
         storage,
         daemon.services,
     )

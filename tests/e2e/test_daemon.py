@@ -205,7 +205,7 @@ def test_the_udp_port_in_use(node: Node, net: Topology) -> None:
         node.configure({"tox": {"udp_port": 40123}})
         result = fails(node)
     assert result.returncode == 7
-    assert "udp_port" in result.stderr
+    assert "[tox] udp_port = 40123: in use by another program" in result.stderr
 
 
 def test_privilege_that_is_missing_is_said(node: Node) -> None:

@@ -166,6 +166,19 @@ class Disk:
         return []
 
 
+class Nodes:
+    """The nodes by which the network is joined: there are none."""
+
+    is_online = True
+
+    def register(self, _dispatcher: object) -> None: ...
+
+    def offline(self) -> None: ...
+
+    async def checks(self) -> list[Any]:
+        return []
+
+
 class Reunion:
     """The DHT keys of friends, which nobody needs here."""
 
@@ -263,6 +276,7 @@ class World:
             "client": client,
             "device": self.device,
             "room_commands": RoomCommands(client, daemon.contacts, daemon.peers, daemon.rooms),
+            "node_commands": Nodes(),
             "storage": Disk(),
             "health": Health(),
         }

@@ -27,7 +27,7 @@ SOURCES = {
     for source in (PROJECT / part).rglob("*.py")
     if source != Path(__file__)
 }
-TURNS_THEM_ON = re.compile(r"""TUNFWD_PUBLIC_NODES["']?\]?\s*[:=]+\s*["']1|["']public_nodes["']\s*:\s*True""")
+TURNS_THEM_ON = re.compile(r"""TUNFWD_PUBLIC_NODES["']?\]?\s*[:=]+\s*["']1""")  # the file cannot
 
 
 def test_a_host_of_netns_knows_none(tmp_path: Path) -> None:

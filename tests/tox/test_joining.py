@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +14,7 @@ import trio
 
 from tunfwd.tox.binding.errors import CODES, from_code
 from tunfwd.tox.joining import AT_ONCE, PENDING, RELAYS, Joining, Resolve
+from tunfwd.tox.probing import Answer, Outcome
 from tunfwd.tox.settings import NetworkNode, Node, Origin
 
 BAD_HOST = from_code(CODES["TOX_ERR_BOOTSTRAP"](2))
@@ -78,14 +79,23 @@ class Attempts:
         is_routable: Callable[[str], bool] = lambda address: True,
     ) -> None:
         self.tox = FakeTox()
+        self.alive = False  # the nodes, when we ask ourselves
+        self.probed: list[set[NetworkNode]] = []
         self.joining = Joining(
             self.tox,
             nodes,
             resolve=resolve,
             is_routable=is_routable,
             connected_relays=lambda: frozenset(self.tox.relays),
+            ask=self.ask,
             random=Random(7),
         )
+
+    async def ask(self, nodes: Mapping[NetworkNode, Sequence[str]]) -> list[Outcome]:
+        self.probed.append(set(nodes))
+        await trio.sleep(0.1)
+        answer: Answer = "answers" if self.alive else "no answer"
+        return [Outcome(node, answer) for node in nodes]
 
     async def run(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
@@ -254,7 +264,7 @@ async def test_it_is_said_at_10_and_60_seconds(
     with caplog.at_level(logging.WARNING):
         async with trio.open_nursery() as nursery:
             with attempts.running(nursery):
-                for seconds, lines in ((9.5, 0), (1, 1), (40, 1), (10, 2), (600, 2)):
+                for seconds, lines in ((9.9, 0), (1, 1), (40, 1), (10, 2), (600, 2)):
                     await trio.sleep(seconds)
                     assert len(caplog.records) == lines
                 attempts.joining.connected(True)
@@ -262,7 +272,7 @@ async def test_it_is_said_at_10_and_60_seconds(
                 attempts.joining.connected(False)
                 await trio.sleep(11)
                 assert len(caplog.records) == 3
-    assert "not in the Tox network for 10 s: 1 node asked" in caplog.messages[0]
+    assert "not in the Tox network for 10 s: 1 node asked, none answers" in caplog.messages[0]
     assert "tunfwd doctor" in caplog.messages[0]
     assert "for 60 s" in caplog.messages[1]
 
@@ -291,3 +301,36 @@ async def test_nodes_added_while_offline_are_asked_at_once(autojump_clock: trio.
             attempts.joining.add([node(1, origin="added")])
             await trio.sleep(0.01)
             assert attempts.tox.of("bootstrap") == [("192.0.2.1", 33445)]
+
+
+async def test_a_configured_node_that_is_not_there_is_said_although_we_are_in(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = NetworkNode.of(Node("198.51.100.1", 33445, key(99)), "bootstrap")
+    attempts = Attempts(gone, *(node(number) for number in range(1, 9)))
+    attempts.joining.connected(True)
+    with caplog.at_level(logging.WARNING):
+        await attempts.run(60)
+    assert caplog.messages == ["[tox] bootstrap 198.51.100.1:33445: no answer over UDP"]
+    assert attempts.probed == [{gone}]
+
+
+async def test_only_nodes_that_were_asked_are_looked_at(autojump_clock: trio.testing.MockClock) -> None:
+    attempts = Attempts(*(node(number) for number in range(1, 29)))
+    await attempts.run(9)
+    assert not any(attempts.probed)
+    await attempts.run(11)
+    asked = {record.node for record in attempts.joining.records if record.asked}
+    assert set().union(*attempts.probed) <= asked
+    assert "none answers" in attempts.joining.describe()
+    attempts.alive = True
+    await attempts.run(11)
+    assert "none has let us in yet" in attempts.joining.describe()
+
+
+async def test_with_a_proxy_nothing_is_asked_past_it(autojump_clock: trio.testing.MockClock) -> None:
+    attempts = Attempts(node(1), resolve=None)
+    attempts.joining._ask = None
+    await attempts.run(100)
+    await attempts.joining.probe(attempts.joining.records)
+    assert not attempts.probed

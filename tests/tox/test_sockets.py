@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
 from tests.tox.conftest import Person
-from tunfwd.tox.sockets import Activity, descriptors
+from tunfwd.tox.settings import Proxy, Settings
+from tunfwd.tox.sockets import (
+    Activity,
+    SettingUnusable,
+    descriptors,
+    is_routable,
+    port_trouble,
+    resolve,
+)
 
 
 @pytest.mark.parametrize("ipv6", [False, True])
@@ -87,3 +98,55 @@ def test_looking_around_leaves_nothing_open(tmp_path: Path) -> None:
         activity.close()
     for end in ends:
         os.close(end)
+
+
+@pytest.mark.parametrize("relay", [False, True])
+def test_a_port_that_is_taken_is_named(tmp_path: Path, relay: bool) -> None:
+    with socket.socket(type=socket.SOCK_STREAM if relay else socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", 0))
+        if relay:
+            other.listen()
+        port = other.getsockname()[1]
+        key = "tcp_relay_port" if relay else "udp_port"
+        with pytest.raises(SettingUnusable, match=rf"\[tox\] {key} = {port}: in use by another program"):
+            Person(tmp_path, "late", **{key: port})
+
+
+def test_ports_that_take_a_privilege(tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "bind", refuse)
+        trouble = str(port_trouble(Settings(tmp_path, udp_port=80)))
+    assert (
+        trouble == "[tox] udp_port = 80: not permitted: a port below 1024 takes root, or CAP_NET_BIND_SERVICE"
+    )
+
+
+def test_no_port_of_toxcores_own_is_free(tmp_path: Path) -> None:
+    assert "UDP ports 33445 to 33545 are all in use" in str(port_trouble(Settings(tmp_path)))
+
+
+def test_a_proxy_that_does_not_resolve_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingUnusable, match=r"\[tox\] proxy: socks5://a\.\.b:9 does not"):
+        Person(tmp_path, "hidden", udp=False, proxy=Proxy("socks5", "a..b", 9))
+
+
+async def test_addresses_of_a_name_come_ipv4_first() -> None:
+    class Resolver(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, host: Any, port: Any, *_: Any, **__: Any) -> Any:
+            return [(0, 0, 0, "", (address, 0)) for address in ("2001:db8::1", "192.0.2.1", "192.0.2.1")]
+
+        async def getnameinfo(self, *_: Any) -> Any:
+            raise NotImplementedError
+
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    assert await resolve("node.example") == ["192.0.2.1", "2001:db8::1"]
+
+
+def test_what_can_be_sent_to() -> None:
+    assert is_routable("127.0.0.1", ipv6=True, proxied=False)
+    assert not is_routable("::1", ipv6=False, proxied=False)
+    assert is_routable("203.0.113.1", ipv6=False, proxied=True)
+    assert not is_routable("255.255.255.255", ipv6=True, proxied=False)

@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 import click
 
@@ -12,6 +12,7 @@ from tunfwd.cli.session import Session
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
 
+DOCTOR_TIME: Final = 30.0  # s for the daemon to look around, which takes asking nodes
 MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
 
@@ -34,10 +35,11 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
 def _checks(session: Session) -> Iterator[api.Check]:
     daemon, its_checks = _daemon(session)
-    if daemon["level"] != "ok":  # one that runs has found its library and device, whatever we would find
+    runs = daemon["level"] == "ok"
+    if not runs:  # one that runs has found its library and device, whatever we would find
         yield _libtoxcore()
         yield _tun()
-    yield from _configuration(session)
+    yield from _configuration(session, runs)
     yield from _sockets(session)
     yield daemon
     yield from its_checks
@@ -61,7 +63,7 @@ def _libtoxcore() -> api.Check:
     return _check("libtoxcore", "ok", report.text)
 
 
-def _configuration(session: Session) -> Iterator[api.Check]:
+def _configuration(session: Session, runs: bool) -> Iterator[api.Check]:
     from tunfwd.config.document import load  # noqa: PLC0415
 
     try:
@@ -70,13 +72,12 @@ def _configuration(session: Session) -> Iterator[api.Check]:
         yield _check("configuration", "error", wrong.message)
         return
     yield _check("configuration", "ok", str(config.file or "none; everything has its default"))
-    if not config.tox.bootstrap:
+    if not runs and not config.tox.bootstrap and not config.tox.public_nodes:  # else the daemon knows better
         where = (
             "only friends in the local network are found" if config.tox.local_discovery else "nobody is found"
         )
-        yield _check(
-            "bootstrap", "warning", f"[tox] bootstrap names no node: {where}; see https://nodes.tox.chat"
-        )
+        detail = f"[tox] public_nodes is off, and bootstrap names no node: {where}"
+        yield _check("bootstrap", "warning", detail)
 
 
 def _tun() -> api.Check:
@@ -111,7 +112,7 @@ def _sockets(session: Session) -> Iterator[api.Check]:
 def _daemon(session: Session) -> tuple[api.Check, list[api.Check]]:
     try:
         running = session.call(api.VERSION)
-        its_checks = session.call(api.DOCTOR)["checks"]
+        its_checks = session.call(api.DOCTOR, patience=DOCTOR_TIME)["checks"]
     except UserError as failure:
         level: Literal["warning", "error"] = "warning" if failure.code == "no_daemon" else "error"
         return _check("daemon", level, failure.message), []

@@ -24,11 +24,7 @@ def friend() -> None:
 def add(ctx: click.Context, address: str, name: str | None, message: str | None, as_json: bool) -> None:
     """Ask the owner of a Tox ADDRESS (`tunfwd id` over there) to be a friend."""
     result = Session.of(ctx).call(api.FRIEND_ADD, address=address, name=name, message=message)
-    show(
-        result,
-        as_json,
-        lambda shown: say(f"{_called(shown['friend'])} is asked; over there: tunfwd friend accept KEY"),
-    )
+    show(result, as_json, _asked)
 
 
 @friend.command("list")
@@ -96,6 +92,14 @@ def _table(result: api.FriendsResult) -> None:
     )
     if any(one["state"] == "pending" for one in friends):
         hint("Answer who is pending with: tunfwd friend accept KEY --name NAME, or: tunfwd friend reject KEY")
+
+
+def _asked(result: api.FriendResult) -> None:
+    called = _called(result["friend"])
+    if result.get("network") == "offline":
+        say(f"the request to {called} waits: not connected yet: it goes out when we are (tunfwd status)")
+    else:
+        say(f"{called} is asked; over there: tunfwd friend accept KEY")
 
 
 def _called(one: api.FriendEntry) -> str:

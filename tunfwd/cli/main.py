@@ -30,6 +30,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "request": "tunfwd.cli.offers:request",
     "ports": "tunfwd.cli.offers:ports",
     "kill": "tunfwd.cli.offers:kill",
+    "nodes": "tunfwd.cli.nodes:nodes",
     "ping": "tunfwd.cli.overview:ping",
     "doctor": "tunfwd.cli.doctor:doctor",
     "version": "tunfwd.cli.overview:version",

@@ -92,7 +92,7 @@ def _identity(result: api.IdentityResult) -> None:
             ("Virtual address", f"{result['virtual_address']}  {result['virtual_address6']}"),
             ("Interface", result["interface"]),
             ("UDP port", result["udp_port"] or "none"),
-            ("DHT key", result["dht_key"]),
+            ("DHT key", f"{result['dht_key']}  (for [tox] bootstrap of others; after a crash it is another)"),
             ("Version", f"{result['version']}, libtoxcore {result['toxcore']}"),
         )
     )
@@ -100,7 +100,8 @@ def _identity(result: api.IdentityResult) -> None:
 
 def _status(result: api.StatusResult) -> None:
     if result["network"] == "offline":
-        note("Not connected to the Tox network (yet). If it stays so: tunfwd doctor")
+        told = result.get("offline", "not connected to the Tox network (yet). If it stays so: tunfwd doctor")
+        note(f"{told[:1].upper()}{told[1:]}")
     for warning in result.get("warnings", []):
         note(f"Warning: {warning}")
     for group in result.get("groups", []):

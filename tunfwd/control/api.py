@@ -16,7 +16,9 @@ from tunfwd.common.names import ContactName, OfferName, Spoken
 from tunfwd.common.notation import Port, PortSpec, Protocol, TargetText, read_address
 from tunfwd.common.ports import Ports, each_once
 from tunfwd.common.schema import Parse
+from tunfwd.tox.nodes import ListedNode
 
+Level = Literal["ok", "warning", "error"]
 Link = Literal["direct", "relay", "offline"]
 Kind = Literal["friend", "group", "conference"]
 RoomState = Literal["online", "connecting", "invited", "lost"]
@@ -24,6 +26,8 @@ Direction = Literal["server", "connection"]
 Origin = Literal["local", "remote"]
 Source = Literal["auto", "peer", "host"]
 Sees = Literal["peer", "host"]
+NodeOrigin = Literal["bootstrap", "relays", "bundled", "added"]
+NodeAnswer = Literal["answers", "wrong key", "no answer", "refused", "unreachable"]
 MAX_PASSWORD = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
 
 
@@ -237,6 +241,20 @@ class ConferenceCreate:
     name: ContactName
 
 
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The nodes by which the network is joined. `test` asks each whether it is there."""
+
+    test: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodesUpdate:
+    """Adds nodes to those that are known."""
+
+    nodes: list[ListedNode]
+
+
 # Results
 
 
@@ -311,6 +329,7 @@ class StatusResult(TypedDict):
     groups: NotRequired[list[GroupEntry]]
     warnings: NotRequired[list[str]]  # what is wrong with the daemon, a sentence each
     load: NotRequired[Load]
+    offline: NotRequired[str]  # for how long we have not been in the network, and why
 
 
 class FriendEntry(TypedDict):
@@ -334,6 +353,7 @@ class FriendResult(Change):
     """friend.add, friend.accept, friend.reject, friend.remove: the one concerned."""
 
     friend: FriendEntry
+    network: NotRequired[Literal["online", "offline"]]  # of friend.add: offline, it goes out later
 
 
 class OfferEntry(TypedDict):
@@ -425,12 +445,46 @@ class VersionResult(TypedDict):
     toxcore: str
 
 
+class NodeEntry(TypedDict):
+    """A node by which the network is joined, and how it did."""
+
+    public_key: str
+    hosts: list[str]  # addresses, or names
+    port: int | None  # for UDP; None: it is a relay only
+    tcp_ports: list[int]
+    origin: NodeOrigin
+    maintainer: str
+    location: str
+    asked: int  # attempts that it was part of since the daemon started
+    relay: bool  # whether we are connected to it as a relay
+    udp: NodeAnswer | None  # what it said when it was last tested; None: it was not
+    tcp: dict[str, NodeAnswer]  # likewise, by port
+    error: str | None  # why it could not be asked
+
+
+class NodesResult(TypedDict):
+    """nodes."""
+
+    network: Literal["online", "offline"]
+    public_nodes: bool  # whether the configuration lets us join at public nodes
+    proxy: bool  # whether the configuration names a proxy
+    nodes: list[NodeEntry]
+
+
+class NodesUpdateResult(TypedDict):
+    """nodes.update."""
+
+    added: list[str]  # public keys of those that are new, or have changed
+    total: int  # of added ones, now
+    public_nodes: bool
+
+
 class Check(TypedDict):
     """One thing `doctor` looked at. `ok` is False only at level "error"."""
 
     name: str
     ok: bool
-    level: Literal["ok", "warning", "error"]
+    level: Level
     detail: str
 
 
@@ -490,6 +544,8 @@ class Method(Generic[P, R]):
 IDENTITY = Method("id", Nothing, IdentityResult)
 STATUS = Method("status", Nothing, StatusResult)
 VERSION = Method("version", Nothing, VersionResult)
+NODES = Method("nodes", Nodes, NodesResult)
+NODES_UPDATE = Method("nodes.update", NodesUpdate, NodesUpdateResult)
 DOCTOR = Method("doctor", Nothing, DoctorResult)
 PING = Method("ping", Ping, PingResult)
 

@@ -22,6 +22,7 @@ from tunfwd.control.listener import Listener, listening
 from tunfwd.control.server import serve
 from tunfwd.daemon.commands.doctor import UNGUARDED, Health
 from tunfwd.daemon.commands.main import Commands
+from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.contacts.offers import Policy, Portfolio
 from tunfwd.daemon.contacts.rooms import Rooms
@@ -49,9 +50,10 @@ from tunfwd.link.congestion import ControllerFactory
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.tox.binding import memory
-from tunfwd.tox.binding.errors import NewPortAlloc, ToxcoreUnusable, ToxError
+from tunfwd.tox.binding.errors import ToxcoreUnusable, ToxError
 from tunfwd.tox.client import Client
 from tunfwd.tox.identity import IdentityError, read_passphrase
+from tunfwd.tox.sockets import SettingUnusable
 from tunfwd.tun import network, privileges
 from tunfwd.tun.admission import admitting, find_users
 from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
@@ -118,7 +120,7 @@ def _run(config: Config, writer: Log) -> None:
                 trio.run(_serve, config, state, listener, tunnel, passphrase, writer)
         except BaseExceptionGroup as group:
             raise _explain(group) from group
-        except (DeviceLost, ToxError, ToxcoreUnusable, IdentityError) as error:
+        except (DeviceLost, ToxError, ToxcoreUnusable, IdentityError, SettingUnusable) as error:
             raise _explain(error) from error
 
 
@@ -225,6 +227,7 @@ async def _serve(
         rooms = Rooms(client, peers, switch, state.content, saver.save, lambda: contacts.hello, random)
         contacts.attach(client, rooms)
         room_commands = RoomCommands(client, contacts, peers, rooms)
+        node_commands = NodeCommands(client, node_list)
         health = Health(tunnel.layout, tunnel.keeper, confinement, tunnel.unguarded)
         commands = Commands(
             client,
@@ -238,6 +241,7 @@ async def _serve(
             health,
             rooms,
             room_commands,
+            node_commands,
             Storage(state, saver, client),
             services,
         )
@@ -304,10 +308,8 @@ def _explain(error: BaseException) -> BaseException:
             return _explain(only)
         case DeviceLost():
             return UserError("failed", str(error))
-        case ToxcoreUnusable() | IdentityError():
+        case ToxcoreUnusable() | IdentityError() | SettingUnusable():
             return ConfigurationError(str(error))
-        case NewPortAlloc():
-            return ConfigurationError("[tox] udp_port or tcp_relay_port is in use")
         case ToxError():
             return UserError("failed", f"toxcore: {error}")
     return error

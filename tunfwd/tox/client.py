@@ -17,9 +17,15 @@ from typing import Any, Self
 import trio
 
 from tunfwd.faults import persists, survives
-from tunfwd.tox import version
+from tunfwd.tox import probing, version
 from tunfwd.tox.binding import enums
-from tunfwd.tox.binding.errors import GetPortNotBound, NewLoadBadFormat
+from tunfwd.tox.binding.errors import (
+    GetPortNotBound,
+    NewLoadBadFormat,
+    NewPortAlloc,
+    NewProxyBadHost,
+    NewProxyNotFound,
+)
 from tunfwd.tox.binding.instance import Tox_Ptr
 from tunfwd.tox.binding.library import Library, choose
 from tunfwd.tox.conferences import Conferences
@@ -34,7 +40,14 @@ from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.policing import Policing, SocketGate
 from tunfwd.tox.reunion import LAST_PORT, Reunion
 from tunfwd.tox.settings import Settings
-from tunfwd.tox.sockets import Activity, descriptors, is_routable, resolve
+from tunfwd.tox.sockets import (
+    Activity,
+    SettingUnusable,
+    descriptors,
+    is_routable,
+    port_trouble,
+    resolve,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +62,7 @@ INTRODUCTIONS = (0.2, 0.8, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # s between; toxcore
 class Client:
     """A node, and what it knows. Made ready by the constructor, alive within `run`, closed by `close`.
 
-    The constructor raises ToxcoreUnusable, IdentityError, or a ToxError such as NewPortAlloc.
+    The constructor raises ToxcoreUnusable, IdentityError, SettingUnusable, or a ToxError.
     """
 
     def __init__(self, settings: Settings, handler: Handler, passphrase: bytes | None = None) -> None:
@@ -88,6 +101,7 @@ class Client:
             resolve=None if settings.proxy is not None else resolve,
             is_routable=partial(is_routable, ipv6=settings.ipv6, proxied=settings.proxy is not None),
             connected_relays=lambda: relays_of(self._tox.savedata),
+            ask=None if settings.proxy is not None else partial(probing.ask, udp=settings.udp),
             random=SystemRandom(),
         )
         """How we get into the network."""
@@ -130,6 +144,10 @@ class Client:
                     return node(options)  # type: ignore[no-any-return]
             except NewLoadBadFormat:
                 raise Damaged("is damaged: toxcore does not take it") from None
+            except NewPortAlloc:
+                raise port_trouble(settings) from None
+            except (NewProxyBadHost, NewProxyNotFound):
+                raise SettingUnusable(f"[tox] proxy: {settings.proxy} does not resolve") from None
 
     def _port(self, which: str) -> int | None:
         try:

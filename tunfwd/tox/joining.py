@@ -16,7 +16,8 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol, assert_never
@@ -24,6 +25,7 @@ from typing import Final, Protocol, assert_never
 import trio
 
 from tunfwd.tox.binding.errors import ToxError
+from tunfwd.tox.probing import Outcome
 from tunfwd.tox.settings import NetworkNode, is_address
 
 AT_ONCE: Final = 5  # nodes in an attempt
@@ -43,7 +45,9 @@ OFFLINE_DELAYS: Final = (
 RELAYS: Final = 3  # toxcore, TCP_connection.h: RECOMMENDED_FRIEND_TCP_CONNECTIONS
 RELAY_DELAYS: Final = (12.0, 12.0, 12.0, 30.0, 60.0, 300.0)  # s likewise, while online
 PENDING: Final = 11.0  # s; toxcore, TCP_client.h: TCP_CONNECTION_TIMEOUT is 10
+RESOLVE_TIME: Final = 3.0  # s for a name that somebody waits for
 TOLD_AFTER: Final = (10.0, 60.0)  # s without the network until the log says so
+HINT: Final = "; see: tunfwd doctor"
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +77,12 @@ class Record:
     turn: int = 0  # of the next
     error: str | None = None  # why it could not be asked
     resolving: bool = False
+    outcome: Outcome | None = None  # of asking it ourselves
     addresses: list[str] = field(default_factory=list)  # as last resolved
+
+
+Ask = Callable[[Mapping[NetworkNode, Sequence[str]]], Awaitable[Sequence[Outcome]]]
+"""Asks nodes at their addresses whether they are there."""
 
 
 class _Turns:
@@ -102,13 +111,15 @@ class Joining:
         resolve: Resolve | None,
         is_routable: Callable[[str], bool],
         connected_relays: Callable[[], frozenset[bytes]],
+        ask: Ask | None,
         random: Random,
     ) -> None:
-        """`resolve` is None where a proxy is in use. Of relays, toxcore tells the keys of those connected."""
+        """`resolve` and `ask` are None where a proxy is in use. `connected_relays` tells their keys."""
         self._network = network
         self._resolve = resolve
         self._is_routable = is_routable
-        self._connected_relays = connected_relays
+        self.connected_relays = connected_relays
+        self._ask = ask
         self._random = random
         self._own_relays, self._configured, self._public = _Turns([]), _Turns([]), _Turns([])
         self._changed = trio.Event()
@@ -157,6 +168,7 @@ class Joining:
             record.relay_at = None  # trio's time begins anew with each run
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell)
+            nursery.start_soon(self._look_at_configured)
             while True:
                 if self.online:
                     await self._keep_relays(nursery)
@@ -180,7 +192,7 @@ class Joining:
         for delay in _repeating(RELAY_DELAYS):
             if await _happens(self._changed, within=delay):
                 return
-            up = self._connected_relays()
+            up = self.connected_relays()
             wanted = self._own_relays.take(AT_ONCE)
             if len(up) < RELAYS:
                 wanted += self._configured.take(AT_ONCE - CONFIGURED_AT_ONCE) + self._public.take(AT_ONCE)
@@ -249,8 +261,34 @@ class Joining:
 
     # What is said
 
+    async def probe(self, records: Collection[Record]) -> None:
+        """Ask nodes ourselves whether they are there, and note it as their outcome; takes up to 6 s.
+
+        With a proxy nothing is done: it would be to go around it.
+        """
+        if self._ask is None:
+            return
+        async with trio.open_nursery() as nursery:
+            for record in records:
+                if not record.addresses:
+                    nursery.start_soon(self._find_addresses, record)
+        reachable = {record.node: record.addresses for record in records if record.addresses}
+        outcomes = {outcome.node: outcome for outcome in await self._ask(reachable)}
+        for record in records:
+            unreachable = Outcome(record.node, "unreachable") if record.node.is_numeric else None
+            record.outcome = outcomes.get(record.node, unreachable)
+
+    async def _find_addresses(self, record: Record) -> None:
+        addresses = [host for host in record.node.hosts if is_address(host)]
+        with trio.move_on_after(RESOLVE_TIME):
+            for name in record.node.hosts:
+                if not is_address(name) and self._resolve is not None:
+                    with suppress(OSError, ValueError):
+                        addresses += await self._resolve(name)
+        record.addresses = [address for address in addresses if self._is_routable(address)]
+
     async def _tell(self) -> None:
-        """Say it in the log when we have been offline for a while."""
+        """Say it in the log when we have been offline for a while, or a configured node is not there."""
         while True:
             since, told = self.offline_since, 0
             while self.offline_since == since:
@@ -260,11 +298,24 @@ class Joining:
                 with trio.move_on_at(deadline) as waiting:
                     await changed.wait()
                 if waiting.cancelled_caught:
-                    log.warning("not in the Tox network for %g s: %s", TOLD_AFTER[told], self.describe())
+                    await self.probe([record for record in self.records if record.asked])
+                    if not self.online:
+                        log.warning(
+                            "not in the Tox network for %g s: %s%s", TOLD_AFTER[told], self.describe(), HINT
+                        )
                     told += 1
 
+    async def _look_at_configured(self) -> None:
+        """Say in the log which configured nodes are not there: the others may hide it for long."""
+        await trio.sleep(TOLD_AFTER[0])
+        configured = [*self._configured.records, *self._own_relays.records]
+        await self.probe(configured)
+        for record in configured:
+            if record.outcome is not None and not record.outcome.answers:
+                log.warning("[tox] %s %s: %s", record.node.origin, record.node, record.outcome.told)
+
     def describe(self) -> str:
-        """Say why we may not be in the network, and what to do."""
+        """Say why we may not be in the network."""
         records = self.records
         asked = [record for record in records if record.asked]
         if not records:
@@ -276,7 +327,10 @@ class Joining:
         if asked and len(failed) == len(asked):
             why = Counter(record.error for record in failed).most_common(1)[0][0]
             return f"{_nodes(len(asked))} tried, and for the most part: {why}"
-        return f"{_nodes(len(asked))} asked, none has let us in yet; see: tunfwd doctor"
+        known = [record.outcome for record in asked if record.outcome is not None]
+        if known and not any(outcome.answers for outcome in known):
+            return f"{_nodes(len(asked))} asked, none answers"
+        return f"{_nodes(len(asked))} asked, none has let us in yet"
 
 
 def _nodes(count: int) -> str:

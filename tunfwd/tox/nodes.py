@@ -9,7 +9,6 @@ import ipaddress
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -140,7 +139,7 @@ def _bound(content: object) -> None:
 
 def bundled() -> tuple[ListedNode, ...]:
     """Return the list that comes with the program."""
-    return read_list(resources.files("tunfwd.tox").joinpath("nodes.json").read_bytes())
+    return read_file(Path(__file__).with_name("nodes.json"))
 
 
 def read_file(path: Path) -> tuple[ListedNode, ...]:

@@ -94,6 +94,10 @@ class Proxy:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.kind}://{host}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -10,6 +10,7 @@ The descriptors stay toxcore's: they are neither read nor closed here.
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -17,6 +18,9 @@ import stat
 from collections.abc import Iterable
 
 import trio
+
+from tunfwd.tox.reunion import FIRST_PORT, LAST_PORT
+from tunfwd.tox.settings import Settings
 
 _WILDCARDS = {"0.0.0.0", "::"}
 _ANY_PORT = 9  # discard
@@ -27,6 +31,44 @@ def descriptors() -> set[int]:
     """Return the open descriptors of this process."""
     listed = os.listdir("/proc/self/fd")  # the directory's own included, which is closed again
     return {int(name) for name in listed if os.path.lexists(f"/proc/self/fd/{name}")}
+
+
+class SettingUnusable(Exception):
+    """toxcore cannot start as it was told to; the message names the setting and says why."""
+
+
+def port_trouble(settings: Settings) -> SettingUnusable:
+    """Find out which of its ports toxcore could not have, and why, by trying to have them ourselves."""
+    relay = settings.tcp_relay_port
+    if relay and (why := _bind_trouble(socket.SOCK_STREAM, relay, ipv6=settings.ipv6)):
+        return SettingUnusable(f"[tox] tcp_relay_port = {relay}: {why}")
+    if not settings.udp_port:
+        return SettingUnusable(
+            f"UDP ports {FIRST_PORT} to {LAST_PORT} are all in use: choose another in [tox] udp_port"
+        )
+    why = _bind_trouble(socket.SOCK_DGRAM, settings.udp_port, ipv6=settings.ipv6)
+    return SettingUnusable(f"[tox] udp_port = {settings.udp_port}: {why or 'cannot be had now'}")
+
+
+def _bind_trouble(kind: socket.SocketKind, port: int, *, ipv6: bool) -> str | None:
+    """Return why the port cannot be bound; None where it can."""
+    families = [(socket.AF_INET, "0.0.0.0"), *([(socket.AF_INET6, "::")] if ipv6 else [])]
+    for family, everywhere in families:
+        try:
+            with socket.socket(family, kind) as own:
+                if family == socket.AF_INET6:
+                    own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                own.bind((everywhere, port))
+        except OSError as error:
+            match error.errno:
+                case errno.EADDRINUSE:
+                    return "in use by another program"
+                case errno.EACCES | errno.EPERM:
+                    return "not permitted: a port below 1024 takes root, or CAP_NET_BIND_SERVICE"
+                case errno.EAFNOSUPPORT:
+                    continue
+            return error.strerror
+    return None
 
 
 class Activity:

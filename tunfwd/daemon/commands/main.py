@@ -14,6 +14,7 @@ from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.doctor import Health
+from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.commands.together import Found, is_one, is_same_to_all, offer_all, places_of
 from tunfwd.daemon.contacts.offers import Portfolio, describe, read_service, service
@@ -37,7 +38,7 @@ from tunfwd.tox.binding.errors import (
     ToxError,
 )
 from tunfwd.tox.client import Client
-from tunfwd.tox.contacts import NONE, FriendRequest, Member, Room
+from tunfwd.tox.contacts import FriendRequest, Member, Room
 from tunfwd.tox.friends import parse_address
 from tunfwd.tun.device import Device
 from tunfwd.wire.packets import Direction, Feature, Protocol
@@ -67,6 +68,7 @@ class Commands:
         health: Health,
         rooms: Rooms,
         room_commands: RoomCommands,
+        node_commands: NodeCommands,
         storage: Storage,
         services: LocalServices,
     ) -> None:
@@ -81,6 +83,7 @@ class Commands:
         self._health = health
         self._rooms = rooms
         self._room_commands = room_commands
+        self._node_commands = node_commands
         self._services = services
         self._storage = storage
         self.dispatcher = dispatcher = Dispatcher(storage.save)
@@ -103,6 +106,7 @@ class Commands:
         dispatcher.add(api.PORTS, self._ports)
         dispatcher.add(api.KILL, self._kill)
         room_commands.register(dispatcher)
+        node_commands.register(dispatcher)
 
     # Ourselves.
 
@@ -126,14 +130,21 @@ class Commands:
         return {"version": __version__, "compiled": compiled, "toxcore": version.inspect().text}
 
     async def _status(self, _: api.Nothing) -> api.StatusResult:
-        return {
-            "network": "offline" if self._client.connection is NONE else "online",
+        status: api.StatusResult = {
+            "network": self._network,
             "contacts": [_contact_entry(peer) for peer in self._peers],
             "drops": self._drops(),
             "groups": self._room_commands.entries(),
             "warnings": await self._storage.warnings(),
             "load": self._load(),
         }
+        if offline := self._node_commands.offline():
+            status["offline"] = offline
+        return status
+
+    @property
+    def _network(self) -> Literal["online", "offline"]:
+        return "online" if self._node_commands.is_online else "offline"
 
     def _load(self) -> api.Load:
         statistics = self._switch.stack.statistics()
@@ -159,9 +170,8 @@ class Commands:
 
     async def _doctor(self, _: api.Nothing) -> api.DoctorResult:
         report = version.inspect()
-        online = self._client.connection is not NONE
         checks: list[api.Check] = [
-            _check("tox network", online, "connected" if online else "not connected; see [tox] bootstrap"),
+            *await self._node_commands.checks(),
             *(_check("libtoxcore", False, warning) for warning in report.warnings),
             *await self._storage.checks(),
             *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
@@ -214,7 +224,7 @@ class Commands:
             raise UserError("usage", "the address has a mistake in it: its checksum is wrong") from None
         except ToxError as error:
             raise UserError("failed", f"toxcore: {error}") from None
-        return {"friend": _friend_entry(self._contacts.added(friend, params.name))}
+        return {"friend": _friend_entry(self._contacts.added(friend, params.name)), "network": self._network}
 
     async def _friend_accept(self, params: api.FriendAccept) -> api.FriendResult:
         request = self._find_request(params.key)

@@ -88,6 +88,14 @@ class NewPortAlloc(ToxError):
     """No UDP or TCP port of the configured ones could be bound."""
 
 
+class NewProxyBadHost(ToxError):
+    """The proxy's name is none."""
+
+
+class NewProxyNotFound(ToxError):
+    """The proxy's name does not resolve."""
+
+
 class NewLoadEncrypted(ToxError):
     """The saved identity is encrypted."""
 

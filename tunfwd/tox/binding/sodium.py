@@ -17,7 +17,7 @@ from tunfwd.tox.binding.cdef import load
 
 KEY_SIZE: Final = 32  # bytes, public or secret
 NONCE_SIZE: Final = 24  # bytes
-_MAC_SIZE: Final = 16  # bytes
+MAC_SIZE: Final = 16  # bytes
 
 _ffi = FFI()
 _ffi.cdef("""
@@ -35,6 +35,8 @@ const char *randombytes_implementation_name(void);
 int crypto_scalarmult_curve25519_base(unsigned char *q, const unsigned char *n);
 int crypto_box_easy(unsigned char *c, const unsigned char *m, unsigned long long mlen,
                     const unsigned char *n, const unsigned char *pk, const unsigned char *sk);
+int crypto_box_open_easy(unsigned char *m, const unsigned char *c, unsigned long long size,
+                         const unsigned char *n, const unsigned char *pk, const unsigned char *sk);
 """)
 
 
@@ -78,6 +80,11 @@ def secrets_drawn(replaced: dict[int, bytes]) -> Iterator[list[bytes]]:
         )
 
 
+def is_usable() -> bool:
+    """Whether the functions below can be called."""
+    return _library() is not None
+
+
 def public_key(secret: bytes) -> bytes:
     """Return the public key of a Curve25519 secret key."""
     key = _ffi.new("unsigned char[]", KEY_SIZE)
@@ -87,13 +94,24 @@ def public_key(secret: bytes) -> bytes:
 
 def box(message: bytes, nonce: bytes, public: bytes, secret: bytes) -> bytes:
     """Seal a message that the owners of either key can open (crypto_box_easy)."""
-    sealed = _ffi.new("unsigned char[]", len(message) + _MAC_SIZE)
+    sealed = _ffi.new("unsigned char[]", len(message) + MAC_SIZE)
     if _use().crypto_box_easy(sealed, message, len(message), nonce, public, secret) != 0:
         raise ValueError("not a public key")
     return bytes(_ffi.buffer(sealed))
 
 
+def open_box(sealed: bytes, nonce: bytes, public: bytes, secret: bytes) -> bytes | None:
+    """Return what `box` has sealed; None for what was sealed otherwise."""
+    size = len(sealed) - MAC_SIZE
+    if size < 0 or len(nonce) != NONCE_SIZE:
+        return None
+    message = _ffi.new("unsigned char[]", max(size, 1))
+    if _use().crypto_box_open_easy(message, sealed, len(sealed), nonce, public, secret) != 0:
+        return None
+    return bytes(_ffi.buffer(message, size))
+
+
 def _use() -> Any:
     library = _library()
-    assert library is not None  # only who got a secret from `secrets_drawn` comes here
+    assert library is not None  # who comes here has a secret from `secrets_drawn`, or has asked `is_usable`
     return library
