@@ -290,7 +290,7 @@ async def peer_main(kind: str, node: str, key: str) -> None:
 def _give_up_privileges() -> None:
     """As the daemon does: without them toxcore cannot lock memory."""
     privileges.drop()
-    memory.never_lock()
+    memory.disable_mlock()
 
 
 async def main(seconds: float, cases: tuple[str, ...], kind: str, here_at: str, there: str) -> list[Result]:

@@ -19,18 +19,12 @@ import trio
 from pyroute2 import netns
 
 from netns.topology import Host, Topology
-from tunfwd.daemon.contacts.offers import Policy, Portfolio
-from tunfwd.daemon.datapath.engine import Engine
-from tunfwd.daemon.datapath.inbound import Serving
-from tunfwd.daemon.datapath.outbound import Callers
-from tunfwd.daemon.datapath.pings import Pings
-from tunfwd.daemon.datapath.services import LocalServices
-from tunfwd.daemon.datapath.switch import Switch
-from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.daemon.contacts.offers import Offers, Policy
+from tunfwd.daemon.datapath.datapath import Datapath, Machine
+from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import Content
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, Session, Settings
-from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller
 from tunfwd.tun import network
 from tunfwd.tun.device import Device
@@ -77,23 +71,12 @@ class Core:
 
     def __init__(self, host: Host, contact: MemoryContact, poller: Poller, features: Feature) -> None:
         contact_like: Any = contact
-        peers = Peers()
-        self.device = _in_namespace(host, _open_device)
-        stack = Stack(OWN, peers.host_state, random.SystemRandom(), self.device.mtu)
-        self.switch = Switch(stack, poller, peers)
         nobody: Any = SimpleNamespace(at=lambda _protocol, _port: [])  # undecided: the service sees the peer
-        services = LocalServices(
-            nobody, Content(), lambda: None, (OWN[0].ip, OWN[1].ip), interface=0, loopback=1
-        )
-        self.portfolio = Portfolio(Content(), Policy((Rule(Action.ACCEPT),), ()), lambda: None)
-        self.engine = Engine(
-            self.device,
-            self.switch,
-            self.portfolio,
-            Callers(self.switch),
-            Serving(self.switch, services, 10.0, random.SystemRandom()),
-            Pings(self.switch, random.SystemRandom()),
-        )
+        self.device = _in_namespace(host, _open_device)
+        self.offers = Offers(Content(), Policy((Rule(Action.ACCEPT),), ()), lambda: None)
+        machine = Machine(self.device, OWN, interface=0, loopback=1, listeners=nobody, poller=poller)
+        datapath = Datapath(machine, Content(), lambda: None, self.offers, connect_timeout=10.0)
+        self.scheduler, self.engine = datapath.scheduler, datapath.engine
         session = Session(
             FRIEND,
             epoch=random.getrandbits(64),
@@ -145,8 +128,8 @@ async def _measure(
                 core.engine.online(core.peer)
             nursery.start_soon(using.carry, to_client)
             nursery.start_soon(serving.carry, to_server)
-            serving.portfolio.offer(serving.peer, Protocol.TCP, port, "bench", None, "auto")
-            serving.switch.touch(serving.peer)
+            serving.offers.offer(serving.peer, Protocol.TCP, port, "bench", None, "auto")
+            serving.scheduler.touch(serving.peer)
             await trio.sleep(0.2)
             measured: dict[str, float] = {}
             for what in (["delays"], ["rates", str(seconds)]):

@@ -21,6 +21,7 @@ from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import Settings
 from tunfwd.netstack import Connection, Endpoint, HostState, Stack
 from tunfwd.netstack import events as stack_events
+from tunfwd.tun.device import Offload
 from tunfwd.wire.packets import Protocol
 
 from .simulated import Daemon
@@ -72,6 +73,9 @@ class Program:
 
 class Kernel:
     """A host's kernel and its programs, behind the daemon's TUN device, which it also plays."""
+
+    mtu = 1500
+    offload = Offload(0)
 
     def __init__(self, seed: int) -> None:
         self.stack = Stack(KERNEL, lambda address: HostState.ONLINE, Random(seed))
@@ -208,7 +212,7 @@ class Joined:
         using, serving = joined.using, joined.serving
         async with trio.open_nursery() as nursery:
             for host in (using, serving):
-                await nursery.start(host.daemon.switch.poller.run)
+                await nursery.start(host.daemon.poller.run)
                 await nursery.start(host.daemon.engine.run)
                 nursery.start_soon(host.kernel.run)
             joined.server = using.befriend("server")
@@ -223,9 +227,9 @@ class Joined:
     user: Peer
 
     async def offer(self, protocol: Protocol, port: int, source: str = "peer") -> Mapping:
-        offers: Any = self.serving.daemon.portfolio
+        offers: Any = self.serving.daemon.offers
         mapping: Mapping = offers.offer(self.user, protocol, port, f"port {port}", None, source)
-        self.serving.daemon.switch.touch(self.user)
+        self.serving.daemon.scheduler.touch(self.user)
         await trio.sleep(0.5)
         assert (protocol, port) in self.server.ports
         return mapping

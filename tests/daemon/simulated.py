@@ -16,22 +16,15 @@ from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
-from tunfwd.daemon.contacts.offers import Policy, Portfolio
-from tunfwd.daemon.contacts.rooms import Rooms
-from tunfwd.daemon.contacts.tracker import Contacts
-from tunfwd.daemon.datapath.engine import Engine
-from tunfwd.daemon.datapath.inbound import Serving
-from tunfwd.daemon.datapath.outbound import Callers
-from tunfwd.daemon.datapath.pings import Pings
-from tunfwd.daemon.datapath.services import LocalServices
-from tunfwd.daemon.datapath.switch import Switch
-from tunfwd.daemon.peers import Peer, Peers
-from tunfwd.daemon.storage.addresses import AddressBook
+from tunfwd.daemon import wiring
+from tunfwd.daemon.contacts.offers import Policy
+from tunfwd.daemon.contacts.tracker import AutoAccept
+from tunfwd.daemon.datapath.datapath import Machine
+from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import Content
 from tunfwd.forwarding.policy import Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, Settings
-from tunfwd.netstack.stack import Stack
-from tunfwd.services.poller import Poller
+from tunfwd.netstack.connection import Connection
 from tunfwd.tox.binding.enums import (
     Tox_Connection,
     Tox_Group_Exit_Type,
@@ -42,8 +35,10 @@ from tunfwd.tox.binding.errors import raise_code
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import UDP, Friend, FriendRequest, Group
 from tunfwd.tox.groups import Groups
+from tunfwd.tox.handler import Handler
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.policing import Policing, SocketGate
+from tunfwd.tun.device import Offload
 from tunfwd.tun.listeners import Listener
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Hello, Lossless, Protocol, encode
@@ -213,8 +208,20 @@ class SimulatedFriends(list[Friend]):
         self.requests = [request for request in self.requests if request.key != key]
 
 
-class Daemon:
+class NoDevice:
+    """A TUN device that takes everything and gives nothing."""
+
+    mtu = 1500
+    offload = Offload(0)
+
+    def write(self, frame: object) -> bool:
+        return True
+
+
+class Daemon(wiring.Daemon):
     """All that `tunfwd daemon` wires together, between toxcore and the device."""
+
+    client: Any
 
     def __init__(
         self,
@@ -227,64 +234,57 @@ class Daemon:
         device: Any = None,
         settings: Settings | None = None,
         auto_accept: frozenset[bytes] = frozenset(),
+        tox: Any = None,
     ) -> None:
-        self.content = content or Content()
         self.saved = 0
-        random = Random(seed)
-        self.tox: Any = SimulatedTox(known or [])
-        self.peers = Peers()
-        own = IPv4Interface("10.77.0.1/16"), IPv6Interface(f"{RANGE6[1]}/48")
-        stack = Stack(own, self.peers.host_state, random, 1500, udp_segmentation=False)
-        self.switch = Switch(stack, Poller(), self.peers)
-        self.portfolio = Portfolio(self.content, Policy(rules, ()), self._save)
-        self.pings = pings = Pings(self.switch, random)
-        self.listeners = SimulatedListeners()
-        self.services = LocalServices(
-            self.listeners, self.content, self._save, (own[0].ip, own[1].ip), interface=TUN, loopback=LO
-        )
-        serving = Serving(self.switch, self.services, 5.0, random)
-        device = device or SimpleNamespace(write=lambda frame: True)
-        self.engine = Engine(device, self.switch, self.portfolio, Callers(self.switch), serving, pings, clock)
-        self.book = AddressBook(network, RANGE6, self.content.addresses)
-        self.contacts = Contacts(
-            self.engine,
-            self.peers,
-            self.portfolio,
-            self.book,
-            self.content,
-            self._save,
-            settings=settings or Settings(),
-            random=random,
-            auto_accept_friends=auto_accept,
-            auto_accept_groups=frozenset(),
-        )
+        self.tox: Any = tox or SimulatedTox(known or [])
+        no_device: Any = NoDevice()
+        self.device: Any = device or no_device
         self.pacing = Pacing()
-        tox: Any = self.tox  # what is called of it
-        groups = Groups(tox, self.pacing, self.contacts, self._save, self._save, lambda: "us")
-        conferences = Conferences(tox, self.contacts, self._save, key_of("us"))
-        self.friends = SimulatedFriends(self.tox, self.pacing)
         self.policing = Policing(SocketGate(None))
-        client: Any = SimpleNamespace(
-            groups=groups,
-            conferences=conferences,
+        self.friends = SimulatedFriends(self.tox, self.pacing)
+        self.listeners = SimulatedListeners()
+        machine = Machine(
+            device=self.device,
+            addresses=(IPv4Interface((network[1], network.prefixlen)), IPv6Interface((RANGE6[1], 48))),
+            interface=TUN,
+            loopback=LO,
+            listeners=self.listeners,
+            random=Random(seed),
+            clock=clock,
+        )
+        accept = AutoAccept(friends=auto_accept, groups=frozenset())
+        options = wiring.Options(Policy(rules, ()), 5.0, settings or Settings(), accept)
+        super().__init__(machine, content or Content(), self._save, options, self._start)
+        datapath = self.datapath
+        self.peers, self.stack, self.scheduler = datapath.peers, datapath.stack, datapath.scheduler
+        self.engine, self.services, self.pings = datapath.engine, datapath.services, datapath.pings
+        self.poller = datapath.poller
+
+    def _start(self, handler: Handler) -> Any:
+        self.groups = Groups(self.tox, self.pacing, handler, self._save, self._save, lambda: "us")
+        self.conferences = Conferences(self.tox, handler, self._save, key_of("us"))
+        return SimpleNamespace(
+            groups=self.groups,
+            conferences=self.conferences,
             friends=self.friends,
             policing=self.policing,
             dht_key=b"",
         )
-        self.client = client
-        self.groups, self.conferences = groups, conferences
-        self.rooms = Rooms(
-            client, self.peers, self.switch, self.content, self._save, lambda: self.contacts.hello, random
-        )
-        self.contacts.attach(client, self.rooms)
 
     def _save(self) -> None:
         self.saved += 1
 
+    @property
+    def connections(self) -> list[Connection]:
+        """Those of local programs and services that are still held here."""
+        known = self.stack._table._connections.values()
+        return [connection for connection in known if connection.handler is not None]
+
     def settle(self) -> None:
         """As after each round of toxcore's loop."""
         self.contacts.iterated()
-        while self.switch.dirty or self.engine.is_behind:
+        while self.scheduler.has_work or self.scheduler.is_behind:
             self.engine.round()
 
     def join(self, group: Group, number: int, name: str, key: bytes | None = None) -> Peer:

@@ -14,9 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from tunfwd.daemon.datapath.inbound import DatagramRelay
-from tunfwd.daemon.datapath.outbound import DatagramCaller
-from tunfwd.daemon.datapath.relay import Splice
+from tunfwd.daemon.datapath.inbound import InboundDatagrams
+from tunfwd.daemon.datapath.outbound import OutboundDatagrams
+from tunfwd.daemon.datapath.relay import StreamRelay
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.linked import LinkChannel
 from tunfwd.forwarding.lossless import LosslessChannel
@@ -34,9 +34,9 @@ from .joined import Joined, Program
 AFTER = 5.0  # s until TIME_WAIT is over and all that was sent is acknowledged
 PARTS = (
     Connection,
-    Splice,
-    DatagramCaller,
-    DatagramRelay,
+    StreamRelay,
+    OutboundDatagrams,
+    InboundDatagrams,
     Flow,
     LinkChannel,
     LosslessChannel,
@@ -207,9 +207,11 @@ ENDINGS: list[Ending] = [
 def tables(joined: Joined) -> Counter[str]:
     found: Counter[str] = Counter()
     for host in (joined.using, joined.serving):
-        switch = host.daemon.switch
-        for name in ("ends", "streams", "datagram_services"):
-            found[name] += len(getattr(switch, name))
+        daemon = host.daemon
+        mappings = [mapping for peer in daemon.peers for mapping in peer.session.mappings]
+        found["ends"] += sum(flow.end is not None for mapping in mappings for flow in mapping.flows)
+        found["connections"] += len(daemon.connections)
+        found["datagrams"] += len(daemon.engine._inbound._datagrams)
     return found
 
 

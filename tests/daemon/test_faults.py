@@ -13,6 +13,7 @@ import trio
 from tests.netstack.lab import SYN_OPTIONS, tcp_frame
 from tunfwd import faults
 from tunfwd.common.values import Reason
+from tunfwd.daemon.datapath import connections
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.session import FEATURES
@@ -76,12 +77,12 @@ class Scene:
             peer, Hello(Feature.MANY | Feature.FLOW, 7), Offer(5, Protocol.TCP, Direction.SERVER, 80, "web")
         )
         (mapping,) = peer.session.mappings
-        self.daemon.portfolio.accept(peer, mapping, None, None)
+        self.daemon.offers.accept(peer, mapping, None, None)
         self.hear(peer, AckAcc(5))
         assert mapping.state is MappingState.RUNNING
         flow = peer.session.connect(mapping, trio.current_time())
         assert flow is not None
-        self.daemon.switch.ends[flow] = end = End()
+        flow.end = end = End()
         self.hear(peer, Accept(flow.msg_id))
         assert flow.is_open
         return end
@@ -100,7 +101,7 @@ class Scene:
         self.daemon.forget_traffic()
         await trio.sleep(2)
         self.bob.session.handle_timeout(trio.current_time())
-        self.daemon.switch.touch(self.bob)
+        self.daemon.scheduler.touch(self.bob)
         self.daemon.settle()
         assert self.bob.session.is_online
         hello = encode(FRIEND, Hello(FEATURES, epoch))
@@ -113,10 +114,10 @@ ENTRIES: dict[str, Callable[[Scene], None]] = {
     "receive_lossy": lambda s: s.daemon.contacts.lossy(s.bob.contact, b"\xc9\x02"),
     "receive_public": lambda s: s.daemon.engine.public(s.bob, b"\xa7"),
     "path_changed": lambda s: s.daemon.contacts.contact_connection(s.bob.contact),
-    "next_event": lambda s: s.daemon.switch.touch(s.bob),
-    "lossy_to_send": lambda s: s.daemon.switch.touch(s.bob),
-    "next_packet": lambda s: s.daemon.switch.touch(s.bob),
-    "next_timeout": lambda s: s.daemon.switch.touch(s.bob),
+    "next_event": lambda s: s.daemon.scheduler.touch(s.bob),
+    "lossy_to_send": lambda s: s.daemon.scheduler.touch(s.bob),
+    "next_packet": lambda s: s.daemon.scheduler.touch(s.bob),
+    "next_timeout": lambda s: s.daemon.scheduler.touch(s.bob),
 }
 
 
@@ -156,11 +157,11 @@ async def test_a_fault_that_stays_is_met_ever_more_rarely(
     scene = Scene()
     monkeypatch.setattr(scene.bob.session, "lossy_to_send", fail)
     scene.daemon.engine._device.read = lambda: []  # type: ignore[method-assign]
-    scene.daemon.switch.touch(scene.bob)
+    scene.daemon.scheduler.touch(scene.bob)
     with trio.move_on_after(600):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(scene.daemon.engine._keep_time)
-            nursery.start_soon(scene.daemon.engine._work_off)
+            nursery.start_soon(scene.daemon.engine._run_requested_rounds)
     assert 5 < scene.bob.session.counters["failures"] <= 600
     assert scene.ends[scene.alice].over == []
     assert scene.alice.session.is_online
@@ -171,7 +172,7 @@ async def test_what_the_owner_fails_over_is_the_contacts_loss_too(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
 ) -> None:
     scene = Scene()
-    monkeypatch.setattr(scene.daemon.portfolio, "offered", fail)
+    monkeypatch.setattr(scene.daemon.offers, "offered", fail)
     scene.hear(scene.bob, Offer(6, Protocol.TCP, Direction.SERVER, 81, ""))
     scene.only_bob_failed()
     await scene.bob_is_back()
@@ -223,7 +224,7 @@ def syn(scene: Scene, port: int = APPLICATION) -> None:
         Endpoint(scene.daemon.book.own.packed, port), Endpoint(scene.bob.address.packed, 80), SYN, 1000,
         options=SYN_OPTIONS,
     )  # fmt: skip
-    scene.daemon.switch.stack.receive([frame], trio.current_time())
+    scene.daemon.stack.receive([frame], trio.current_time())
     scene.daemon.engine.round()
     scene.daemon.settle()
 
@@ -238,24 +239,24 @@ async def test_a_connection_that_cannot_be_taken_is_refused(monkeypatch: pytest.
 
     scene.daemon.engine._device.write = write  # type: ignore[method-assign]
     with monkeypatch.context() as patch:
-        patch.setattr(scene.daemon.engine._callers, "incoming", fail)
+        patch.setattr(scene.daemon.engine._outbound, "incoming", fail)
         syn(scene)
         scene.daemon.engine.round()
     assert faults.tally.count == 1
     assert len(sent) == 1
-    assert scene.daemon.switch.stack.statistics().connections == 0
+    assert scene.daemon.stack.statistics().connections == 0
     syn(scene, APPLICATION + 1)  # and the next one is served
-    assert len(scene.daemon.switch.streams) == 1
+    assert len(scene.daemon.connections) == 1
     assert scene.bob.session.is_online
 
 
 def flow_of(scene: Scene) -> Flow:
-    (handler,) = scene.daemon.switch.streams.values()
-    flow: Flow = handler.flow  # type: ignore[attr-defined]
+    (connection,) = scene.daemon.connections
+    flow: Flow = connection.handler.flow  # type: ignore[union-attr]
     return flow
 
 
-@pytest.mark.parametrize("where", ["stack", "splice"])
+@pytest.mark.parametrize("where", ["stack", "relay"])
 async def test_a_connection_that_fails_is_reset_with_its_flow(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,19 +264,19 @@ async def test_a_connection_that_fails_is_reset_with_its_flow(
     syn(scene)
     flow = flow_of(scene)
     scene.hear(scene.bob, Accept(flow.msg_id))
-    (connection,) = scene.daemon.switch.streams
+    (connection,) = scene.daemon.connections
     assert flow.is_open
     if where == "stack":
         monkeypatch.setattr(type(connection), "receive", fail)
         syn(scene)
     else:
-        monkeypatch.setattr(scene.daemon.switch, "stream_event", fail)
-        scene.daemon.switch.stack.emit(events.Readable(connection))
+        monkeypatch.setattr(connections, "hand_over", fail)
+        scene.daemon.stack.emit(events.Readable(connection))
         scene.daemon.engine.round()
     scene.daemon.settle()
     assert not flow.is_open
-    assert scene.daemon.switch.streams == {}
-    assert scene.daemon.switch.stack.statistics().connections == 0
+    assert not scene.daemon.connections
+    assert scene.daemon.stack.statistics().connections == 0
     assert scene.bob.session.is_online
     assert scene.bob.session.counters["failures"] == 0
     assert [end.over for end in scene.ends.values()] == [[], []]
@@ -283,13 +284,13 @@ async def test_a_connection_that_fails_is_reset_with_its_flow(
 
 async def test_a_frame_that_fails_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
-    stack = scene.daemon.switch.stack
+    stack = scene.daemon.stack
     with monkeypatch.context() as patch:
         patch.setattr(type(stack), "_receive_tcp", fail)
         syn(scene)
     assert faults.tally.count == 1
     syn(scene)
-    assert len(scene.daemon.switch.streams) == 1
+    assert len(scene.daemon.connections) == 1
 
 
 # What toxcore tells, and what rules accept.

@@ -10,9 +10,9 @@ import pytest
 
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.daemon.commands.main import Commands
+from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands.main import dispatcher
 from tunfwd.daemon.commands.nodes import NodeCommands
-from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import Content, contact_id, group_id
 from tunfwd.forwarding.policy import Action, Rule
@@ -192,31 +192,16 @@ async def saved() -> None:
     """All of it, each time."""
 
 
-def commands_of(daemon: Daemon) -> Commands:
+def commands_of(daemon: Daemon) -> Dispatcher:
     storage: Any = SimpleNamespace(save=saved)
-    rooms = RoomCommands(daemon.client, daemon.contacts, daemon.peers, daemon.rooms)
-    return Commands(
-        daemon.client,
-        daemon.contacts,
-        daemon.peers,
-        daemon.portfolio,
-        daemon.pings,
-        daemon.switch,
-        daemon.book,
-        None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
-        daemon.rooms,
-        rooms,
-        NodeCommands(daemon.client, SimpleNamespace()),  # type: ignore[arg-type]
-        storage,
-        daemon.services,
-    )
+    nothing: Any = None
+    return dispatcher(daemon, storage, nothing, NodeCommands(daemon.client, nothing))
 
 
 async def test_renaming_by_command() -> None:
     daemon = Daemon(rules=ALICE)
     bob, carol = daemon.befriend("bob", given=False), daemon.befriend("carol")
-    call = commands_of(daemon).dispatcher
+    call = commands_of(daemon)
     answer = await call(api.FRIEND_RENAME.name, {"name": "bob", "to": "alice"})
     assert answer["friend"]["name"] == "alice"  # type: ignore[index]
     assert taken(daemon, bob)
@@ -229,7 +214,7 @@ async def test_renaming_by_command() -> None:
 
 async def test_groups_are_named_by_command() -> None:
     daemon = Daemon(rules=LAN)
-    call = commands_of(daemon).dispatcher
+    call = commands_of(daemon)
     await call(api.GROUP_CREATE.name, {"name": "lan", "public": True})
     second = await call(api.GROUP_CREATE.name, {"name": "LAN"})
     assert second["group"]["name"].startswith("LAN-")  # type: ignore[index]

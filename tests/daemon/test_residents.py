@@ -14,9 +14,9 @@ import trio.testing
 
 from tunfwd.common.errors import UserError
 from tunfwd.daemon.commands.rooms import _member_entry
+from tunfwd.daemon.contacts.greetings import MAX_PARTED
 from tunfwd.daemon.contacts.offers import MAX_BY_RULE
 from tunfwd.daemon.contacts.residents import MAX_AWAY
-from tunfwd.daemon.contacts.tracker import MAX_PARTED
 from tunfwd.daemon.peers import NO_ADDRESS, Peer
 from tunfwd.daemon.storage.state import Content, StandingOffer, _encode, contact_id
 from tunfwd.forwarding.policy import Action, Rule
@@ -77,7 +77,7 @@ async def test_a_new_key_each_second_leaves_nothing(autojump_clock: trio.testing
     assert len(_encode(daemon.content)) == before
     assert len(list(daemon.peers)) <= 2 * MAX_AWAY
     assert len(group.members) <= 2 * MAX_AWAY
-    assert len(daemon.contacts._parted) <= MAX_PARTED
+    assert len(daemon.contacts.greetings._parted) <= MAX_PARTED
     assert len(daemon.book) <= 2 * MAX_AWAY
     gc.collect()
     alive = [one for one in gc.get_objects() if isinstance(one, Peer) and one.via == "group:lan"]
@@ -88,7 +88,7 @@ async def test_what_a_rule_gives_to_strangers_is_bounded(autojump_clock: trio.te
     daemon = Daemon(rules=(Rule(Action.ACCEPT, "group:*/*"),))
     group = lan(daemon)
     daemon.join(group, 9999, "host")
-    daemon.portfolio.offer(daemon.peers.find("host"), Protocol.TCP, 22, "ssh", None, "auto")
+    daemon.offers.offer(daemon.peers.find("host"), Protocol.TCP, 22, "ssh", None, "auto")
     daemon.exit(group, 9999)
     for number in range(4 * MAX_AWAY):
         daemon.join(group, number, f"stranger {number}")
@@ -150,7 +150,7 @@ async def test_friends_and_what_a_person_decided_go_before_strangers() -> None:
     peers = [daemon.join(group, number, f"player {number}") for number in range(ROOM + 1)]
     last = peers[-1]
     assert last.address is None
-    daemon.portfolio.offer(last, Protocol.TCP, 22, "ssh", None, "auto")
+    daemon.offers.offer(last, Protocol.TCP, 22, "ssh", None, "auto")
     assert last.address is not None
     friends = [daemon.befriend(f"friend {number}") for number in range(ROOM - 1)]
     assert all(friend.address is not None for friend in friends)
@@ -223,7 +223,7 @@ async def test_after_many_partings_we_are_new_to_all() -> None:
         daemon.settle()
     back = daemon.join(group, 0, "player 0")
     assert back.session.epoch not in epochs
-    assert back.session.epoch == daemon.contacts.hello.epoch
+    assert back.session.epoch == daemon.contacts.greetings.hello.epoch
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -263,11 +263,11 @@ async def test_whatever_happens(seed: int, autojump_clock: trio.testing.MockCloc
                 peer = random.choice([*daemon.peers] or [None])
                 if peer is not None:
                     with suppress(UserError):
-                        daemon.portfolio.offer(peer, Protocol.TCP, random.randrange(1, 3), "", None, "auto")
+                        daemon.offers.offer(peer, Protocol.TCP, random.randrange(1, 3), "", None, "auto")
             case "kill":
                 peer = random.choice([*daemon.peers] or [None])
                 if peer is not None and peer.session.mappings:
-                    daemon.portfolio.end(peer, random.choice(peer.session.mappings))
+                    daemon.offers.end(peer, random.choice(peer.session.mappings))
                     daemon.settle()
             case "friend":
                 if random.random() < 0.1:

@@ -52,11 +52,11 @@ def start(content: Content) -> tuple[Daemon, Peer]:
 
 async def test_a_request_for_a_port_in_use_is_refused_and_the_next_start_is_as_before() -> None:
     daemon, bob = start(Content())
-    daemon.portfolio.accept(bob, offered(daemon, bob, Protocol.TCP, 8080, "web"), 80, None)
+    daemon.offers.accept(bob, offered(daemon, bob, Protocol.TCP, 8080, "web"), 80, None)
     with pytest.raises(UserError, match="port 80/tcp of bob is in use; choose another"):
-        daemon.portfolio.request(bob, Protocol.TCP, 80, "", None)
+        daemon.offers.request(bob, Protocol.TCP, 80, "", None)
     assert [mapping.name for mapping in bob.session.mappings] == ["web"]
-    daemon.portfolio.request(bob, Protocol.TCP, 80, "", 81)
+    daemon.offers.request(bob, Protocol.TCP, 80, "", 81)
     _, again = start(deepcopy(daemon.content))
     assert ports(again) == ports(bob)
     assert {place for _, place in ports(again)} == {80, 81}
@@ -107,10 +107,10 @@ async def test_what_cannot_stand_is_put_aside_and_the_rest_runs(caplog: pytest.L
 async def test_an_acceptance_that_comes_too_late_leaves_nothing_behind() -> None:
     daemon, bob = start(Content())
     web = offered(daemon, bob, Protocol.TCP, 80, "web")
-    daemon.portfolio.accept(bob, web, None, None)
+    daemon.offers.accept(bob, web, None, None)
     before, saved = ports(bob), deepcopy(daemon.content)
     with pytest.raises(UserError, match="nothing to accept"):
-        daemon.portfolio.accept(bob, web, 81, None)
+        daemon.offers.accept(bob, web, 81, None)
     assert ports(bob) == before
     assert daemon.content == saved
 
@@ -175,17 +175,17 @@ def test_whatever_commands_were_given_the_next_start_is_as_before(
             with suppress(UserError):
                 match verb:
                     case "offer":
-                        daemon.portfolio.offer(bob, protocol, port, name, None, "auto")
+                        daemon.offers.offer(bob, protocol, port, name, None, "auto")
                     case "request":
-                        daemon.portfolio.request(bob, protocol, port, name, place)
+                        daemon.offers.request(bob, protocol, port, name, place)
                     case "accept":
                         mapping = offered(daemon, bob, protocol, port, name)
                         if mapping.state is MappingState.PENDING:
-                            daemon.portfolio.accept(bob, mapping, place, None)
+                            daemon.offers.accept(bob, mapping, place, None)
                     case "end" if bob.session.mappings:
                         mappings = list(bob.session.mappings)
-                        daemon.portfolio.end(bob, mappings[port % len(mappings)])
-            daemon.switch.touch(bob)  # and what follows is not known to come after the round
+                        daemon.offers.end(bob, mappings[port % len(mappings)])
+            daemon.scheduler.touch(bob)  # and what follows is not known to come after the round
         daemon.settle()
         content = deepcopy(daemon.content)
         _, again = start(content)

@@ -71,7 +71,7 @@ async def test_a_first_offer_is_greeted_with_once_for_all() -> None:
     made = offer(daemon, group)
     hello, sent = said(daemon.tox.public)
     assert isinstance(hello, Hello)
-    assert hello.epoch == daemon.contacts.hello.epoch
+    assert hello.epoch == daemon.contacts.greetings.hello.epoch
     assert isinstance(sent, Offer)
     assert sent.msg_id == made.msg_id
     assert not daemon.tox.private
@@ -105,7 +105,7 @@ async def test_a_group_at_rest_costs_nothing(autojump_clock: trio.testing.MockCl
     daemon.forget_traffic()
     await trio.sleep(60)
     looked: list[object] = []
-    daemon.engine._look_after = looked.append  # type: ignore[method-assign,assignment]
+    daemon.engine._serve_peer = looked.append  # type: ignore[method-assign,assignment]
     for _ in range(1000):
         daemon.contacts.iterated()
     assert not looked
@@ -119,13 +119,13 @@ async def test_packets_of_one_member_concern_that_member_alone() -> None:
     daemon, group = with_members(MANY, greeted=True)
     made = offer(daemon, group)
     looked: list[object] = []
-    look_after = daemon.engine._look_after
+    serve = daemon.engine._serve_peer
 
     def look(peer: object) -> None:
         looked.append(peer)
-        look_after(peer)  # type: ignore[arg-type]
+        serve(peer)  # type: ignore[arg-type]
 
-    daemon.engine._look_after = look  # type: ignore[method-assign]
+    daemon.engine._serve_peer = look  # type: ignore[method-assign]
     daemon.hear(group, 7, Accept(made.msg_id))
     assert {peer.name for peer in looked} == {"player 7"}  # type: ignore[attr-defined]
     assert [number for number, _ in daemon.tox.private] == [7]
@@ -223,7 +223,7 @@ async def test_a_kill_of_one_member_is_not_a_kill_of_anothers() -> None:
 
 async def test_an_accept_of_what_was_offered_to_another() -> None:
     daemon, group = with_members(2, greeted=True)
-    private = daemon.portfolio.offer(daemon.peers.find("player 0"), Protocol.TCP, 22, "ssh", None, "auto")
+    private = daemon.offers.offer(daemon.peers.find("player 0"), Protocol.TCP, 22, "ssh", None, "auto")
     daemon.settle()
     other = daemon.peers.find("player 1")
     daemon.hear(group, 1, Accept(private.msg_id))
@@ -358,7 +358,7 @@ async def test_what_stands_after_a_restart() -> None:
 async def test_a_name_is_not_for_others_while_its_owner_is_away() -> None:
     daemon, group = with_members(1, greeted=True)
     peer = daemon.peers.find("player 0")
-    daemon.portfolio.offer(peer, Protocol.TCP, 22, "ssh", None, "auto")
+    daemon.offers.offer(peer, Protocol.TCP, 22, "ssh", None, "auto")
     owner = peer.key
     again, group = restarted(daemon)
     again.groups.on_self_join(group.number)
@@ -436,7 +436,7 @@ async def test_a_port_that_a_friend_has_already_is_not_offered_twice() -> None:
     daemon = Daemon()
     conference = daemon.conferences.create("table")
     bob = daemon.befriend("bob")
-    daemon.portfolio.offer(bob, Protocol.UDP, 27015, "cs", None, "auto")
+    daemon.offers.offer(bob, Protocol.UDP, 27015, "cs", None, "auto")
     made = offer(daemon, conference)
     meet(daemon, conference, "bob")
     assert len(bob.session.mappings) == 1
@@ -463,7 +463,7 @@ async def test_a_contact_that_was_removed_and_comes_back_gets_another_epoch() ->
     daemon, _ = with_members(1, greeted=True)
     peer = daemon.befriend("player 7")
     before = peer.session.epoch
-    assert before == daemon.contacts.hello.epoch
+    assert before == daemon.contacts.greetings.hello.epoch
     daemon.contacts.contact_removed(peer.contact)
     again = daemon.befriend("player 7")
     assert again is not peer

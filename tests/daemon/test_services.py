@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tunfwd.common.values import Reason
-from tunfwd.daemon.datapath.inbound import DatagramRelay
+from tunfwd.daemon.datapath.connections import hand_over
 from tunfwd.daemon.datapath.services import FRESH, WATCH, Unreachable, Way
 from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import KnownService, StandingOffer
@@ -224,7 +224,7 @@ def wanted(machine: Machine) -> Peer:
     """A contact has accepted PORT, and connects."""
     daemon = machine.daemon
     peer = daemon.befriend("bob")
-    mapping = daemon.portfolio.offer(peer, machine.protocol, PORT, "", None, "auto")
+    mapping = daemon.offers.offer(peer, machine.protocol, PORT, "", None, "auto")
     heard(daemon, peer, Hello(CARRIER_FEATURES, 1))
     heard(daemon, peer, Accept(mapping.msg_id))
     daemon.forget_traffic()
@@ -250,9 +250,9 @@ async def test_what_refuses_or_does_not_answer_is_not_tried_from_loopback(
     machine.listen("0.0.0.0")
     wanted(machine)
     daemon = machine.daemon
-    [(connection, _)] = daemon.switch.streams.items()
+    [connection] = daemon.connections
     assert connection.remote.address == bytes((10, 77, 0, 1))
-    daemon.switch.stream_event(events.ConnectFailed(connection, failure))  # a socket would take the poller
+    hand_over(events.ConnectFailed(connection, failure))  # a socket would take the poller
     daemon.settle()
     assert [type(answer) for answer in answers(daemon)] == [Reset]
 
@@ -265,8 +265,8 @@ async def test_a_service_that_is_not_its_owners_is_refused(
     machine.listen("10.77.0.1", STRANGER)
     wanted(machine)
     assert answers(machine.daemon) == [Reset(77, Reason.REFUSED)]
-    assert not machine.daemon.switch.streams
-    assert not machine.daemon.switch.datagram_services
+    assert not machine.daemon.connections
+    assert not machine.daemon.engine._inbound._datagrams
 
 
 # --- what does not answer -----------------------------------------------------------------------------------
@@ -278,16 +278,15 @@ async def test_a_service_that_does_not_answer_is_told(autojump_clock: object) ->
     machine.listen("0.0.0.0")
     peer = wanted(machine)
     daemon = machine.daemon
-    [relay] = daemon.switch.datagram_services.values()
+    [relay] = daemon.engine._inbound._datagrams.values()
     [mapping] = peer.session.mappings
     answers = peer.details_of(mapping).answers
     for _ in range(30):
-        assert isinstance(relay, DatagramRelay)
         relay.flow_datagram(b"anybody?")
     assert answers.trouble == "no answer to 30 datagrams"
     relay.received(b"yes")
     assert answers.trouble is None
-    relay.refused()
+    relay.give_up(Reason.REFUSED)
     assert answers.trouble == "refused 1 x"
 
 
@@ -298,11 +297,11 @@ async def test_connections_that_fail_are_told_until_one_does_not(autojump_clock:
     daemon = machine.daemon
     [mapping] = peer.session.mappings
     for count in (1, 2):
-        [connection] = daemon.switch.streams
-        daemon.switch.stream_event(events.ConnectFailed(connection, Reason.TIMED_OUT))
+        [connection] = daemon.connections
+        hand_over(events.ConnectFailed(connection, Reason.TIMED_OUT))
         daemon.settle()
         assert peer.details_of(mapping).answers.trouble == f"timed out {count} x"
         heard(daemon, peer, Offer(77 + count, Protocol.TCP, Direction.CONNECTION, PORT, ""))
-    [connection] = daemon.switch.streams
-    daemon.switch.stream_event(events.Connected(connection))
+    [connection] = daemon.connections
+    hand_over(events.Connected(connection))
     assert peer.details_of(mapping).answers.trouble is None

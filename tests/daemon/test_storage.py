@@ -17,7 +17,7 @@ from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.storage import write_behind as module
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.storage.state import State, contact_id
-from tunfwd.daemon.storage.write_behind import DELAY, RETRY, Saver
+from tunfwd.daemon.storage.write_behind import DELAY, RETRY, WriteBehind
 
 ALICE = contact_id(bytes(32))
 
@@ -49,7 +49,7 @@ class Daemon:
     """The commands `change` and `look`, on a state of their own."""
 
     def __init__(self, state: State) -> None:
-        self.state, self.saver, self.identity = state, Saver(state), Identity()
+        self.state, self.saver, self.identity = state, WriteBehind(state), Identity()
         self.storage = Storage(state, self.saver, self.identity)
         self.dispatcher = Dispatcher(self.storage.save)
         self.dispatcher.add(api.FRIEND_ACCEPT, self._change)

@@ -22,7 +22,7 @@ class Command:
     """The commands of a daemon."""
 
     def __init__(self, daemon: Daemon) -> None:
-        self._dispatcher = commands_of(daemon).dispatcher
+        self._dispatcher = commands_of(daemon)
 
     async def __call__(self, method: str, **params: object) -> Any:
         return await self._dispatcher(method, params)
@@ -36,7 +36,7 @@ def standing(daemon: Daemon) -> int:
 async def test_a_game_is_offered_accepted_and_ended_by_its_name(autojump_clock: object) -> None:
     async with Joined.running() as joined:
         serving, using = joined.serving.daemon, joined.using.daemon
-        using.portfolio.policy = type(using.portfolio.policy)((), ())
+        using.offers.policy = type(using.offers.policy)((), ())
         ours, theirs = Command(serving), Command(using)
         offered = await ours("offer.add", to=["user"], ports=GAME, name="game")
         assert [(o["port"], o["protocol"]) for o in offered["offers"]][:2] == [(27015, "tcp"), (27015, "udp")]
@@ -63,7 +63,7 @@ async def test_a_name_with_many_ports_is_one_thing_to_decide_on(autojump_clock: 
     """More ports than there may be undecided offers, and all are accepted with one command."""
     async with Joined.running() as joined:
         using = joined.using.daemon
-        using.portfolio.policy = type(using.portfolio.policy)((), ())
+        using.offers.policy = type(using.offers.policy)((), ())
         ours, theirs = Command(joined.serving.daemon), Command(using)
         await ours("offer.add", to=["user"], ports=["1000-1255/udp"], name="game")
         await trio.sleep(1)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from contextlib import suppress
-from inspect import signature
 from ipaddress import IPv4Interface, IPv6Interface
 from random import Random
 from typing import Any
@@ -25,8 +24,7 @@ import trio.testing
 from tunfwd import faults
 from tunfwd.common.errors import UserError
 from tunfwd.common.values import Reason
-from tunfwd.daemon.commands.main import Commands
-from tunfwd.daemon.commands.rooms import RoomCommands
+from tunfwd.daemon.commands.main import dispatcher
 from tunfwd.daemon.datapath import inbound as serving
 from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.peers import Peer
@@ -37,7 +35,7 @@ from tunfwd.tox.binding.enums import Tox_Group_Exit_Type
 from tunfwd.tox.binding.errors import raise_code
 from tunfwd.tox.contacts import NONE, UDP, Contact, Friend, Member
 from tunfwd.tox.friends import Friends
-from tunfwd.tun.device import Statistics
+from tunfwd.tun.device import Offload, Statistics
 from tunfwd.wire.carriers import FRIEND, GROUP
 from tunfwd.wire.packets import Protocol
 
@@ -124,6 +122,7 @@ class Device:
     def __init__(self) -> None:
         self.name = "tunfwd0"
         self.mtu = 1500
+        self.offload = Offload(0)
         self.statistics = Statistics()
         self.full = False
         self.arrived: deque[bytes] = deque()
@@ -239,12 +238,9 @@ class World:
         self.choices = choices
         self.device = Device()
         self.tox = Tox()
-        self.daemon = daemon = Daemon()
+        # No turn takes time, so that nothing depends on this machine.
+        self.daemon = daemon = Daemon(tox=self.tox, device=self.device, clock=trio.current_time)
         self.client = self._client()
-        daemon.engine._device = self.device  # type: ignore[assignment]
-        daemon.engine._clock = (
-            trio.current_time
-        )  # no turn takes time, so that nothing depends on this machine
         self.engine: Engine = daemon.engine
         self.overheard = Overheard()
         self.good = Side(7, features=daemon.contacts._settings.features)
@@ -264,23 +260,15 @@ class World:
 
     def _client(self) -> Any:
         daemon = self.daemon
-        daemon.tox = self.tox
-        daemon.groups._tox = self.tox  # type: ignore[assignment]
-        client: Any = daemon.contacts._client
+        client: Any = daemon.client
         client.friends = Friends(self.tox, daemon.pacing, Reunion(), daemon.contacts, daemon._save)  # type: ignore[arg-type]
         client.address, client.name, client.connection = "A" * 76, "us", UDP
         client.public_key = client.dht_key = bytes(32)
         client.udp_port = 33445
-        parts: dict[str, Any] = {
-            **vars(daemon),
-            "client": client,
-            "device": self.device,
-            "room_commands": RoomCommands(client, daemon.contacts, daemon.peers, daemon.rooms),
-            "node_commands": Nodes(),
-            "storage": Disk(),
-            "health": Health(),
-        }
-        self.commands = Commands(**{name: parts[name] for name in signature(Commands).parameters})
+        storage: Any = Disk()
+        health: Any = Health()
+        nodes: Any = Nodes()
+        self.commands = dispatcher(daemon, storage, health, nodes)
         return client
 
     # --- the beginning --------------------------------------------------------------------------------------
@@ -530,7 +518,7 @@ class World:
     async def _command(self, method: str, **params: object) -> None:
         given = {name: value for name, value in params.items() if value is not None}
         with suppress(UserError):
-            await self.commands.dispatcher(method, given)
+            await self.commands(method, given)
 
     def _write_stream(self, size: int) -> None:
         assert self.stream is not None
@@ -569,12 +557,12 @@ class World:
             await trio.sleep(CATCH_UP)
         await self.settle()
         self.check()
-        switch = self.daemon.switch
-        flow_ends: dict[Any, Any] = switch.ends
-        left = {flow: end for flow, end in flow_ends.items() if end._peer.name != GOOD}
+        others = [peer for peer in self.daemon.peers if peer.name != GOOD]
+        mappings = [mapping for peer in others for mapping in peer.session.mappings]
+        left = [flow for mapping in mappings for flow in mapping.flows if flow.end is not None]
         assert not left, left
-        assert len(switch.streams) == 1
-        assert not switch.datagram_services
+        assert len(self.daemon.connections) == 1
+        assert not self.engine._inbound._datagrams
         assert self.engine._stack.statistics().connections == 1
 
     def _leave(self, contact: Contact) -> None:

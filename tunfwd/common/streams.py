@@ -1,9 +1,9 @@
 """The local end of a forwarded connection, whatever it is made of.
 
-A flow is spliced either to a connection of the netstack, which ends in an application behind the TUN device,
-or to an ordinary socket, which ends in a service. Both are a `Stream`, so the splice does not know which it
+A flow is joined either to a connection of the netstack, which ends in an application behind the TUN device,
+or to an ordinary socket, which ends in a service. Both are a `Stream`, so the relay does not know which it
 holds. What happens to a stream is told to a `StreamHandler`; datagram flows have the same pair. Types only:
-the two implementations are in netstack and services, and the splice is in daemon.
+the two implementations are in netstack and services, and the relay is in daemon.
 """
 
 from __future__ import annotations

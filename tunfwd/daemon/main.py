@@ -11,52 +11,44 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface
-from random import SystemRandom
 
 import trio
 
 from tunfwd.common.errors import ConfigurationError, UserError
 from tunfwd.config import document as configuration
-from tunfwd.config.document import DEFAULT_RANGE, Config, Forwarding
+from tunfwd.config.document import DEFAULT_RANGE, Config
 from tunfwd.control.listener import Listener, listening
 from tunfwd.control.server import serve
 from tunfwd.daemon.commands.doctor import UNGUARDED, Health
-from tunfwd.daemon.commands.main import Commands
+from tunfwd.daemon.commands.main import dispatcher
 from tunfwd.daemon.commands.nodes import NodeCommands
-from tunfwd.daemon.commands.rooms import RoomCommands
-from tunfwd.daemon.contacts.offers import Policy, Portfolio
-from tunfwd.daemon.contacts.rooms import Rooms
-from tunfwd.daemon.contacts.tracker import Contacts
+from tunfwd.daemon.contacts.offers import Policy
+from tunfwd.daemon.contacts.tracker import AutoAccept
+from tunfwd.daemon.datapath.datapath import Machine
 from tunfwd.daemon.datapath.engine import Engine
-from tunfwd.daemon.datapath.inbound import Serving
-from tunfwd.daemon.datapath.outbound import Callers
-from tunfwd.daemon.datapath.pings import Pings
-from tunfwd.daemon.datapath.services import LocalServices
-from tunfwd.daemon.datapath.switch import Switch
-from tunfwd.daemon.peers import Peers
 from tunfwd.daemon.process.confinement import confine
 from tunfwd.daemon.process.handover import leave_root
 from tunfwd.daemon.process.logs import Log
-from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.storage.nodes import NodeList
 from tunfwd.daemon.storage.state import State
-from tunfwd.daemon.storage.write_behind import Saver
+from tunfwd.daemon.storage.write_behind import WriteBehind
+from tunfwd.daemon.wiring import Daemon, Options
 from tunfwd.forwarding.negotiation import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.link import Bbr, Cubic, NewReno
 from tunfwd.link.congestion import ControllerFactory
-from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.tox.binding import memory
 from tunfwd.tox.binding.errors import ToxcoreUnusable, ToxError
 from tunfwd.tox.client import Client
+from tunfwd.tox.handler import Handler
 from tunfwd.tox.identity import IdentityError, read_passphrase
 from tunfwd.tox.sockets import SettingUnusable
 from tunfwd.tun import network, privileges
 from tunfwd.tun.admission import admitting, find_users
-from tunfwd.tun.device import Device, DeviceError, DeviceLost, Offload
+from tunfwd.tun.device import Device, DeviceError, DeviceLost
 from tunfwd.tun.keeper import Keeper, keep
 from tunfwd.tun.listeners import Listeners, local_interface
 from tunfwd.tun.local_addresses import LocalAddresses
@@ -114,7 +106,7 @@ def _run(config: Config, writer: Log) -> None:
                 listening(config.socket, config.group) as listener,
                 _tunnel(config, device) as tunnel,
             ):
-                memory.never_lock()
+                memory.disable_mlock()
                 gc.freeze()
                 gc.set_threshold(GC_THRESHOLD)
                 trio.run(_serve, config, state, listener, tunnel, passphrase, writer)
@@ -176,90 +168,36 @@ async def _serve(
     writer: Log,
 ) -> None:
     """Wire the parts together, give up the last privileges, and run."""
-    device, random, poller, peers = tunnel.device, SystemRandom(), Poller(raise_descriptor_limit()), Peers()
-    saver = Saver(state)
-    stack = Stack(
-        tunnel.layout.addresses,
-        peers.host_state,
-        random,
-        device.mtu,
-        udp_segmentation=Offload.USO4 in device.offload,
-        local=tunnel.local,
-    )
-    switch = Switch(stack, poller, peers)
-    portfolio = Portfolio(state.content, Policy(config.rules, config.exposed), saver.save)
-    services = LocalServices(
-        Listeners(),
-        state.content,
-        saver.save,
-        (tunnel.layout.ipv4.ip, tunnel.layout.ipv6.ip),
-        interface=socket.if_nametoindex(device.name),
-        loopback=local_interface(),
-    )
-    pings = Pings(switch, random)
-    engine = Engine(
-        device,
-        switch,
-        portfolio,
-        Callers(switch),
-        Serving(switch, services, config.forwarding.connect_timeout, random),
-        pings,
-    )
-    book = AddressBook(tunnel.layout.ipv4.network, tunnel.layout.ipv6.network, state.content.addresses)
-    contacts = Contacts(
-        engine,
-        peers,
-        portfolio,
-        book,
-        state.content,
-        saver.save,
-        settings=_session_settings(config.forwarding),
-        random=random,
-        auto_accept_friends=config.auto_accept_friends,
-        auto_accept_groups=config.auto_accept_groups,
-    )
+    saver = WriteBehind(state)
     node_list = NodeList(state.directory, config.tox.public_nodes)
-    settings = config.tox.settings(state.identity(), _nickname(), node_list.public)
-    with Client(settings, contacts, passphrase) as client:
+    with contextlib.ExitStack() as stack:
+
+        def start(handler: Handler) -> Client:
+            settings = config.tox.settings(state.identity(), _nickname(), node_list.public)
+            return stack.enter_context(Client(settings, handler, passphrase))
+
+        daemon = Daemon(_machine(tunnel), state.content, saver.save, _options(config), start)
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
         confinement = confine([state.directory, config.socket.parent])
         writer.start()
-        rooms = Rooms(client, peers, switch, state.content, saver.save, lambda: contacts.hello, random)
-        contacts.attach(client, rooms)
-        room_commands = RoomCommands(client, contacts, peers, rooms)
-        node_commands = NodeCommands(client, node_list)
+        datapath, client = daemon.datapath, daemon.client
         health = Health(tunnel.layout, tunnel.keeper, confinement, tunnel.unguarded)
-        commands = Commands(
-            client,
-            contacts,
-            peers,
-            portfolio,
-            pings,
-            switch,
-            book,
-            device,
-            health,
-            rooms,
-            room_commands,
-            node_commands,
-            Storage(state, saver, client),
-            services,
-        )
+        commands = dispatcher(daemon, Storage(state, saver, client), health, NodeCommands(client, node_list))
         async with trio.open_nursery() as nursery:
-            await nursery.start(poller.run)
+            await nursery.start(datapath.poller.run)
             await nursery.start(saver.run)
-            await nursery.start(services.run)
-            await nursery.start(engine.run)
+            await nursery.start(datapath.services.run)
+            await nursery.start(datapath.engine.run)
             nursery.start_soon(_log_reports, tunnel.keeper)
             if tunnel.local is not None:
                 nursery.start_soon(tunnel.local.follow)
             await nursery.start(client.run)
-            await nursery.start(serve, listener, commands.dispatcher)
+            await nursery.start(serve, listener, commands)
             log.info("our Tox address is %s", client.address)
-            await _run_to_the_end(engine)
+            await _run_to_the_end(datapath.engine)
             nursery.cancel_scope.cancel()
-        if engine.lost is not None:
-            raise engine.lost
+        if datapath.engine.lost is not None:
+            raise datapath.engine.lost
 
 
 async def _run_to_the_end(engine: Engine) -> None:
@@ -291,10 +229,28 @@ async def _log_reports(keeper: Keeper) -> None:
     log.warning("the process that keeps the device as it is has ended: what others change is not put back")
 
 
-def _session_settings(forwarding: Forwarding) -> SessionSettings:
-    features = FEATURES if forwarding.link else CARRIER_FEATURES
+def _machine(tunnel: Tunnel) -> Machine:
+    return Machine(
+        device=tunnel.device,
+        addresses=tunnel.layout.addresses,
+        interface=socket.if_nametoindex(tunnel.device.name),
+        loopback=local_interface(),
+        listeners=Listeners(),
+        local=tunnel.local,
+        poller=Poller(raise_descriptor_limit()),
+    )
+
+
+def _options(config: Config) -> Options:
+    forwarding = config.forwarding
     limits = Limits(2 * forwarding.connect_timeout, forwarding.udp_idle)
-    return SessionSettings(features, limits, forwarding.outage, CONTROLLERS[forwarding.congestion])
+    features = FEATURES if forwarding.link else CARRIER_FEATURES
+    return Options(
+        policy=Policy(config.rules, config.exposed),
+        connect_timeout=forwarding.connect_timeout,
+        session=SessionSettings(features, limits, forwarding.outage, CONTROLLERS[forwarding.congestion]),
+        auto_accept=AutoAccept(config.auto_accept_friends, config.auto_accept_groups),
+    )
 
 
 def _nickname() -> str:
@@ -302,7 +258,7 @@ def _nickname() -> str:
 
 
 def _explain(error: BaseException) -> BaseException:
-    """Return what a person is told of a failure; what only we can be at fault for is raised as it is."""
+    """Return what a person is told of a failure; bugs propagate unchanged."""
     match error:
         case BaseExceptionGroup(exceptions=(only,)):
             return _explain(only)

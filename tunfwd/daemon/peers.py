@@ -56,7 +56,7 @@ class Answers:
 
 
 @dataclass(slots=True)
-class Details:
+class MappingSettings:
     """What the daemon knows of a mapping beyond what is negotiated."""
 
     local_port: int = 0
@@ -80,7 +80,7 @@ class Peer:
     address6: IPv6Address
     via: str = "friend"
     """How we know it: "friend", or "group:NAME"."""
-    details: dict[Mapping, Details] = field(default_factory=dict)
+    details: dict[Mapping, MappingSettings] = field(default_factory=dict)
     ports: dict[tuple[Protocol, int], Mapping] = field(default_factory=dict)
     """What can be reached at the virtual address."""
     folded: str = ""
@@ -114,9 +114,9 @@ class Peer:
         """Its virtual IPv4 address, as results have it."""
         return None if self.address is None else str(self.address)
 
-    def details_of(self, mapping: Mapping) -> Details:
+    def details_of(self, mapping: Mapping) -> MappingSettings:
         """Return what is known of a mapping, to be filled in."""
-        return self.details.setdefault(mapping, Details())
+        return self.details.setdefault(mapping, MappingSettings())
 
     def target_of(self, mapping: Mapping) -> Target:
         """Return where the service of a mapping is that is ours."""

@@ -115,6 +115,28 @@ class FlowOwner(Interface):
         """The contact has reset the flow's stream."""
 
 
+class FlowEnd(Interface):
+    """The local end of a flow: what it is told of the contact's doings, by the session's owner."""
+
+    def flow_opened(self) -> None:
+        """The contact's side is up: data may flow."""
+
+    def flow_failed(self, reason: Reason) -> None:
+        """The contact's service could not be connected."""
+
+    def flow_readable(self) -> None:
+        """There is something to read, or the end of it."""
+
+    def flow_writable(self) -> None:
+        """There is room again after a short write."""
+
+    def flow_datagram(self, payload: bytes) -> None:
+        """A datagram came."""
+
+    def flow_ended(self, reason: Reason | None) -> None:
+        """The flow is over, in order if `reason` is None."""
+
+
 class Flow:
     """One connection over a mapping. Its channel tells it what happens; it tells its owner."""
 
@@ -126,6 +148,7 @@ class Flow:
         "_owner",
         "channel",
         "counts_as_udp",
+        "end",
         "mapping",
         "msg_id",
         "state",
@@ -139,6 +162,8 @@ class Flow:
         self.counts_as_udp = mapping.multi_flow and mapping.protocol is Protocol.UDP
         """Whether it is one of several UDP flows of its mapping; the negotiation's."""
         self.channel: Channel | None = None
+        self.end: FlowEnd | None = None
+        """What it is joined to here: the session's owner sets it, and is given it back with each event."""
         self._at_end = False  # of a channel that is gone
         self._finish_early = False
         self._early: deque[bytes] = deque()

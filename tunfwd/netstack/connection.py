@@ -10,6 +10,7 @@ Nothing is sent from within a call of the owner or on arrival of a segment, save
 from typing import Protocol, assert_never
 
 from tunfwd.common.errors import Misuse
+from tunfwd.common.streams import StreamHandler
 from tunfwd.common.values import Reason
 from tunfwd.netstack import events
 from tunfwd.netstack.connection_timer import SYN_ACK_ATTEMPTS, ConnectionTimer, Purpose
@@ -72,6 +73,7 @@ class Connection:
         "_send_scale",
         "_syn_due",
         "_writer",
+        "handler",
         "local",
         "muted",
         "remote",
@@ -102,6 +104,8 @@ class Connection:
         """The IP packet of the SYN that is to be answered."""
         self.muted = False
         """Whether the owner wants to hear no more."""
+        self.handler: StreamHandler | None = None
+        """Whom the owner passes its events to: the owner's, let go of when it is muted."""
         self.will_send = False
         """Whether `transmit` is going to be called; the stack's."""
         self.timer = ConnectionTimer()
@@ -146,6 +150,7 @@ class Connection:
             return
         self._require(State.INCOMING)
         self.muted = True
+        self.handler = None
         self._environment.report_unreachable(self)
         self._close()
 
@@ -194,6 +199,7 @@ class Connection:
     def abort(self) -> None:
         """Reset the connection and drop what is buffered. The owner hears nothing more of it."""
         self.muted = True
+        self.handler = None
         if self.state is State.INCOMING:
             self._environment.send_now(self._writer.refusal())
         elif self.state not in (State.SYN_SENT, State.TIME_WAIT, State.CLOSED):

@@ -417,12 +417,14 @@ class Stack:
 
     def _give_up(self, connection: Connection, error: Exception) -> None:
         """A mistake in here came to light in serving a connection: reset it, and tell the owner."""
+        handler = connection.handler
         self._events.append(Fault(error, connection))
         connection.timer.stop()
         try:
             connection.abort()
         except Exception:
             self._table.remove(connection)
+        connection.handler = handler  # for the owner, who tells it
 
     # What connections ask for; see connection.Environment
 

@@ -12,11 +12,10 @@ from tunfwd.common.names import KEY_PREFIX, harmless
 from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
-from tunfwd.daemon.contacts.rooms import ID_DIGITS, Rooms, id_text
-from tunfwd.daemon.contacts.tracker import Contacts, link_of
+from tunfwd.daemon.contacts.rooms import ID_DIGITS, id_text
+from tunfwd.daemon.contacts.tracker import ContactTracker, link_of
 from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
 from tunfwd.tox.binding.errors import ToxError
-from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import (
     Conference,
     ConferenceMember,
@@ -40,11 +39,11 @@ _STATES: Final[dict[RoomState, api.RoomState]] = {
 class RoomCommands:
     """The handlers of `group.*` and `conference.*`."""
 
-    def __init__(self, client: Client, contacts: Contacts, peers: Peers, rooms: Rooms) -> None:
-        self._client = client
+    def __init__(self, contacts: ContactTracker, peers: Peers) -> None:
+        self._client = contacts.client
         self._contacts = contacts
         self._peers = peers
-        self._rooms = rooms
+        self._rooms = contacts.rooms
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have the dispatcher know them."""

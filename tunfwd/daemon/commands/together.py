@@ -1,7 +1,7 @@
 """What is done to several ports at once: all of it, or nothing.
 
 Ports that share a contact and a name are one thing to a person: offered together, accepted together, ended
-together. Used by main.py.
+together. Used by offers.py.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from tunfwd.common.errors import UserError
 from tunfwd.common.notation import PortSpec
 from tunfwd.common.text import clean
 from tunfwd.control.api import Source
-from tunfwd.daemon.contacts.offers import Place, Portfolio, protocol_named
+from tunfwd.daemon.contacts.offers import Offers, Place, protocol_named
 from tunfwd.daemon.contacts.rooms import RoomOffer, Rooms
-from tunfwd.daemon.datapath.switch import Switch
+from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.services.target import Target
@@ -28,9 +28,9 @@ def places_of(specs: Sequence[PortSpec]) -> list[Place]:
 
 
 def offer_all(
-    portfolio: Portfolio,
+    offers: Offers,
     rooms: Rooms,
-    switch: Switch,
+    scheduler: Scheduler,
     recipients: Sequence[Peer | Room],
     ports: Sequence[Place],
     name: str,
@@ -40,7 +40,7 @@ def offer_all(
     """Offer some ports to some contacts and rooms, or raise UserError and offer none."""
     for recipient in recipients:
         if isinstance(recipient, Peer):
-            portfolio.require_room(recipient, Direction.SERVER, ports)
+            offers.require_room(recipient, Direction.SERVER, ports)
         else:
             for protocol, port in ports:
                 rooms.require_free_port(recipient, protocol, port)
@@ -49,9 +49,9 @@ def offer_all(
         for recipient in recipients:
             for protocol, port in ports:
                 if isinstance(recipient, Peer):
-                    mapping = portfolio.offer(recipient, protocol, port, name, target, source)
+                    mapping = offers.offer(recipient, protocol, port, name, target, source)
                     made.append((recipient, mapping))
-                    switch.touch(recipient)
+                    scheduler.touch(recipient)
                 else:
                     made.append(rooms.offer(recipient, protocol, port, name, target, source))
     except UserError:
@@ -59,7 +59,7 @@ def offer_all(
             if isinstance(one, RoomOffer):
                 rooms.kill(one)
             else:
-                portfolio.end(*one)
+                offers.end(*one)
         raise
     return made
 

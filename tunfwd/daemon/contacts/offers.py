@@ -17,7 +17,7 @@ from tunfwd.common.notation import read_target
 from tunfwd.common.text import clean
 from tunfwd.config.rules import Expose, exposure, mistaken, unusable
 from tunfwd.control.api import Source
-from tunfwd.daemon.peers import Details, Peer
+from tunfwd.daemon.peers import MappingSettings, Peer
 from tunfwd.daemon.process.logs import caused_by
 from tunfwd.daemon.storage.state import (
     AcceptedMapping,
@@ -66,7 +66,7 @@ class Policy:
                 log.warning('the rule for "%s" means nobody: %s', pattern, reason)
 
 
-class Portfolio:
+class Offers:
     """The standing offers, acceptances and requests."""
 
     def __init__(self, content: Content, policy: Policy, save: Callable[[], None]) -> None:
@@ -106,13 +106,15 @@ class Portfolio:
         match standing:
             case StandingOffer():
                 mapping = self._stand(peer, standing, Direction.SERVER)
-                peer.details[mapping] = Details(target=read_service(standing.target), source=standing.source)
+                peer.details[mapping] = MappingSettings(
+                    target=read_service(standing.target), source=standing.source
+                )
                 return
             case AcceptedMapping(direction="connection"):
                 mapping = peer.session.restore_acceptance(
                     Direction.CONNECTION, protocol, standing.port, standing.name
                 )
-                peer.details[mapping] = Details(target=read_service(standing.target))
+                peer.details[mapping] = MappingSettings(target=read_service(standing.target))
                 return
             case AcceptedMapping():
                 port = peer.free_port(protocol, standing.port, standing.local_port)
@@ -247,7 +249,7 @@ class Portfolio:
         """Offer a service of ours from now on."""
         standing = StandingOffer(peer.id, protocol_name(protocol), port, name, service_text(target), source)
         mapping = self._stand(peer, standing, Direction.SERVER)
-        peer.details[mapping] = Details(target=target, source=source)
+        peer.details[mapping] = MappingSettings(target=target, source=source)
         self._content.offers.append(standing)
         self._stands(peer)
         return mapping

@@ -16,17 +16,19 @@ from tunfwd.common.names import KEY_PREFIX, folded, harmless
 from tunfwd.common.text import clean
 from tunfwd.common.values import Random
 from tunfwd.control.api import Source
+from tunfwd.daemon.contacts.greetings import Greetings
 from tunfwd.daemon.contacts.offers import protocol_name, protocol_named, read_service, service_text
-from tunfwd.daemon.datapath.switch import Switch
-from tunfwd.daemon.peers import Details, Peer, Peers
+from tunfwd.daemon.datapath.scheduler import Scheduler
+from tunfwd.daemon.peers import MappingSettings, Peer, Peers
 from tunfwd.daemon.process.logs import caused_by
 from tunfwd.daemon.storage.state import Content, StandingOffer, group_id
 from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.services.target import Target
-from tunfwd.tox.client import Client
+from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import Conference, ContactOffline, Group, Member, Room, RoomKind, RoomState
+from tunfwd.tox.groups import Groups
 from tunfwd.wire.carriers import GROUP
-from tunfwd.wire.packets import Direction, Hello, Kill, Lossless, Offer, Protocol, encode
+from tunfwd.wire.packets import Direction, Kill, Lossless, Offer, Protocol, encode
 
 ID_DIGITS = 8  # hex digits of an id that stand for a room without a name
 
@@ -46,9 +48,9 @@ class RoomOffer:
         """TCP or UDP."""
         return protocol_named(self.standing.protocol)
 
-    def details(self) -> Details:
+    def details(self) -> MappingSettings:
         """Return what a mapping made from it needs to know."""
-        return Details(target=read_service(self.standing.target), source=self.standing.source)
+        return MappingSettings(target=read_service(self.standing.target), source=self.standing.source)
 
 
 def room_id(room: Room) -> str:
@@ -66,21 +68,22 @@ class Rooms:
 
     def __init__(
         self,
-        client: Client,
+        groups: Groups,
+        conferences: Conferences,
         peers: Peers,
-        switch: Switch,
+        scheduler: Scheduler,
         content: Content,
         save: Callable[[], None],
-        hello: Callable[[], Hello],
+        greetings: Greetings,
         random: Random,
     ) -> None:
-        """`hello` returns what we say of ourselves to whom we have not met."""
-        self._client = client
+        self._groups = groups
+        self._conferences = conferences
         self._peers = peers
-        self._switch = switch
+        self._scheduler = scheduler
         self._content = content
         self._save = save
-        self._hello = hello
+        self._greetings = greetings
         self._random = random
         self.offers: list[RoomOffer] = [
             RoomOffer(offer, random.getrandbits(32)) for offer in content.offers if _is_room(offer.contact)
@@ -88,8 +91,8 @@ class Rooms:
         self._mappings: dict[RoomOffer, dict[Peer, Mapping]] = {offer: {} for offer in self.offers}
 
     def __iter__(self) -> Iterator[Room]:
-        yield from self._client.groups
-        yield from self._client.conferences
+        yield from self._groups
+        yield from self._conferences
 
     # Names.
 
@@ -195,7 +198,7 @@ class Rooms:
 
     def _announce(self, group: Group, offer: RoomOffer) -> bool:
         """Send the Offer to all who are there, with one packet; False where some may not have got it."""
-        standing, hello, now = offer.standing, self._hello(), trio.current_time()
+        standing, hello, now = offer.standing, self._greetings.hello, trio.current_time()
         sessions = [peer.session for peer in self.members(group) if peer.session.is_online]
         if not all(session.greeted for session in sessions):
             same_run = all(session.epoch == hello.epoch for session in sessions)
@@ -222,7 +225,7 @@ class Rooms:
             return
         peer.details[mapping] = offer.details()
         self._mappings[offer][peer] = mapping
-        self._switch.touch(peer)
+        self._scheduler.touch(peer)
 
     def joined(self, peer: Peer) -> None:
         """A contact is here who was not: it gets what stands offered to its group, and to its conferences."""
@@ -257,7 +260,7 @@ class Rooms:
 
     def _end(self, peer: Peer, offer: RoomOffer) -> None:
         peer.session.end(self._mappings[offer].pop(peer), trio.current_time())
-        self._switch.touch(peer)
+        self._scheduler.touch(peer)
 
     def forget_peer(self, peer: Peer) -> None:
         """A contact is no more."""

@@ -5,7 +5,7 @@ The client's `Handler`: what toxcore says about friends and groups arrives here,
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -14,17 +14,18 @@ from tunfwd.common.names import folded, harmless
 from tunfwd.common.values import Random
 from tunfwd.config.rules import mistaken
 from tunfwd.control.api import Link
-from tunfwd.daemon.contacts.offers import Portfolio, mistake
+from tunfwd.daemon.contacts.greetings import Greetings
+from tunfwd.daemon.contacts.offers import Offers, mistake
 from tunfwd.daemon.contacts.residents import Residents
 from tunfwd.daemon.contacts.rooms import Rooms, id_text, room_id
-from tunfwd.daemon.datapath.engine import Engine
-from tunfwd.daemon.peers import Peer, Peers, id_of
+from tunfwd.daemon.datapath.datapath import Datapath
+from tunfwd.daemon.peers import Peer, id_of
 from tunfwd.daemon.process.logs import caused_by
 from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.state import ContactId, Content
 from tunfwd.faults import survives
 from tunfwd.forwarding.policy import Party
-from tunfwd.forwarding.session import Session, next_epoch
+from tunfwd.forwarding.session import Session
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import ToxError
@@ -40,57 +41,62 @@ from tunfwd.tox.contacts import (
     RoomState,
 )
 from tunfwd.tox.handler import Handler
-from tunfwd.wire.packets import Hello
-
-MAX_PARTED = 1024  # contacts that were removed, of which we know what they may still believe in
 
 log = logging.getLogger(__name__)
 
 
-class Contacts(Handler):
+@dataclass(frozen=True, slots=True)
+class AutoAccept:
+    """Whose requests need nobody's word."""
+
+    friends: frozenset[bytes]
+    """Keys of those who become friends when they ask."""
+    groups: frozenset[bytes]
+    """Keys of friends into whose rooms we go when they invite."""
+
+
+class ContactTracker(Handler):
     """Keeps the peers in step with the Tox client's contacts."""
 
     def __init__(
         self,
-        engine: Engine,
-        peers: Peers,
-        portfolio: Portfolio,
+        datapath: Datapath,
+        offers: Offers,
         book: AddressBook,
         content: Content,
         save: Callable[[], None],
-        *,
-        settings: SessionSettings,
         random: Random,
-        auto_accept_friends: frozenset[bytes],
-        auto_accept_groups: frozenset[bytes],
+        settings: SessionSettings,
+        auto_accept: AutoAccept,
+        start: Callable[[Handler], Client],
     ) -> None:
-        self._engine = engine
-        self._peers = peers
-        self._portfolio = portfolio
+        """Have `start` make the client, and make peers of the contacts it knows from earlier runs."""
+        self._engine = datapath.engine
+        self._peers = datapath.peers
+        self._offers = offers
         self._book = book
-        self.residents = Residents(book, peers, content, settings.outage, self.forget)
         self._content = content
         self._save = save
-        self._settings = settings
         self._random = random
-        self.hello = Hello(settings.features, random.getrandbits(64))
-        """What we say of ourselves to whom we have not met in this run of the daemon."""
-        self._auto_accept_friends = auto_accept_friends
-        self._auto_accept_groups = auto_accept_groups
-        self._parted: dict[ContactId, int] = {}
-        """Epochs for those who were removed, should they come back: they may still have our link."""
+        self._auto_accept = auto_accept
         self._soon: list[Callable[[], object]] = []  # what may not be done from within toxcore's iteration
         self._first: Contact | None = None  # whose packet was the first in toxcore's iteration
-        self._client: Client
-        self._rooms: Rooms
-
-    def attach(self, client: Client, rooms: Rooms) -> None:
-        """Make peers of the contacts that the client knows from earlier runs."""
-        self._client = client
-        self._rooms = rooms
-        self._settings = replace(self._settings, node_key=client.dht_key)
-        self._portfolio.agreed = self._agreed
-        self._portfolio.ended = rooms.mapping_ended
+        self.residents = Residents(book, datapath.peers, content, settings.outage, self.forget)
+        self.greetings = Greetings(settings.features, random)
+        self.client = client = start(self)
+        self._settings = replace(settings, node_key=client.dht_key)
+        self.rooms = Rooms(
+            client.groups,
+            client.conferences,
+            datapath.peers,
+            datapath.scheduler,
+            content,
+            save,
+            self.greetings,
+            random,
+        )
+        offers.agreed = self._agreed
+        offers.ended = self.rooms.mapping_ended
         self.residents.forget_strangers()
         for friend in client.friends:
             self.added(friend)
@@ -102,25 +108,25 @@ class Contacts(Handler):
 
     def _explain_rules(self) -> None:
         """Say at start which rules do not mean whom they name."""
-        self._portfolio.policy.explain()
-        for friend in self._client.friends:
+        self._offers.policy.explain()
+        for friend in self.client.friends:
             peer = self.added(friend)
-            for pattern in self._portfolio.policy.mistaken(peer):
+            for pattern in self._offers.policy.mistaken(peer):
                 log.warning("%s", mistake(pattern, peer))
-        for group in self._client.groups:
+        for group in self.client.groups:
             self._explain_group(group)
 
     def _explain_group(self, group: Group) -> None:
-        if not self._rooms.is_named(group):
+        if not self.rooms.is_named(group):
             party = Party("", group=id_text(group))
-            label = self._rooms.label(group)
-            for pattern in mistaken(self._portfolio.policy.patterns, f"{label}/", party):
+            label = self.rooms.label(group)
+            for pattern in mistaken(self._offers.policy.patterns, f"{label}/", party):
                 log.warning(
                     'the rule for "%s" does not mean %s, whose founder named it: '
                     "`tunfwd group rename %s NAME` names it here, or write its chat id",
                     pattern,
                     label,
-                    self._rooms.name(group),
+                    self.rooms.name(group),
                 )
 
     def _members_of(self, room: Room) -> list[ContactId]:
@@ -135,7 +141,7 @@ class Contacts(Handler):
         if peer := self._peers.of(contact):
             return peer
         peer_id = id_of(contact)
-        epoch = self._parted.pop(peer_id, self.hello.epoch)
+        epoch = self.greetings.epoch_for(peer_id)
         session = Session(contact.carrier, epoch=epoch, random=self._random, settings=self._settings)
         peer = Peer(contact, session, peer_id, "", None, self._book.address6(peer_id))
         if name is not None:
@@ -143,18 +149,18 @@ class Contacts(Handler):
         else:
             self._name(peer)
         self._engine.add(peer)
-        self._portfolio.restore(peer)
+        self._offers.restore(peer)
         self.residents.added(peer)
         if not isinstance(contact, Member):
             self._save()
-        self._rooms.joined(peer)
+        self.rooms.joined(peer)
         return peer
 
     def _name(self, peer: Peer) -> None:
         """Find out what a contact is called: by a person here, or else by itself."""
         names, nickname, contact = self._content.names, peer.contact.nickname, peer.contact
         if isinstance(contact, Member):
-            group, rooms = contact.group, self._rooms
+            group, rooms = contact.group, self.rooms
             peer.via = rooms.label(group)
             group_name = rooms.name(group) if rooms.is_named(group) else None
             peer.party = Party(peer.key, group=id_text(group), group_name=group_name)
@@ -181,7 +187,7 @@ class Contacts(Handler):
 
     def rename_room(self, room: Room, name: str) -> None:
         """Call a group or conference as a person wishes. Raises UserError where another is called so."""
-        other = self._rooms.rename(room, name)
+        other = self.rooms.rename(room, name)
         for peer in self._peers:
             if isinstance(peer.contact, Member) and peer.contact.group in (room, other):
                 self._name(peer)
@@ -197,30 +203,23 @@ class Contacts(Handler):
         peer = self._peers.of(contact)
         if peer is None:
             return
-        self._rooms.forget_peer(peer)
+        self.rooms.forget_peer(peer)
         self._engine.remove(peer)
         self.residents.removed(peer)
-        self._part_from(peer)
-        in_group = isinstance(contact, Member) and contact.group in self._client.groups
+        self.greetings.part_from(peer.id, peer.session.epoch)
+        in_group = isinstance(contact, Member) and contact.group in self.client.groups
         if not (in_group and self.residents.stands(peer.id)):  # a group that is lost may be joined again
             self._forget(peer.id)
-
-    def _part_from(self, peer: Peer) -> None:
-        self._parted[peer.id] = next_epoch(peer.session.epoch)
-        if len(self._parted) > MAX_PARTED:
-            # Who comes back now may have been met before: we are to all as if we had started anew.
-            self._parted.clear()
-            self.hello = Hello(self.hello.features, self._random.getrandbits(64))
 
     def forget(self, peer: Peer) -> None:
         """Forget a member that is away, with all that stands with it."""
         assert isinstance(peer.contact, Member)
-        self._portfolio.forget(peer.id)
-        self._client.groups.forget(peer.contact)
+        self._offers.forget(peer.id)
+        self.client.groups.forget(peer.contact)
 
     def _forget(self, contact: ContactId) -> None:
         known = contact in self._content.addresses or contact in self._content.names
-        self._portfolio.forget(contact)
+        self._offers.forget(contact)
         self.residents.released(contact)
         self._content.names.pop(contact, None)
         if known:
@@ -262,7 +261,7 @@ class Contacts(Handler):
     def friend_request(self, request: FriendRequest) -> bool:
         """See Handler: rules come first, so that nobody who waits for a person is in their way."""
         key = request.key.hex().upper()
-        if request.key in self._auto_accept_friends:
+        if request.key in self._auto_accept.friends:
             self._soon.append(lambda: self._accept_friend(request))
             return True
         log.info(
@@ -276,9 +275,9 @@ class Contacts(Handler):
 
     def _accept_friend(self, request: FriendRequest) -> None:
         try:
-            friend = self._client.friends.add_key(request.key)
+            friend = self.client.friends.add_key(request.key)
         except ToxError:
-            self._client.friends.hold(request)
+            self.client.friends.hold(request)
             raise
         log.info("%s is a friend now, by rule", self.added(friend).label)
 
@@ -287,12 +286,12 @@ class Contacts(Handler):
     def invitation(self, invitation: Invitation) -> None:
         """See Handler."""
         friend, kind = invitation.friend, invitation.kind
-        rooms = self._client.groups if kind == "group" else self._client.conferences
+        rooms = self.client.groups if kind == "group" else self.client.conferences
         name = invitation.name or invitation.id.hex()[:8]
         peer = self._peers.of(friend)
         by = friend.key.hex()[:8] if peer is None else peer.label
         cause = {"cause": (friend.key.hex(), by)}
-        if friend.key in self._auto_accept_groups:
+        if friend.key in self._auto_accept.groups:
             log.info("%s invites to the %s %r, accepted by rule", by, kind, name, extra=cause)
             self._soon.append(lambda: rooms.accept(invitation.id))
         else:
@@ -300,17 +299,17 @@ class Contacts(Handler):
 
     def room_changed(self, room: Room) -> None:
         """See Handler."""
-        if room not in self._rooms:
-            self._rooms.left(room)
+        if room not in self.rooms:
+            self.rooms.left(room)
             for member_id in self._members_of(room):
                 self._forget(member_id)
         elif isinstance(room, Conference):
-            self._soon.append(lambda: self._rooms.changed(room))
+            self._soon.append(lambda: self.rooms.changed(room))
         elif isinstance(room, Group):
             self._group_changed(room)
 
     def _group_changed(self, group: Group) -> None:
-        label = self._rooms.label(group)
+        label = self.rooms.label(group)
         reason = f" ({group.reason})" if group.reason else ""
         if group.state is RoomState.JOINED:
             self._explain_group(group)
@@ -350,10 +349,10 @@ class Contacts(Handler):
     def _police(self) -> None:
         """Have less received of contacts that flood us."""
         if self._first is not None:
-            self._client.policing.heard(self._first)
+            self.client.policing.heard(self._first)
             self._first = None
         if (flooding := self._engine.flooding()) is not None:
-            self._client.policing.judge({peer.contact for peer in flooding})
+            self.client.policing.judge({peer.contact for peer in flooding})
 
     def _carry_out(self, action: Callable[[], object]) -> None:
         try:

@@ -6,37 +6,53 @@ nothing: what refuses, or does not answer, is not there. A target of its own is 
 socket.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from tunfwd.common.streams import DatagramFlow, Stream
 from tunfwd.common.values import Random, Reason
-from tunfwd.daemon.datapath.relay import Splice
+from tunfwd.daemon.datapath.relay import DatagramEnd, StreamRelay
+from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.datapath.services import LocalServices, Unreachable
-from tunfwd.daemon.datapath.switch import Switch
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
+from tunfwd.netstack.events import Datagram, DatagramRefused
+from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint, Exhausted
 from tunfwd.services.datagrams import ServiceFlow
+from tunfwd.services.poller import Poller
 from tunfwd.services.streams import ServiceStream
 from tunfwd.services.target import Target
 from tunfwd.wire.packets import Protocol
 
-FIRST_PORT, PORTS = 49152, 16384  # RFC 6335 6: where a contact's datagrams come from
+FIRST_PORT: Final = 49152  # RFC 6335 6: where a contact's datagrams come from
+PORTS: Final = 16384  # RFC 6335 6: where a contact's datagrams come from
 
 
-class Serving:
+class InboundFlows:
     """Connects flows to services."""
 
     def __init__(
-        self, switch: Switch, services: LocalServices, connect_timeout: float, random: Random
+        self,
+        stack: Stack,
+        poller: Poller,
+        scheduler: Scheduler,
+        services: LocalServices,
+        connect_timeout: float,
+        random: Random,
     ) -> None:
         """The timeout is in s."""
-        self._switch = switch
+        self._stack = stack
+        self._poller = poller
+        self._scheduler = scheduler
         self._services = services
         self._connect_timeout = connect_timeout
         self._random = random
+        self._datagrams: dict[tuple[Endpoint, Endpoint], DatagramsFromPeer] = {}
+        """By our endpoint, at a virtual address, and the service's."""
 
     def wanted(self, peer: Peer, flow: Flow) -> None:
         """A contact wants the service behind a mapping."""
@@ -45,12 +61,45 @@ class Serving:
         except Unreachable as unreachable:
             peer.details_of(flow.mapping).answers.missed(unreachable.reason)
             peer.session.service_failed(flow, unreachable.reason, trio.current_time())
-            self._switch.touch(peer)
+            self._scheduler.touch(peer)
             return
-        if flow.protocol is Protocol.TCP:
-            TcpService(self._switch, peer, flow, service, self._connect_timeout)
+        match flow.protocol, service:
+            case Protocol.TCP, _:
+                self._connect(peer, flow, service)
+            case Protocol.UDP, Target():
+                DatagramsFromHost(self._scheduler, peer, flow, service, self._poller)
+            case Protocol.UDP, FromPeer():
+                port = FIRST_PORT + self._random.getrandbits(14) % PORTS
+                while (Endpoint(service.address, port), service.service) in self._datagrams:
+                    port = FIRST_PORT + self._random.getrandbits(14) % PORTS
+                places = Endpoint(service.address, port), service.service
+                DatagramsFromPeer(self._scheduler, peer, flow, self._stack, self._datagrams, places)
+
+    def _connect(self, peer: Peer, flow: Flow, service: "Service") -> None:
+        inbound = InboundStream(self._scheduler, peer, flow)
+        if isinstance(service, Target):
+            inbound.connecting(ServiceStream(self._poller, service, inbound, self._connect_timeout, peer))
+            return
+        local, now = Endpoint(service.address, 0), trio.current_time()
+        try:
+            connection = self._stack.connect(local, service.service, now, self._connect_timeout)
+        except Exhausted:
+            inbound.fail(Reason.REFUSED)
         else:
-            DatagramRelay(self._switch, peer, flow, service, self._random)
+            connection.handler = inbound
+            inbound.connecting(connection)
+
+    def datagram(self, event: Datagram) -> bool:
+        """Pass on what came for a contact's virtual address; False where no flow has sent to who sent it."""
+        end = self._datagrams.get((event.destination, event.source))
+        if end is not None:
+            end.received(bytes(event.payload))
+        return end is not None
+
+    def refused(self, event: DatagramRefused) -> None:
+        """Tell a flow that the kernel says that nothing listens there."""
+        if (end := self._datagrams.get((event.source, event.destination))) is not None:
+            end.give_up(Reason.REFUSED)
 
     def _find(self, peer: Peer, flow: Flow) -> "Service":
         """Decide how the service of a flow is reached. Raises Unreachable."""
@@ -79,124 +128,131 @@ Service = FromPeer | Target
 """How a service is reached: through the TUN device, or by an ordinary socket."""
 
 
-class TcpService(Splice):
+class InboundStream(StreamRelay):
     """A connection of a contact to a service."""
 
-    def __init__(self, switch: Switch, peer: Peer, flow: Flow, service: Service, timeout: float) -> None:
-        super().__init__(switch, peer, flow)
+    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow) -> None:
+        super().__init__(scheduler, peer, flow)
         self._answers = peer.details_of(flow.mapping).answers
         self._connecting: Stream | None = None
-        if isinstance(service, Target):
-            self._connecting = ServiceStream(switch.poller, service, self, timeout, peer)
-            return
-        local, now = Endpoint(service.address, 0), trio.current_time()
-        try:
-            connection = switch.stack.connect(local, service.service, now, timeout)
-        except Exhausted:
-            self._fail(Reason.REFUSED)
-            return
-        self._connecting = connection
-        switch.streams[connection] = self
+
+    def connecting(self, stream: Stream) -> None:
+        """Hold a stream that is not up yet."""
+        self._connecting = stream
 
     def connected(self, stream: Stream) -> None:
         """The service is up: tell the contact."""
         self._answers.heard()
         self.local = stream
         self._peer.session.service_up(self.flow, trio.current_time())
-        self._switch.touch(self._peer)
+        self._scheduler.touch(self._peer)
 
     def connect_failed(self, stream: Stream, failure: Reason) -> None:
         """The service is not there."""
-        self._fail(failure)
+        self.fail(failure)
 
-    def _fail(self, failure: Reason) -> None:
-        self._switch.ends.pop(self.flow, None)
+    def fail(self, failure: Reason) -> None:
+        """Tell the contact that there is no service."""
+        self.flow.end = None
         self._answers.missed(failure)
         self._peer.session.service_failed(self.flow, failure, trio.current_time())
-        self._switch.touch(self._peer)
+        self._scheduler.touch(self._peer)
 
     def flow_ended(self, reason: Reason | None) -> None:
         """The contact has gone, perhaps before the service answered."""
         if self.local is None and self._connecting is not None:
-            self._switch.abort(self._connecting)
+            self._connecting.abort()
         super().flow_ended(reason)
 
 
-class DatagramRelay:
+class InboundDatagrams(DatagramEnd):
     """A contact's datagrams to a service, and back."""
 
-    def __init__(self, switch: Switch, peer: Peer, flow: Flow, service: Service, random: Random) -> None:
-        self._switch = switch
+    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow) -> None:
+        self._scheduler = scheduler
         self._peer = peer
         self._flow = flow
         self._answers = peer.details_of(flow.mapping).answers
-        self._host: ServiceFlow | None = None
-        self._ends: tuple[Endpoint, Endpoint] | None = None
-        switch.ends[flow] = self
-        if isinstance(service, Target):
-            self._host = ServiceFlow(switch.poller, service, self, peer)
-        else:
-            while self._ends is None or self._ends in switch.datagram_services:
-                port = FIRST_PORT + random.getrandbits(14) % PORTS
-                self._ends = Endpoint(service.address, port), service.service
-            switch.datagram_services[self._ends] = self
+        flow.end = self
         peer.session.service_up(flow, trio.current_time())
-        switch.touch(peer)
+        scheduler.touch(peer)
 
-    # From the contact.
-
-    def flow_opened(self) -> None:
-        """Nothing waits for it."""
-
-    def flow_failed(self, reason: Reason) -> None:
-        """The flow never came to be."""
-        self.flow_ended(reason)
-
-    def flow_readable(self) -> None:
-        """Datagrams come by themselves."""
-
-    def flow_writable(self) -> None:
-        """Datagrams wait for nothing."""
+    @abstractmethod
+    def _send(self, payload: bytes) -> bool:
+        """Send to the service; False where the datagram is lost here."""
 
     def flow_datagram(self, payload: bytes) -> None:
         """Send it to the service."""
         self._answers.silent += 1
-        if self._host is not None:
-            if not self._host.send(payload):
-                self._flow.mapping.drops += 1
-        elif self._ends is not None:
-            self._switch.stack.send_datagram(*self._ends, payload)
+        if not self._send(payload):
+            self._flow.mapping.drops += 1
 
     def flow_ended(self, reason: Reason | None) -> None:
         """The contact is done."""
-        self._switch.ends.pop(self._flow, None)
-        if self._ends is not None:
-            self._switch.datagram_services.pop(self._ends, None)
-        if self._host is not None:
-            self._host.close()
-
-    # From the service.
+        self._flow.end = None
 
     def received(self, payload: bytes) -> None:
         """The service has answered."""
         self._answers.heard()
         self._flow.send_datagram(payload, trio.current_time())
-        self._switch.touch(self._peer)
+        self._scheduler.touch(self._peer)
 
-    def refused(self) -> None:
-        """Nothing listens for the contact's virtual address."""
-        self._give_up(Reason.REFUSED)
+    def give_up(self, failure: Reason) -> None:
+        """The service is not there."""
+        self._answers.missed(failure)
+        self._flow.reset(failure)
+        self.flow_ended(failure)
+        self._scheduler.touch(self._peer)
+
+
+class DatagramsFromPeer(InboundDatagrams):
+    """Datagrams that a service sees come from the contact's virtual address."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        peer: Peer,
+        flow: Flow,
+        stack: Stack,
+        table: "dict[tuple[Endpoint, Endpoint], DatagramsFromPeer]",
+        places: tuple[Endpoint, Endpoint],
+    ) -> None:
+        """`places` are ours and the service's."""
+        self._stack = stack
+        self._table = table
+        self._places = places
+        table[places] = self
+        super().__init__(scheduler, peer, flow)
+
+    def _send(self, payload: bytes) -> bool:
+        self._stack.send_datagram(*self._places, payload)
+        return True
+
+    def flow_ended(self, reason: Reason | None) -> None:
+        """The contact is done."""
+        super().flow_ended(reason)
+        self._table.pop(self._places, None)
+
+
+class DatagramsFromHost(InboundDatagrams):
+    """Datagrams by an ordinary socket."""
+
+    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow, service: Target, poller: Poller) -> None:
+        self._socket = ServiceFlow(poller, service, self, peer)
+        super().__init__(scheduler, peer, flow)
+
+    def _send(self, payload: bytes) -> bool:
+        return self._socket.send(payload)
+
+    def flow_ended(self, reason: Reason | None) -> None:
+        """The contact is done."""
+        super().flow_ended(reason)
+        self._socket.close()
 
     def datagram(self, flow: DatagramFlow, payload: bytes) -> None:
-        """The service has answered an ordinary socket."""
+        """The service has answered."""
         self.received(payload)
 
     def datagram_failed(self, flow: DatagramFlow, failure: Reason) -> None:
         """The service is not there."""
-        self._give_up(failure)
-
-    def _give_up(self, failure: Reason) -> None:
-        self._answers.missed(failure)
-        self._flow.reset(failure)
-        self.flow_ended(failure)
-        self._switch.touch(self._peer)
+        self.give_up(failure)

@@ -7,29 +7,32 @@ mapping; the mapping gives a flow; what the contact answers is what the applicat
 import trio
 
 from tunfwd.common.values import Reason
-from tunfwd.daemon.datapath.relay import Splice
-from tunfwd.daemon.datapath.switch import Switch
-from tunfwd.daemon.peers import Peer
+from tunfwd.daemon.datapath.relay import DatagramEnd, StreamRelay
+from tunfwd.daemon.datapath.scheduler import Scheduler
+from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.states import FlowState
 from tunfwd.netstack.connection import Connection
 from tunfwd.netstack.events import Datagram
+from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint
 from tunfwd.wire.packets import Protocol
 
 UDP_OVERHEAD = {4: 28, 16: 48}  # bytes of IP and UDP header, by the length of an address
 
 
-class Callers:
+class OutboundFlows:
     """Answers what applications send to virtual addresses."""
 
-    def __init__(self, switch: Switch) -> None:
-        self._switch = switch
-        self._datagrams: dict[tuple[Endpoint, Endpoint], DatagramCaller] = {}
+    def __init__(self, stack: Stack, peers: Peers, scheduler: Scheduler) -> None:
+        self._stack = stack
+        self._peers = peers
+        self._scheduler = scheduler
+        self._datagrams: dict[tuple[Endpoint, Endpoint], OutboundDatagrams] = {}
 
     def incoming(self, connection: Connection) -> None:
         """A SYN: not answered before the contact's service is connected, and refused where nothing is."""
-        peer = self._switch.peers.at(connection.local.address)
+        peer = self._peers.at(connection.local.address)
         mapping = peer.ports.get((Protocol.TCP, connection.local.port)) if peer is not None else None
         if peer is None or mapping is None:
             connection.refuse()
@@ -38,42 +41,41 @@ class Callers:
         if flow is None:
             connection.unreachable()
             return
-        TcpCaller(self._switch, peer, flow, connection)
-        self._switch.touch(peer)
+        OutboundStream(self._scheduler, peer, flow, connection)
+        self._scheduler.touch(peer)
 
     def datagram(self, event: Datagram) -> None:
         """A datagram: one flow for each application's endpoint and each virtual one."""
-        caller = self._datagrams.get((event.source, event.destination))
-        if caller is None or caller.is_over:
-            caller = self._new_caller(event)
-        if caller is not None:
-            caller.send(event)
+        end = self._datagrams.get((event.source, event.destination))
+        if end is None or end.is_over:
+            end = self._new_datagrams(event)
+        if end is not None:
+            end.send(event)
 
-    def _new_caller(self, event: Datagram) -> "DatagramCaller | None":
-        peer = self._switch.peers.at(event.destination.address)
+    def _new_datagrams(self, event: Datagram) -> "OutboundDatagrams | None":
+        peer = self._peers.at(event.destination.address)
         mapping = peer.ports.get((Protocol.UDP, event.destination.port)) if peer is not None else None
         if peer is None or mapping is None:
-            self._switch.stack.port_unreachable(event)
+            self._stack.port_unreachable(event)
             return None
         flow = peer.session.connect(mapping, trio.current_time())
         if flow is None:
-            self._switch.stack.host_unreachable(event)
+            self._stack.host_unreachable(event)
             return None
-        self._switch.touch(peer)
-        caller = self._switch.ends.get(flow)  # a plain mapping has one flow for all applications
-        if not isinstance(caller, DatagramCaller):
-            caller = DatagramCaller(self._switch, self._datagrams, peer, flow, event)
-        return caller
+        self._scheduler.touch(peer)
+        if isinstance(flow.end, OutboundDatagrams):  # a plain mapping has one flow for all applications
+            return flow.end
+        return OutboundDatagrams(self._stack, self._scheduler, self._datagrams, peer, flow, event)
 
 
-class TcpCaller(Splice):
+class OutboundStream(StreamRelay):
     """An application's connection to the contact's service."""
 
-    def __init__(self, switch: Switch, peer: Peer, flow: Flow, connection: Connection) -> None:
-        super().__init__(switch, peer, flow)
+    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow, connection: Connection) -> None:
+        super().__init__(scheduler, peer, flow)
         self._connection = connection
         self._answers = peer.details_of(flow.mapping).answers
-        switch.streams[connection] = self
+        connection.handler = self
 
     def flow_opened(self) -> None:
         """The service is connected, so now the application is."""
@@ -84,8 +86,8 @@ class TcpCaller(Splice):
 
     def flow_failed(self, reason: Reason) -> None:
         """Tell the application as its own network would."""
-        self._switch.ends.pop(self.flow, None)
-        self._switch.streams.pop(self._connection, None)
+        self.flow.end = None
+        self._connection.handler = None
         self._answers.missed(reason)
         match reason:
             case Reason.TIMED_OUT:
@@ -96,25 +98,27 @@ class TcpCaller(Splice):
                 self._connection.refuse()
 
 
-class DatagramCaller:
+class OutboundDatagrams(DatagramEnd):
     """An application's datagrams to the contact's service; on a plain mapping, those of all applications."""
 
     def __init__(
         self,
-        switch: Switch,
-        table: "dict[tuple[Endpoint, Endpoint], DatagramCaller]",
+        stack: Stack,
+        scheduler: Scheduler,
+        table: "dict[tuple[Endpoint, Endpoint], OutboundDatagrams]",
         peer: Peer,
         flow: Flow,
         first: Datagram,
     ) -> None:
-        self._switch = switch
+        self._stack = stack
+        self._scheduler = scheduler
         self._table = table
         self._peer = peer
         self._flow = flow
         self._answers = peer.details_of(flow.mapping).answers
         self._latest = first
         """Whose sender gets the replies; quoted in errors."""
-        switch.ends[flow] = self
+        flow.end = self
 
     @property
     def is_over(self) -> bool:
@@ -125,7 +129,7 @@ class DatagramCaller:
         """Send a datagram to the contact."""
         self._latest = event
         if not self._peer.session.is_online:
-            self._switch.stack.host_unreachable(event)
+            self._stack.host_unreachable(event)
             return
         if not self._flow.mapping.multi_flow:
             self._table.pop((event.source, event.destination), None)
@@ -133,31 +137,18 @@ class DatagramCaller:
             self._table[event.source, event.destination] = self
         if not self._flow.send_datagram(bytes(event.payload), trio.current_time()):
             limit = self._peer.session.datagram_payload
-            self._switch.stack.too_big(event, limit + UDP_OVERHEAD[len(event.source.address)])
+            self._stack.too_big(event, limit + UDP_OVERHEAD[len(event.source.address)])
         self._answers.silent += 1
-        self._switch.touch(self._peer)
-
-    def flow_opened(self) -> None:
-        """What waited is on its way already."""
-
-    def flow_failed(self, reason: Reason) -> None:
-        """There is no service."""
-        self.flow_ended(reason)
-
-    def flow_readable(self) -> None:
-        """Datagrams come by themselves."""
-
-    def flow_writable(self) -> None:
-        """Datagrams wait for nothing."""
+        self._scheduler.touch(self._peer)
 
     def flow_datagram(self, payload: bytes) -> None:
         """The service has answered: from the address and port that were asked."""
         self._answers.heard()
-        self._switch.stack.send_datagram(self._latest.destination, self._latest.source, payload)
+        self._stack.send_datagram(self._latest.destination, self._latest.source, payload)
 
     def flow_ended(self, reason: Reason | None) -> None:
         """The flow is over; the next datagram starts another."""
-        self._switch.ends.pop(self._flow, None)
+        self._flow.end = None
         ends = self._latest.source, self._latest.destination
         if self._table.get(ends) is self:
             del self._table[ends]
@@ -167,6 +158,6 @@ class DatagramCaller:
             case None | Reason.ABORTED | Reason.TIMED_OUT | Reason.OVERFLOW:
                 pass
             case Reason.REFUSED:
-                self._switch.stack.port_unreachable(self._latest)
+                self._stack.port_unreachable(self._latest)
             case _:
-                self._switch.stack.host_unreachable(self._latest)
+                self._stack.host_unreachable(self._latest)

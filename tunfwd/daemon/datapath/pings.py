@@ -5,9 +5,10 @@ from collections.abc import Callable
 import trio
 
 from tunfwd.common.values import Random
-from tunfwd.daemon.datapath.switch import Switch
+from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import Peer
 from tunfwd.netstack.events import EchoRequest
+from tunfwd.netstack.stack import Stack
 
 MAX_WAITING = 1024  # unanswered pings; the oldest give way
 AGAIN = 1.0  # s until an unanswered Ping is followed by another: it goes in a lossy packet
@@ -16,8 +17,9 @@ AGAIN = 1.0  # s until an unanswered Ping is followed by another: it goes in a l
 class Pings:
     """Sends pings, and tells whoever waits for the answer."""
 
-    def __init__(self, switch: Switch, random: Random) -> None:
-        self._switch = switch
+    def __init__(self, stack: Stack, scheduler: Scheduler, random: Random) -> None:
+        self._stack = stack
+        self._scheduler = scheduler
         self._random = random
         self._waiting: dict[int, Callable[[], None]] = {}
         self._greeted: dict[Peer, trio.Event] = {}
@@ -42,12 +44,12 @@ class Pings:
         if not send():
             # It may only not have said yet what it can do; our Hello, on its way by now, asks.
             greeted = self._greeted.setdefault(peer, trio.Event())
-            self._switch.wake()
+            self._scheduler.wake()
             await greeted.wait()
             if not send():
                 return None
         while True:
-            self._switch.wake()
+            self._scheduler.wake()
             with trio.move_on_after(AGAIN):
                 await answered.wait()
                 return round_trips[0]
@@ -55,13 +57,13 @@ class Pings:
 
     def echo(self, peer: Peer, request: EchoRequest) -> None:
         """Somebody here pings a virtual address: answer when the contact has, or for it if it cannot."""
-        if not self._send(peer, lambda: self._switch.stack.answer_echo(request)):
-            self._switch.stack.answer_echo(request)
+        if not self._send(peer, lambda: self._stack.answer_echo(request)):
+            self._stack.answer_echo(request)
 
     def _send(self, peer: Peer, answered: Callable[[], None]) -> bool:
         token = self._random.getrandbits(64)
         sent = peer.session.ping(token, trio.current_time())
-        self._switch.touch(peer)
+        self._scheduler.touch(peer)
         if sent:
             self._waiting[token] = answered
             if len(self._waiting) > MAX_WAITING:

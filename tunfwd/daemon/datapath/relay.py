@@ -1,37 +1,40 @@
-"""A splice: a flow of a contact on one side, a local stream on the other, and the bytes between them.
+"""The relay between a flow of a contact and a local stream, and what a local end is told.
 
-The local stream is a connection of the netstack or an ordinary socket; the splice does not know which. What
+The local stream is a connection of the netstack or an ordinary socket; the relay does not know which. What
 one side has no room for waits here, at most one `CHUNK` each way, and stops the other side's reading: that is
-how a slow reader stops the far writer. `callers` and `serving` add how the two sides come to be.
+how a slow reader stops the far writer. outbound.py and inbound.py add how the two sides come to be.
 """
+
+from abc import abstractmethod
+from typing import Final
 
 import trio
 
 from tunfwd.common.streams import Stream
 from tunfwd.common.values import Reason
-from tunfwd.daemon.datapath.switch import Switch
+from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
 
-CHUNK = 256 * 1024  # bytes read at once
+CHUNK: Final = 256 * 1024  # bytes read at once
 
 
-class Splice:
+class StreamRelay:
     """Moves bytes both ways until both directions have ended, or one side aborts."""
 
-    def __init__(self, switch: Switch, peer: Peer, flow: Flow) -> None:
+    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow) -> None:
         self.flow = flow
         self.local: Stream | None = None
-        self._switch = switch
+        self._scheduler = scheduler
         self._peer = peer
         self._to_local = memoryview(b"")
         self._to_flow = memoryview(b"")
         self._local_eof = False
-        self._finished = False
+        self._flow_write_closed = False
         """Whether our direction, towards the contact, has ended."""
-        self._shut = False
+        self._local_write_closed = False
         """Whether the contact's direction, towards the local stream, has ended."""
-        switch.ends[flow] = self
+        flow.end = self
 
     # From the contact.
 
@@ -57,17 +60,17 @@ class Splice:
 
     def flow_ended(self, reason: Reason | None) -> None:
         """The flow is over: in order, when everything it brought was read, or else at once."""
-        self._switch.ends.pop(self.flow, None)
+        self.flow.end = None
         if reason is not None and self.local is not None:
-            self._switch.abort(self.local)
+            self.local.abort()
         elif reason is None:
-            self._finished = True
+            self._flow_write_closed = True
             self._from_flow()
 
     def _from_flow(self) -> None:
         """Move what the contact sent, as far as the local stream has room."""
         local, flow = self.local, self.flow
-        if local is None or self._shut:
+        if local is None or self._local_write_closed:
             return
         while True:
             if self._to_local:
@@ -78,9 +81,9 @@ class Splice:
             if not data:
                 break
             self._to_local = memoryview(data)
-        self._switch.touch(self._peer)
+        self._scheduler.touch(self._peer)
         if flow.at_end:
-            self._shut = True
+            self._local_write_closed = True
             local.shutdown()
 
     # From the local stream.
@@ -106,9 +109,9 @@ class Splice:
 
     def aborted(self, stream: Stream, reason: str) -> None:
         """The local side has reset the connection."""
-        self._switch.ends.pop(self.flow, None)
+        self.flow.end = None
         self.flow.reset(Reason.ABORTED)
-        self._switch.touch(self._peer)
+        self._scheduler.touch(self._peer)
 
     def closed(self, stream: Stream) -> None:
         """Both directions of the local stream have ended in order; the flow's end may still be on its way."""
@@ -126,11 +129,36 @@ class Splice:
             data = local.read(CHUNK)
             if not data:
                 break
-            if self._finished:  # nobody is there to take it: say so, as a kernel would
-                self._switch.abort(local)
+            if self._flow_write_closed:  # nobody is there to take it: say so, as a kernel would
+                local.abort()
                 return
             self._to_flow = memoryview(data)
-        self._switch.touch(self._peer)
-        if self._local_eof and not self._to_flow and not self._finished and flow.is_open:
-            self._finished = True
+        self._scheduler.touch(self._peer)
+        if self._local_eof and not self._to_flow and not self._flow_write_closed and flow.is_open:
+            self._flow_write_closed = True
             flow.finish(trio.current_time())
+
+
+class DatagramEnd:
+    """The local end of a flow of datagrams: for the most part it waits for nothing."""
+
+    def flow_opened(self) -> None:
+        """What waited is on its way already."""
+
+    def flow_failed(self, reason: Reason) -> None:
+        """The flow never came to be."""
+        self.flow_ended(reason)
+
+    def flow_readable(self) -> None:
+        """Datagrams come by themselves."""
+
+    def flow_writable(self) -> None:
+        """Datagrams wait for nothing."""
+
+    @abstractmethod
+    def flow_datagram(self, payload: bytes) -> None:
+        """A datagram came from the contact."""
+
+    @abstractmethod
+    def flow_ended(self, reason: Reason | None) -> None:
+        """The flow is over."""

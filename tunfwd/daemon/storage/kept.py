@@ -4,7 +4,7 @@ from typing import Protocol
 
 from tunfwd.control import api
 from tunfwd.daemon.storage.state import State
-from tunfwd.daemon.storage.write_behind import Saver
+from tunfwd.daemon.storage.write_behind import WriteBehind
 
 
 class Identity(Protocol):
@@ -19,7 +19,7 @@ class Identity(Protocol):
 class Storage:
     """Both files."""
 
-    def __init__(self, state: State, saver: Saver, identity: Identity) -> None:
+    def __init__(self, state: State, saver: WriteBehind, identity: Identity) -> None:
         self._state = state
         self._saver = saver
         self._identity = identity

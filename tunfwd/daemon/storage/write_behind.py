@@ -13,7 +13,7 @@ RETRY = 30.0  # s until a write that failed (a full disk) is tried again
 log = logging.getLogger(__name__)
 
 
-class Saver:
+class WriteBehind:
     """Saves in a task of its own, at the end, and when somebody waits for it."""
 
     def __init__(self, state: State) -> None:

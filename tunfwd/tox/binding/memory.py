@@ -3,7 +3,7 @@
 import resource
 
 
-def never_lock() -> None:
+def disable_mlock() -> None:
     """Make mlock fail at once in this process. Takes effect without CAP_IPC_LOCK, and cannot be undone then.
 
     toxcore (0.2.20 to 0.2.23, crypto_core.c) locks the buffers of a packet's plaintext and ciphertext into

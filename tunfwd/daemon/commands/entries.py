@@ -1,0 +1,123 @@
+"""How results show offers and mappings, and whom a service of ours sees."""
+
+from dataclasses import dataclass
+
+from tunfwd.common.text import clean
+from tunfwd.control import api
+from tunfwd.daemon.commands.together import Found
+from tunfwd.daemon.contacts.offers import read_service
+from tunfwd.daemon.contacts.rooms import RoomOffer, Rooms
+from tunfwd.daemon.datapath.services import LocalServices, Unreachable
+from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.forwarding.flow import Mapping, Origin
+from tunfwd.forwarding.states import Role
+from tunfwd.services.target import Target
+from tunfwd.wire.packets import Direction, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Whom a service of ours sees, and what is in the way of reaching it."""
+
+    sees: api.Sees | None = None
+    trouble: str | None = None
+
+
+class Entries:
+    """Makes them, from what is there now."""
+
+    def __init__(self, peers: Peers, rooms: Rooms, services: LocalServices) -> None:
+        self._peers = peers
+        self._rooms = rooms
+        self._services = services
+
+    def all(self) -> list[Found]:
+        """Return every mapping with every contact."""
+        return [(peer, mapping) for peer in self._peers for mapping in peer.session.mappings]
+
+    def offer(self, peer: Peer, mapping: Mapping) -> api.OfferEntry:
+        """Return a mapping as an offer."""
+        seen = self.seen(peer, mapping)
+        return {
+            "id": id_of(mapping),
+            "contact": peer.label,
+            "direction": "server" if mapping.direction is Direction.SERVER else "connection",
+            "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
+            "port": mapping.port,
+            "name": clean(mapping.name),
+            "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
+            "state": mapping.state.value,
+            "target": _target_of(peer, mapping),
+            "sees": seen.sees,
+            "trouble": seen.trouble,
+        }
+
+    def mapping(self, peer: Peer, mapping: Mapping) -> api.MappingEntry:
+        """Return a mapping as a port in use."""
+        details, seen = peer.details_of(mapping), self.seen(peer, mapping)
+        return {
+            "id": id_of(mapping),
+            "contact": peer.label,
+            "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
+            "address": peer.shown_address,
+            "address6": str(peer.address6),
+            "port": details.local_port or mapping.port,
+            "name": clean(mapping.name),
+            "state": mapping.state.value,
+            "connections": len(mapping.flows),
+            "rx_bytes": mapping.rx_bytes,
+            "tx_bytes": mapping.tx_bytes,
+            "drops": mapping.drops,
+            "target": _target_of(peer, mapping),
+            "sees": seen.sees,
+            "trouble": seen.trouble,
+            "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
+            "direction": "server" if mapping.direction is Direction.SERVER else "connection",
+        }
+
+    def room_offer(self, offer: RoomOffer) -> api.OfferEntry:
+        """Return an offer to a whole room."""
+        room, standing = self._rooms.of(offer), offer.standing
+        target = read_service(standing.target) or Target(None, standing.port)
+        seen = self._look(target, standing.source, offer.protocol)
+        return {
+            "id": f"{offer.msg_id:08x}",
+            "contact": self._rooms.label(room) if room is not None else standing.contact,
+            "direction": "server",
+            "protocol": standing.protocol,
+            "port": standing.port,
+            "name": clean(standing.name),
+            "origin": "local",
+            "state": "offered",
+            "target": str(target),
+            "sees": seen.sees,
+            "trouble": seen.trouble,
+        }
+
+    def seen(self, peer: Peer, mapping: Mapping) -> Seen:
+        """Find out whom the service of a mapping sees, where it is ours, and whether it answers."""
+        details = peer.details_of(mapping)
+        if mapping.role is not Role.SERVING:
+            return Seen(None, details.answers.trouble)
+        seen = self._look(peer.target_of(mapping), details.source, mapping.protocol)
+        return Seen(seen.sees, seen.trouble or details.answers.trouble)
+
+    def _look(self, target: Target, source: api.Source, protocol: Protocol) -> Seen:
+        try:
+            way = self._services.way_to(target, source, protocol)
+        except Unreachable as unreachable:
+            return Seen(trouble=str(unreachable))
+        if isinstance(way, Target):
+            return Seen("host")
+        if source == "auto" and not self._services.is_decided(protocol, target.port):
+            return Seen(trouble="nothing listens")
+        return Seen(way.source)
+
+
+def id_of(mapping: Mapping) -> str:
+    """Return how a person names a mapping without doubt."""
+    return f"{mapping.msg_id:08x}"
+
+
+def _target_of(peer: Peer, mapping: Mapping) -> str | None:
+    return str(peer.target_of(mapping)) if mapping.role is Role.SERVING else None

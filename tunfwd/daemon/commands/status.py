@@ -1,0 +1,180 @@
+"""What the control socket can ask about the daemon as a whole: who it is, how it is, who answers."""
+
+import math
+from collections import Counter
+from dataclasses import asdict
+from typing import Literal
+
+import trio
+
+from tunfwd import __version__, faults
+from tunfwd.common.errors import UserError
+from tunfwd.control import api
+from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands.doctor import Health
+from tunfwd.daemon.commands.entries import Entries
+from tunfwd.daemon.commands.nodes import NodeCommands
+from tunfwd.daemon.commands.rooms import RoomCommands
+from tunfwd.daemon.contacts.offers import describe
+from tunfwd.daemon.contacts.tracker import link_of
+from tunfwd.daemon.peers import NO_ADDRESS, Peer
+from tunfwd.daemon.storage.kept import Storage
+from tunfwd.daemon.wiring import Daemon
+from tunfwd.forwarding.states import Role
+from tunfwd.link import link
+from tunfwd.tox import version
+from tunfwd.wire.packets import Feature
+
+
+class StatusCommands:
+    """The handlers of `id`, `status`, `version`, `doctor` and `ping`."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        storage: Storage,
+        health: Health,
+        rooms: RoomCommands,
+        nodes: NodeCommands,
+        entries: Entries,
+    ) -> None:
+        self._client = daemon.client
+        self._contacts = daemon.contacts
+        self._datapath = daemon.datapath
+        self._book = daemon.book
+        self._storage = storage
+        self._health = health
+        self._rooms = rooms
+        self._nodes = nodes
+        self._entries = entries
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        """Have the dispatcher know them."""
+        dispatcher.add(api.IDENTITY, self._identity)
+        dispatcher.add(api.STATUS, self._status)
+        dispatcher.add(api.VERSION, self._version)
+        dispatcher.add(api.DOCTOR, self._doctor)
+        dispatcher.add(api.PING, self._ping)
+
+    async def _identity(self, _: api.Nothing) -> api.IdentityResult:
+        client = self._client
+        return {
+            "address": client.address,
+            "public_key": client.public_key.hex().upper(),
+            "dht_key": client.dht_key.hex().upper(),
+            "udp_port": client.udp_port or 0,
+            "nickname": client.name,
+            "virtual_address": str(self._book.own),
+            "virtual_address6": str(self._book.own6),
+            "interface": self._datapath.device.name,
+            "version": __version__,
+            "toxcore": version.inspect().text,
+        }
+
+    async def _version(self, _: api.Nothing) -> api.VersionResult:
+        compiled = not link.__file__.endswith(".py")
+        return {"version": __version__, "compiled": compiled, "toxcore": version.inspect().text}
+
+    async def _status(self, _: api.Nothing) -> api.StatusResult:
+        status: api.StatusResult = {
+            "network": "online" if self._nodes.is_online else "offline",
+            "contacts": [_contact_entry(peer) for peer in self._datapath.peers],
+            "drops": self._drops(),
+            "groups": self._rooms.entries(),
+            "warnings": await self._storage.warnings(),
+            "load": self._load(),
+        }
+        if offline := self._nodes.offline():
+            status["offline"] = offline
+        return status
+
+    def _load(self) -> api.Load:
+        statistics = self._datapath.stack.statistics()
+        return {
+            "flows": sum(len(mapping.flows) for _, mapping in self._entries.all()),
+            "connections": statistics.connections,
+            "timers": statistics.timers + sum(peer.session.timers for peer in self._datapath.peers),
+        }
+
+    def _drops(self) -> dict[str, int]:
+        drops: Counter[str] = Counter()
+        for peer in self._datapath.peers:
+            drops.update(peer.session.counters)
+        drops["friend_requests"] = self._client.friends.dropped_requests
+        for name, count in asdict(self._datapath.stack.statistics()).items():
+            if name not in ("frames", "fragments", "connections", "incoming", "timers", "resets_sent"):
+                drops[f"packets_{name}"] = count
+        for name, count in asdict(self._datapath.device.statistics).items():
+            if name.startswith("dropped_"):
+                drops[f"device_{name.removeprefix('dropped_')}"] = count
+        drops["faults"] = faults.tally.count
+        return {name: count for name, count in sorted(drops.items()) if count}
+
+    async def _doctor(self, _: api.Nothing) -> api.DoctorResult:
+        report = version.inspect()
+        checks: list[api.Check] = [
+            *await self._nodes.checks(),
+            *(_check("libtoxcore", False, warning) for warning in report.warnings),
+            *await self._storage.checks(),
+            *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
+            self._addresses(),
+        ]
+        checks += [
+            _check("service", False, f"{describe(mapping)}, {verb} {peer.label}: {trouble}")
+            for peer, mapping in self._entries.all()
+            if mapping.accepted and (trouble := self._entries.seen(peer, mapping).trouble)
+            for verb in ("for" if mapping.role is Role.SERVING else "of",)
+        ]
+        return {"checks": checks}
+
+    def _addresses(self) -> api.Check:
+        book, without = self._book, self._contacts.residents.without
+        taken = f"{len(book)} of {book.capacity} addresses of {book.network} are taken"
+        if without:
+            taken += f", and {without} contacts have none: set a larger [network] range"
+        return _check("addresses", not without, taken)
+
+    async def _ping(self, params: api.Ping) -> api.PingResult:
+        peer = self._datapath.peers.find(params.name)
+        if not peer.session.is_online:
+            raise UserError("offline", f"{peer.label} is offline")
+        with trio.move_on_after(params.timeout):
+            seconds = await self._datapath.pings.ping(peer)
+            if seconds is None:
+                raise UserError("failed", f"{peer.label} does not answer pings: its program is another")
+            path: Literal["direct", "relay"] = "direct" if link_of(peer) == "direct" else "relay"
+            return {"contact": peer.label, "seconds": seconds, "path": path}
+        if not peer.session.features:
+            raise UserError(
+                "timeout", f"{peer.label} is online, but its program has not said that it answers pings"
+            )
+        raise UserError("timeout", f"{peer.label} did not answer within {params.timeout:g} s")
+
+
+def _check(name: str, fine: bool, detail: str) -> api.Check:
+    return {"name": name, "ok": True, "level": "ok" if fine else "warning", "detail": detail}
+
+
+def _contact_entry(peer: Peer) -> api.ContactEntry:
+    mappings = peer.session.mappings
+    since = peer.offline_since
+    features = peer.session.features
+    entry: api.ContactEntry = {
+        "name": peer.name,
+        "public_key": peer.key,
+        "kind": peer.contact.kind,
+        "via": peer.via,
+        "address": peer.shown_address,
+        "address6": str(peer.address6),
+        "link": link_of(peer),
+        "offline_seconds": None if since is None else math.floor(trio.current_time() - since),
+        "ports": sum(mapping.accepted for mapping in mappings),
+        "connections": sum(len(mapping.flows) for mapping in mappings),
+        "tx_bytes": sum(mapping.tx_bytes for mapping in mappings),
+        "rx_bytes": sum(mapping.rx_bytes for mapping in mappings),
+        "extended": bool(features),
+        "features": [str(feature.name).lower() for feature in Feature if feature in features],
+    }
+    if peer.address is None:
+        entry["reason"] = NO_ADDRESS
+    return entry

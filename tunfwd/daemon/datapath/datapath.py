@@ -1,0 +1,87 @@
+"""All that moves packets, put together: between a TUN device, the contacts' sessions and the services."""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv6Interface
+from random import SystemRandom
+from time import perf_counter
+
+from tunfwd.common.values import Random
+from tunfwd.daemon.datapath.engine import Engine, MappingHandler
+from tunfwd.daemon.datapath.inbound import InboundFlows
+from tunfwd.daemon.datapath.outbound import OutboundFlows
+from tunfwd.daemon.datapath.pings import Pings
+from tunfwd.daemon.datapath.scheduler import Scheduler
+from tunfwd.daemon.datapath.services import LocalServices, Table
+from tunfwd.daemon.peers import Peers
+from tunfwd.daemon.storage.state import Content
+from tunfwd.netstack.stack import Stack
+from tunfwd.services.poller import Poller
+from tunfwd.tun.device import Device, Offload
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a daemon stands on."""
+
+    device: Device
+    addresses: tuple[IPv4Interface, IPv6Interface]
+    """Ours, on the device."""
+    interface: int
+    """The index of the device."""
+    loopback: int
+    """That of the interface which leads to this machine itself."""
+    listeners: Table
+    local: Container[bytes] | None = None
+    """Where packets may come from; None: from anywhere."""
+    poller: Poller = field(default_factory=Poller)
+    random: Random = field(default_factory=SystemRandom)
+    clock: Callable[[], float] = perf_counter
+    """Measures how long contacts are served, in s."""
+
+
+class Datapath:
+    """The parts, each made once."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        content: Content,
+        save: Callable[[], None],
+        mappings: MappingHandler,
+        connect_timeout: float,
+    ) -> None:
+        """`save` writes `content`, soon, whenever it has changed; the timeout, of services, is in s."""
+        device, random, (ipv4, ipv6) = machine.device, machine.random, machine.addresses
+        self.device = device
+        self.poller = machine.poller
+        self.peers = Peers()
+        self.stack = Stack(
+            machine.addresses,
+            self.peers.host_state,
+            random,
+            device.mtu,
+            udp_segmentation=Offload.USO4 in device.offload,
+            local=machine.local,
+        )
+        self.scheduler = Scheduler(machine.clock)
+        self.services = LocalServices(
+            machine.listeners,
+            content,
+            save,
+            (ipv4.ip, ipv6.ip),
+            interface=machine.interface,
+            loopback=machine.loopback,
+        )
+        self.pings = Pings(self.stack, self.scheduler, random)
+        self.engine = Engine(
+            device,
+            self.stack,
+            self.peers,
+            self.scheduler,
+            mappings,
+            OutboundFlows(self.stack, self.peers, self.scheduler),
+            InboundFlows(self.stack, self.poller, self.scheduler, self.services, connect_timeout, random),
+            self.pings,
+            machine.clock,
+        )

@@ -1,0 +1,152 @@
+"""Says whose session is to be served, and for how long.
+
+Whoever does something to a session calls `touch`, in a round of the engine or between two; `wake` has a
+round done that nothing else would start. The rest is for engine.py, which does the rounds: it takes peers
+from here, one turn at a time.
+
+Contacts take turns. A turn ends when its time is over, whatever is left: in each round all who are not behind
+go first, then one of those who are. So a contact that sends more than we can take in gets the time that the
+others leave, and each of them waits for one turn of it at most.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+import trio
+
+from tunfwd.daemon.peers import Peer
+
+TURN: Final = 0.0005  # s of one contact, while others have something to do; half of an idle round trip
+TURN_ALONE: Final = 0.01  # s of one contact, while no other has
+COMPANY: Final = 0.25  # s that another contact's last turn counts
+REST: Final = 1.0  # turns that who is behind waits after one, while others have something to do
+REST_FLOODING: Final = 9.0  # the same for who sends far more than is of any use
+
+
+class Scheduler:
+    """The peers to be served, and those who are behind."""
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        """`clock` measures turns, in s."""
+        self._clock = clock
+        self._pending: set[Peer] = set()
+        """Peers whose session has events or packets, or may have."""
+        self._in_round = False
+        """Whether a round is under way, which sees to all that is pending."""
+        self._requested = trio.Event()
+        """Set where a round is wanted."""
+        self._behind: dict[Peer, float] = {}
+        """Whose last turn was too short for them, and when the next may be."""
+        self._behind_may_go = False
+        """Whether none of those had a turn in this round."""
+        self._flooding: set[Peer] = set()
+        self._last: Peer | None = None
+        """Whose turn was the last."""
+        self._company_until = 0.0
+        self._turn_began = 0.0
+        self._is_alone = False
+
+    def touch(self, peer: Peer) -> None:
+        """Have the peer's session served, in this round or one soon."""
+        self._pending.add(peer)
+        if not self._in_round:
+            self._requested.set()
+
+    def wake(self) -> None:
+        """Have a round soon."""
+        self._requested.set()
+
+    # -- for the engine: rounds
+
+    async def wait_requested(self) -> None:
+        """Return when a round is wanted, once for all who asked meanwhile."""
+        await self._requested.wait()
+        self._requested = trio.Event()
+
+    def expect_round(self, peer: Peer) -> None:
+        """Have the peer's session served in the round that is about to be done."""
+        self._pending.add(peer)
+
+    def begin_round(self) -> None:
+        """Note that all that is pending is seen to from now on."""
+        self._in_round = self._behind_may_go = True
+
+    def end_round(self) -> None:
+        """Note that nobody sees to what comes from now on, but another round."""
+        self._in_round = False
+        if self._pending or (self._behind and self.has_work):
+            self._requested.set()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a round would serve somebody now."""
+        if self._pending:
+            return True
+        return bool(self._behind) and min(self._behind.values()) <= self._clock()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether somebody's turn was too short."""
+        return bool(self._behind)
+
+    def next_round(self) -> float | None:
+        """Return in how many seconds who is behind may have a turn; None: nobody is."""
+        return min(self._behind.values()) - self._clock() if self._behind else None
+
+    # -- for the engine: turns
+
+    def next_peer(self) -> Peer | None:
+        """Return whose turn it is; of those who are behind, one a round, whose turn is longest ago."""
+        pending, behind = self._pending, self._behind
+        while pending:
+            peer = pending.pop()
+            if peer not in behind:
+                return peer
+        if behind and self._behind_may_go:
+            now = self._clock()
+            for peer, ready_at in behind.items():
+                if ready_at <= now:
+                    del behind[peer]
+                    self._behind_may_go = False
+                    return peer
+        return None
+
+    def begin_turn(self, peer: Peer) -> float:
+        """Return until when the peer may be served, by the clock."""
+        began = self._turn_began = self._clock()
+        if peer is not self._last:
+            self._last = peer
+            self._company_until = began + COMPANY
+        self._is_alone = began >= self._company_until
+        return began + (TURN_ALONE if self._is_alone else TURN)
+
+    def served(self, peer: Peer) -> None:
+        """Note that all is about to be sent that the session has so far; what comes later is touched anew."""
+        self._pending.discard(peer)
+
+    def too_short(self, peer: Peer) -> None:
+        """Note that the turn has ended before all was done."""
+        ended = self._clock()
+        rest = 0.0 if self._is_alone else REST_FLOODING if peer in self._flooding else REST
+        self._behind[peer] = ended + rest * (ended - self._turn_began)
+
+    # -- for the engine: peers
+
+    def lags(self, peer: Peer) -> bool:
+        """Whether the peer's last turn was too short."""
+        return peer in self._behind
+
+    def set_flooding(self, peers: set[Peer]) -> None:
+        """Have these wait longer between turns, and no others."""
+        self._flooding = peers
+
+    def let_all_go(self) -> None:
+        """Have nobody wait for a turn any more."""
+        self._behind.clear()
+
+    def forget(self, peer: Peer) -> None:
+        """A contact is no more."""
+        self._pending.discard(peer)
+        self._behind.pop(peer, None)
+        self._flooding.discard(peer)

@@ -1,0 +1,56 @@
+"""Puts a daemon together, between what it stands on and the Tox client: once, for its tests, too."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tunfwd.daemon.contacts.offers import Offers, Policy
+from tunfwd.daemon.contacts.tracker import AutoAccept, ContactTracker
+from tunfwd.daemon.datapath.datapath import Datapath, Machine
+from tunfwd.daemon.storage.addresses import AddressBook
+from tunfwd.daemon.storage.state import Content
+from tunfwd.forwarding.session import Settings as SessionSettings
+from tunfwd.tox.client import Client
+from tunfwd.tox.handler import Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the configuration says about contacts and their sessions."""
+
+    policy: Policy
+    connect_timeout: float
+    """Of services, in s."""
+    session: SessionSettings
+    auto_accept: AutoAccept
+
+
+class Daemon:
+    """The parts of a daemon that move packets, and those that know who they are from."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        content: Content,
+        save: Callable[[], None],
+        options: Options,
+        start: Callable[[Handler], Client],
+    ) -> None:
+        """`save` writes `content`, soon, whenever it has changed; `start` makes the Tox client."""
+        ipv4, ipv6 = machine.addresses
+        self.content = content
+        self.offers = Offers(content, options.policy, save)
+        self.datapath = Datapath(machine, content, save, self.offers, options.connect_timeout)
+        self.book = AddressBook(ipv4.network, ipv6.network, content.addresses)
+        self.contacts = ContactTracker(
+            self.datapath,
+            self.offers,
+            self.book,
+            content,
+            save,
+            machine.random,
+            options.session,
+            options.auto_accept,
+            start,
+        )
+        self.client = self.contacts.client
+        self.rooms = self.contacts.rooms
