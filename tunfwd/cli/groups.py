@@ -4,7 +4,9 @@ A group (NGC) makes every member a contact of its own. A conference, the older k
 its members who are our friends.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import click
 
@@ -13,8 +15,9 @@ from tunfwd.cli.output import hint, say, show, show_table
 from tunfwd.cli.session import Session
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
+from tunfwd.control.api import Method
 
-MAX_PASSWORD = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
+MAX_PASSWORD: Final = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
 
 
 def _password(ctx: click.Context, param: click.Parameter, file: Path | None) -> str | None:
@@ -64,17 +67,6 @@ def group_create(ctx: click.Context, name: str, public: bool, password: str | No
     )
 
 
-@group.command("invite")
-@click.argument("group")
-@click.argument("friend", shell_complete=complete_contacts)
-@json_option
-@click.pass_context
-def group_invite(ctx: click.Context, group: str, friend: str, as_json: bool) -> None:
-    """Invite a friend into a group."""
-    result = Session.of(ctx).call(api.GROUP_INVITE, group=group, friend=friend)
-    show(result, as_json, lambda shown: say(f"invited {friend} into {shown['group']['name']}"))
-
-
 @group.command("join")
 @click.argument("group", metavar="CHAT_ID|INVITATION")
 @click.option(
@@ -100,23 +92,6 @@ def group_rename(ctx: click.Context, group: str, to: str, as_json: bool) -> None
     show(result, as_json, lambda shown: say(f"{group} is called {shown['group']['name']} now"))
 
 
-@group.command("list")
-@json_option
-@click.pass_context
-def group_list(ctx: click.Context, as_json: bool) -> None:
-    """List groups, and invitations into groups."""
-    show(Session.of(ctx).call(api.GROUP_LIST), as_json, lambda shown: _groups_table(shown, "group"))
-
-
-@group.command("peers")
-@click.argument("group")
-@json_option
-@click.pass_context
-def group_peers(ctx: click.Context, group: str, as_json: bool) -> None:
-    """List the members of a group."""
-    show(Session.of(ctx).call(api.GROUP_PEERS, group=group), as_json, _members_table)
-
-
 @group.command("kick")
 @click.argument("group")
 @click.argument("member")
@@ -126,16 +101,6 @@ def group_kick(ctx: click.Context, group: str, member: str, as_json: bool) -> No
     """Put a member out of a group that we founded or moderate."""
     result = Session.of(ctx).call(api.GROUP_KICK, group=group, member=member)
     show(result, as_json, lambda shown: say(f"put {member} out of {shown['group']['name']}"))
-
-
-@group.command("leave")
-@click.argument("group")
-@json_option
-@click.pass_context
-def group_leave(ctx: click.Context, group: str, as_json: bool) -> None:
-    """Leave a group for good, or decline an invitation."""
-    result = Session.of(ctx).call(api.GROUP_LEAVE, group=group)
-    show(result, as_json, lambda shown: say(f"left {shown['group']['name']}"))
 
 
 @click.group(no_args_is_help=False)
@@ -153,17 +118,6 @@ def conference_create(ctx: click.Context, name: str, as_json: bool) -> None:
     show(result, as_json, lambda shown: say(f"founded {shown['group']['name']}"))
 
 
-@conference.command("invite")
-@click.argument("conference")
-@click.argument("friend", shell_complete=complete_contacts)
-@json_option
-@click.pass_context
-def conference_invite(ctx: click.Context, conference: str, friend: str, as_json: bool) -> None:
-    """Invite a friend into a conference."""
-    result = Session.of(ctx).call(api.CONFERENCE_INVITE, group=conference, friend=friend)
-    show(result, as_json, lambda shown: say(f"invited {friend} into {shown['group']['name']}"))
-
-
 @conference.command("join")
 @click.argument("invitation")
 @json_option
@@ -174,31 +128,51 @@ def conference_join(ctx: click.Context, invitation: str, as_json: bool) -> None:
     show(result, as_json, lambda shown: _joined(shown["group"]))
 
 
-@conference.command("list")
-@json_option
-@click.pass_context
-def conference_list(ctx: click.Context, as_json: bool) -> None:
-    """List conferences, and invitations into conferences."""
-    show(Session.of(ctx).call(api.CONFERENCE_LIST), as_json, lambda shown: _groups_table(shown, "conference"))
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What can be done in both kinds of rooms: the methods for one of them."""
 
+    kind: Literal["group", "conference"]
+    invite: Method[api.Invite, api.GroupResult]
+    list: Method[api.Nothing, api.GroupsResult]
+    peers: Method[api.Group, api.MembersResult]
+    leave: Method[api.Group, api.GroupResult]
+    about_peers: str = ""
 
-@conference.command("peers")
-@click.argument("conference")
-@json_option
-@click.pass_context
-def conference_peers(ctx: click.Context, conference: str, as_json: bool) -> None:
-    """List the members of a conference, and how those who are no friends could be reached."""
-    show(Session.of(ctx).call(api.CONFERENCE_PEERS, group=conference), as_json, _members_table)
+    def add_to(self, rooms: click.Group) -> None:
+        """Add the commands of one kind."""
+        kind = self.kind
+        room_argument = click.argument("room", metavar=kind.upper())
 
+        @rooms.command("invite", help=f"Invite a friend into a {kind}.")
+        @room_argument
+        @click.argument("friend", shell_complete=complete_contacts)
+        @json_option
+        @click.pass_context
+        def invite(ctx: click.Context, room: str, friend: str, as_json: bool) -> None:
+            result = Session.of(ctx).call(self.invite, group=room, friend=friend)
+            show(result, as_json, lambda shown: say(f"invited {friend} into {shown['group']['name']}"))
 
-@conference.command("leave")
-@click.argument("conference")
-@json_option
-@click.pass_context
-def conference_leave(ctx: click.Context, conference: str, as_json: bool) -> None:
-    """Leave a conference for good, or decline an invitation."""
-    result = Session.of(ctx).call(api.CONFERENCE_LEAVE, group=conference)
-    show(result, as_json, lambda shown: say(f"left {shown['group']['name']}"))
+        @rooms.command("list", help=f"List {kind}s, and invitations into {kind}s.")
+        @json_option
+        @click.pass_context
+        def list_(ctx: click.Context, as_json: bool) -> None:
+            show(Session.of(ctx).call(self.list), as_json, lambda shown: _groups_table(shown, kind))
+
+        @rooms.command("peers", help=f"List the members of a {kind}{self.about_peers}.")
+        @room_argument
+        @json_option
+        @click.pass_context
+        def peers(ctx: click.Context, room: str, as_json: bool) -> None:
+            show(Session.of(ctx).call(self.peers, group=room), as_json, _members_table)
+
+        @rooms.command("leave", help=f"Leave a {kind} for good, or decline an invitation.")
+        @room_argument
+        @json_option
+        @click.pass_context
+        def leave(ctx: click.Context, room: str, as_json: bool) -> None:
+            result = Session.of(ctx).call(self.leave, group=room)
+            show(result, as_json, lambda shown: say(f"left {shown['group']['name']}"))
 
 
 def _joined(entry: api.GroupEntry) -> None:
@@ -242,3 +216,14 @@ def _members_table(result: api.MembersResult) -> None:
         ),
         empty=f"Nobody else is there. Invite a friend: tunfwd {entry['kind']} invite {entry['name']} NAME",
     )
+
+
+_Shared("group", api.GROUP_INVITE, api.GROUP_LIST, api.GROUP_PEERS, api.GROUP_LEAVE).add_to(group)
+_Shared(
+    "conference",
+    api.CONFERENCE_INVITE,
+    api.CONFERENCE_LIST,
+    api.CONFERENCE_PEERS,
+    api.CONFERENCE_LEAVE,
+    about_peers=", and how those who are no friends could be reached",
+).add_to(conference)

@@ -1,0 +1,92 @@
+"""Whose session is served when: once for each packet, however often what it does asks for more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import trio
+import trio.testing
+
+from tunfwd.daemon.datapath.scheduler import Scheduler
+from tunfwd.daemon.peers import Peer
+from tunfwd.forwarding.session import CARRIER_FEATURES, Settings
+from tunfwd.wire.packets import Protocol
+
+from .joined import Host, Joined
+from .simulated import Daemon
+
+
+def count_servings(hosts: dict[str, Host]) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    for name, host in hosts.items():
+        engine: Any = host.daemon.engine
+
+        def serve(peer: Peer, name: str = name, real: Any = engine._serve_peer) -> None:
+            counted[name] += 1
+            real(peer)
+
+        engine._serve_peer = serve
+    return counted
+
+
+async def test_each_packet_is_served_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with Joined.running(Settings(CARRIER_FEATURES)) as joined:
+        kernel = joined.serving.kernel
+        kernel.listening[8080] = lambda program: None
+        await joined.offer(Protocol.TCP, 8080)
+        client = joined.using.kernel.connect(joined.address, 8080)
+        await trio.sleep(1)
+        server = kernel.accepted.pop()
+        counted = count_servings({"using": joined.using, "serving": joined.serving})
+        for sent in range(1, 11):
+            client.write(b"x")
+            await trio.sleep(1)
+            assert len(server.read) == sent
+            assert counted == {"using": sent, "serving": sent}
+
+
+async def test_what_is_touched_between_rounds_asks_for_one() -> None:
+    alice = Daemon().befriend("alice")
+    scheduler = Scheduler()
+    with trio.move_on_after(0) as nothing_asked:
+        await scheduler.wait_requested()
+    assert nothing_asked.cancelled_caught
+    scheduler.touch(alice)
+    scheduler.touch(alice)
+    await scheduler.wait_requested()
+    scheduler.begin_round()
+    assert scheduler.next_peer() is alice
+    assert scheduler.next_peer() is None
+    scheduler.end_round()
+    assert not scheduler.has_work
+
+
+async def test_what_is_touched_in_a_round_is_served_in_it() -> None:
+    alice = Daemon().befriend("alice")
+    scheduler = Scheduler()
+    scheduler.begin_round()
+    scheduler.touch(alice)
+    assert scheduler.next_peer() is alice
+    scheduler.touch(alice)
+    scheduler.served(alice)  # what it did to itself goes with what is about to be sent
+    assert scheduler.next_peer() is None
+    scheduler.touch(alice)  # by something that came after
+    scheduler.end_round()
+    with trio.fail_after(1):
+        await scheduler.wait_requested()
+
+
+async def test_who_is_forgotten_has_no_turn() -> None:
+    alice = Daemon().befriend("alice")
+    scheduler = Scheduler()
+    scheduler.touch(alice)
+    scheduler.begin_round()
+    assert scheduler.next_peer() is alice
+    scheduler.begin_turn(alice)
+    scheduler.too_short(alice)
+    scheduler.touch(alice)
+    scheduler.forget(alice)
+    assert not scheduler.is_behind
+    assert scheduler.next_round() is None
+    assert scheduler.next_peer() is None
