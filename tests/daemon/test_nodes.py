@@ -237,7 +237,7 @@ async def test_added_nodes_are_joined_at(tmp_path: Path) -> None:
     world = World(tmp_path, nodes(1, "answers", "answers"))
     result = await world.commands._update(api.NodesUpdate(nodes_of(7)))
     assert (result["added"], result["total"], result["public_nodes"]) == ([f"{7:064X}"], 1, True)
-    assert [record.node.origin for record in world.joining.records] == ["bundled", "added"]
+    assert [record.node.origin for record in world.joining.records] == ["added", "bundled"]
     await world.commands._update(api.NodesUpdate(nodes_of(7)))
     assert len(world.joining.records) == 2
 

@@ -16,6 +16,7 @@ from tunfwd.config.rules import Expose, RuleTable
 from tunfwd.config.toml_lines import locate
 from tunfwd.control import api, protocol
 from tunfwd.daemon.storage.state import FILE, State
+from tunfwd.tox.nodes import ListError, listed, read_list
 
 from .choices import Choices
 
@@ -158,6 +159,19 @@ def state(data: bytes) -> None:
             loaded.save()
         with State.load(Path(folder)) as again:
             assert again.content == loaded.content
+
+
+def nodes(data: bytes) -> None:
+    """A list of nodes: refused in one line, or taken, and then kept and read again as it is."""
+    try:
+        taken = read_list(data)
+    except ListError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+        return
+    for node in taken:
+        [again] = read_list(json.dumps({"nodes": [node.document()]}).encode())
+        assert listed(again, "added").hosts == listed(node, "added").hosts
+        assert str(listed(again, "added"))
 
 
 @cache

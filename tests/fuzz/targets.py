@@ -22,6 +22,7 @@ TARGETS: dict[str, Target] = {
     "config": documents.configuration,
     "settings": documents.settings,
     "state": documents.state,
+    "nodes": documents.nodes,
     "link": endpoints.link,
     "plain-session": endpoints.plain_session,
     "linked-session": endpoints.linked_session,

@@ -293,6 +293,21 @@ async def test_why_we_are_not_in(
     assert said in attempts.joining.describe()
 
 
+async def test_nodes_added_while_offline_are_asked_before_the_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(*(node(number) for number in range(1, 29)))
+    async with trio.open_nursery() as nursery:
+        with attempts.running(nursery):
+            await trio.sleep(1000)
+            attempts.tox.calls.clear()
+            attempts.joining.add([node(number, origin="added") for number in range(100, 105)])
+            await trio.sleep(0.01)
+            assert {host for host, _ in attempts.tox.of("bootstrap")} == {
+                f"192.0.2.{number}" for number in range(100, 105)
+            }
+
+
 async def test_nodes_added_while_offline_are_asked_at_once(autojump_clock: trio.testing.MockClock) -> None:
     attempts = Attempts()
     async with trio.open_nursery() as nursery:

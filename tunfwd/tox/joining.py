@@ -92,11 +92,15 @@ class _Turns:
         self.records = list(records)
         self._next = 0
 
+    def add(self, record: Record) -> None:
+        """Have a record be the next."""
+        self.records.insert(self._next % (len(self.records) + 1), record)
+
     def take(self, count: int) -> list[Record]:
         """Return the next `count` of them, or all."""
         count = min(count, len(self.records))
         taken = [self.records[(self._next + number) % len(self.records)] for number in range(count)]
-        self._next += count
+        self._next = (self._next + count) % max(len(self.records), 1)
         return taken
 
 
@@ -134,18 +138,18 @@ class Joining:
         return [*self._configured.records, *self._own_relays.records, *self._public.records]
 
     def add(self, nodes: Iterable[NetworkNode]) -> None:
-        """Take more nodes into account; asks at once if we are offline."""
+        """Take more nodes into account, as the next to be asked; at once if we are offline."""
         new = [Record(node) for node in nodes]
         self._random.shuffle(new)
         new.sort(key=lambda record: not record.node.is_numeric)
-        for record in new:
+        for record in reversed(new):  # each goes before the others, and all before those that were there
             match record.node.origin:
                 case "relays":
-                    self._own_relays.records.append(record)
+                    self._own_relays.add(record)
                 case "bootstrap":
-                    self._configured.records.append(record)
+                    self._configured.add(record)
                 case "bundled" | "added":
-                    self._public.records.append(record)
+                    self._public.add(record)
                 case _:
                     assert_never(record.node.origin)
         self._change()
