@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from unittest.mock import call, patch
 
 import pytest
 import trio
 
 from tests.tox.conftest import Person, befriend, running
 from tunfwd.tox.binding import sodium
-from tunfwd.tox.reunion import FIRST_PORT, LAST_PORT, Reunion, announcement
+from tunfwd.tox.reunion import CLOSE_PORTS, FIRST_PORT, HELD, LAST_PORT, Reunion, announcement
 
 BACK = 30.0  # s; what a person is promised
 FRIEND, KEY, SECRET = b"f" * 32, b"k" * 32, b"s" * 32
@@ -24,17 +26,52 @@ def run(savedata: Path, secret: bytes = SECRET, port: int = FIRST_PORT) -> Reuni
     return reunion
 
 
-def test_an_orderly_end_keeps_the_key_and_the_port_and_a_crash_neither(tmp_path: Path) -> None:
+def key_kept(savedata: Path) -> bool:
+    """Whether the next run goes on with the key of the last one."""
+    with patch.object(sodium, "secrets_drawn") as drawing, Reunion(savedata).making():
+        return bool(drawing.call_args == call({2: SECRET}))
+
+
+def test_an_orderly_end_keeps_the_key_and_the_port(tmp_path: Path) -> None:
     savedata = tmp_path / "identity.tox"
     assert Reunion(savedata).first_port == 0
-    run(savedata).end()
-    assert Reunion(savedata).first_port == 0
-    run(savedata)  # and no end
-    assert Reunion(savedata).first_port == FIRST_PORT + 1
-    run(savedata, port=LAST_PORT)
-    assert Reunion(savedata).first_port == FIRST_PORT
-    run(savedata, port=1234)  # the person's choice
-    assert Reunion(savedata).first_port == 0
+    reunion = run(savedata, port=FIRST_PORT + 3)
+    reunion.meet()
+    reunion.end()
+    assert Reunion(savedata).first_port == FIRST_PORT + 3
+    assert key_kept(savedata)
+
+
+@pytest.mark.parametrize(
+    ("last", "first"),
+    [
+        (FIRST_PORT, FIRST_PORT + 1),
+        (FIRST_PORT + CLOSE_PORTS, FIRST_PORT),  # neighbours are looked for at these first
+        (LAST_PORT, FIRST_PORT),
+        (1234, 0),  # the person's choice
+    ],
+)
+def test_a_crash_beside_friends_that_hold_the_connection_keeps_neither(
+    tmp_path: Path, last: int, first: int
+) -> None:
+    savedata = tmp_path / "identity.tox"
+    run(savedata, port=last).meet()
+    assert Reunion(savedata).first_port == first
+    assert not key_kept(savedata)
+
+
+def test_a_crash_that_nobody_holds_a_connection_from_keeps_both(tmp_path: Path) -> None:
+    savedata = tmp_path / "identity.tox"
+    run(savedata)  # and met nobody
+    assert key_kept(savedata)
+    run(savedata, port=FIRST_PORT + 3).meet()
+    file = tmp_path / "identity.reunion.json"
+    met = file.stat().st_mtime - HELD - 1
+    os.utime(file, (met, met))
+    assert key_kept(savedata)
+    assert Reunion(savedata).first_port == FIRST_PORT + 3
+    run(savedata, port=FIRST_PORT + 3)  # crashes again: it met nobody either
+    assert key_kept(savedata)
 
 
 def test_where_the_secret_is_not_found_nothing_counts_as_a_crash(tmp_path: Path) -> None:
@@ -42,20 +79,24 @@ def test_where_the_secret_is_not_found_nothing_counts_as_a_crash(tmp_path: Path)
     run(savedata)  # and no end, but after it a library that has its random numbers from elsewhere
     reunion = Reunion(savedata)
     reunion.made([], KEY, FIRST_PORT)
+    reunion.meet()
     reunion.end()
-    assert Reunion(savedata).first_port == 0
+    assert Reunion(savedata).first_port == FIRST_PORT
+    assert not key_kept(savedata)
 
 
-def test_the_secret_is_on_disk_only_between_runs(tmp_path: Path) -> None:
-    savedata = tmp_path / "identity.tox"
-    file = tmp_path / "identity.reunion.json"
-    reunion = run(savedata)
-    assert json.loads(file.read_text())["secret"] == ""
-    reunion.end()
-    assert json.loads(file.read_text())["secret"] == SECRET.hex()
-    assert file.stat().st_mode & 0o777 == 0o600
-    run(savedata)
-    assert json.loads(file.read_text())["secret"] == ""
+def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    run(tmp_path / "identity.tox")
+    assert (tmp_path / "identity.reunion.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_there_is_something_to_save_when_a_friend_says_another_key(tmp_path: Path) -> None:
+    reunion = run(tmp_path / "identity.tox")
+    for key, news in ((KEY, True), (KEY, False), (b"l" * 32, True)):
+        reunion.remember(FRIEND, key)
+        assert reunion.changed.is_set() == news
+        reunion.save()
+        assert not reunion.changed.is_set()
 
 
 def test_friends_are_remembered_and_forgotten(tmp_path: Path) -> None:
@@ -119,6 +160,18 @@ def test_a_key_that_is_none_is_forgotten(tmp_path: Path) -> None:
     reunion.introduce(FRIEND, SECRET)
     reunion.save()
     assert json.loads((tmp_path / "identity.reunion.json").read_text())["friends"] == {}
+
+
+@pytest.mark.toxnet
+async def test_what_a_friend_says_is_on_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunfwd.tox.client.CHECK_INTERVAL", 1000.0)
+    with Person(tmp_path, "ann") as ann:
+        friend = ann.friends.add_key(sodium.public_key(SECRET))
+        async with running(ann):
+            await ann.seen.round.wait()
+            friend.remember_node(KEY)
+            with trio.fail_after(BACK):
+                await ann.seen.until(lambda: KEY.hex().upper() in (tmp_path / "ann.reunion.json").read_text())
 
 
 @pytest.mark.toxnet

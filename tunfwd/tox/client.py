@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 CHECK_INTERVAL = (
     5.0  # s between looks at what toxcore does not tell: how members are reached, who uses our relay
 )
+REUNION_INTERVAL = 1.0  # s between writes of what friends tell of themselves
 SAVE_DELAY = 2.0  # s from a change that toxcore made by itself to the file
 SAVE_RETRY = 60.0  # s until an identity that could not be written is tried again
 INTRODUCTIONS = (0.2, 0.8, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # s between; toxcore forgets a key in time
@@ -209,6 +210,7 @@ class Client:
             for what, task in (
                 ("joining the network", self.joining.run),
                 ("introducing friends", self._introduce_friends),
+                ("remembering friends", self._remember_friends),
                 ("saving the identity", self._save_when_dirty),
                 ("looking at connections", self._check_connections),
             ):
@@ -271,10 +273,17 @@ class Client:
                     secret = self._tox.secret_key
                     survives("an introduction", self._reunion.introduce, friend.key, secret)
 
+    async def _remember_friends(self) -> None:
+        while True:
+            await self._reunion.changed.wait()
+            self._reunion.save()
+            await trio.sleep(REUNION_INTERVAL)
+
     async def _check_connections(self) -> None:
         while True:
             await trio.sleep(CHECK_INTERVAL)
-            self._reunion.save()
+            if any(friend.online for friend in self.friends):
+                self._reunion.meet()
             survives("a look at how members are reached", self.groups.check_connections)
             self._activity.refresh()
             members = (member for group in self.groups for member in group.by_peer.values())

@@ -192,6 +192,7 @@ class Friends:
             self._handler.contact_offline(friend)
         elif before is NONE:
             friend.online_since = time.monotonic()
+            self._reunion.meet()
             self._handler.contact_online(friend)
         else:
             self._handler.contact_connection(friend)
