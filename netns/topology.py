@@ -165,12 +165,7 @@ class Topology:
             self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             for host in self.hosts:
                 netns.create(host.namespace)
-            if self.conditions is None:
-                self._join_by_bridge()
-            else:
-                self._join_by_emulator(self.conditions)
-            for number, host in enumerate(self.hosts, start=1):
-                _configure(host, mac=f"02:00:00:00:00:{number:02x}")
+            self._join()
         except BaseException:
             self.destroy()
             raise
@@ -188,6 +183,15 @@ class Topology:
                 self._emulator.wait()
             self._emulator = None
         _own_labels.discard(self.label)
+
+    def _join(self) -> None:
+        """Give the hosts their interfaces."""
+        if self.conditions is None:
+            self._join_by_bridge()
+        else:
+            self._join_by_emulator(self.conditions)
+        for number, host in enumerate(self.hosts, start=1):
+            _configure(host, mac=f"02:00:00:00:00:{number:02x}")
 
     def _join_by_bridge(self) -> None:
         switch = namespace(self.label, SWITCH)
