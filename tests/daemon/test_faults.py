@@ -329,7 +329,7 @@ async def test_a_task_that_fails_begins_again(autojump_clock: trio.abc.Clock) ->
     assert faults.tally.count == 3
 
 
-TASKS = ["joining", "_introduce_friends", "_save_when_dirty", "_check_connections"]
+TASKS = ["joining", "_introduce_friends", "_remember_friends", "_save_when_dirty", "_check_connections"]
 
 
 @pytest.mark.parametrize("broken", TASKS)
