@@ -185,6 +185,8 @@ class Reunion:
 
     def forget(self, friend: bytes) -> None: ...
 
+    def meet(self) -> None: ...
+
 
 class Health:
     """What `doctor` finds out from the kernel."""
