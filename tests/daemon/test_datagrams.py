@@ -21,14 +21,14 @@ async def test_a_question_at_the_moment_its_flow_ends_begins_another(
         using, serving = joined.using.kernel, joined.serving.kernel
         serving.answer = lambda event: bytes(event.payload)
         await joined.offer(Protocol.UDP, 5353)
-        negotiation = joined.server.session._negotiation
+        flows = joined.server.session._negotiation._flows
         for question in (b"one", b"two", b"three"):
-            for flow in list(negotiation._flows):
-                negotiation._end_idle(flow)
+            for flow in list(flows._flows):
+                flows._end_idle(flow)
             using.send(5000, joined.address, 5353, question)
             await trio.sleep(0.3)
             using.send(5000, joined.address, 5353, b"and " + question)
             await trio.sleep(0.3)
         answers = [bytes(event.payload) for event in using.datagrams]
         assert answers == [b"one", b"and one", b"two", b"and two", b"three", b"and three"]
-        assert len(negotiation._flows) == 1
+        assert len(flows._flows) == 1

@@ -18,9 +18,9 @@ from tunfwd.daemon.datapath.inbound import InboundDatagrams
 from tunfwd.daemon.datapath.outbound import OutboundDatagrams
 from tunfwd.daemon.datapath.relay import StreamRelay
 from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.flow_table import Limits
 from tunfwd.forwarding.linked import LinkChannel
 from tunfwd.forwarding.lossless import LosslessChannel
-from tunfwd.forwarding.negotiation import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, Settings
 from tunfwd.link.receive import ReceiveStream
 from tunfwd.link.send import SendStream

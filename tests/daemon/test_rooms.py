@@ -13,8 +13,9 @@ import trio.testing
 
 from tunfwd.common.errors import UserError
 from tunfwd.daemon.contacts.rooms import RoomOffer
+from tunfwd.forwarding.handshake import next_epoch
 from tunfwd.forwarding.policy import Action, Rule
-from tunfwd.forwarding.session import CARRIER_FEATURES, Session, next_epoch
+from tunfwd.forwarding.session import CARRIER_FEATURES, Session
 from tunfwd.forwarding.states import MappingState
 from tunfwd.tox.binding.enums import Tox_Group_Join_Fail
 from tunfwd.tox.contacts import Conference, Group, RoomState

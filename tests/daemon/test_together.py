@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from tunfwd.common.errors import UserError
-from tunfwd.forwarding.negotiation import MAX_MAPPINGS
+from tunfwd.forwarding.mapping_table import MAX_MAPPINGS
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Direction, Kill, Offer, decode

@@ -238,7 +238,7 @@ def test_the_same_offer_twice(alice: Node, bob: Node, forward: Forwards) -> None
     port = forward()
     result = bob.cli("offer", f"{port.port}/tcp", "--to", "alice", check=False)
     assert result.returncode == 1
-    assert "stands already" in result.stderr
+    assert "is already offered" in result.stderr
     assert port.line["state"] == "running"
 
 

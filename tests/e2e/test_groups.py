@@ -14,7 +14,7 @@ import pytest
 from netns.node import Node
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
-from tunfwd.forwarding.negotiation import MAX_PENDING
+from tunfwd.forwarding.mapping_table import MAX_PENDING
 
 from .conftest import ask
 from .hosts import (

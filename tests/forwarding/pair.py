@@ -10,7 +10,7 @@ from random import Random
 from tunfwd.common.values import Reason
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow, Mapping, Origin
-from tunfwd.forwarding.negotiation import Limits
+from tunfwd.forwarding.flow_table import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
 from tunfwd.forwarding.session import Session, Settings
 from tunfwd.forwarding.states import FlowState, MappingState, Role
@@ -126,9 +126,9 @@ class Side:
 
     def answer(self, flow: Flow, answer: Answer, now: float) -> None:
         if isinstance(answer, Reason):
-            self.session.service_failed(flow, answer, now)
+            flow.service_failed(answer, now)
         elif answer:
-            self.session.service_up(flow, now)
+            flow.service_up(now)
 
     def fail(self, now: float) -> None:
         """A mistake in the session came to light: what its owner does then."""
@@ -146,16 +146,17 @@ class Side:
     def leaks(self) -> dict[str, int]:
         """What a session holds for flows; all zero when none is left."""
         negotiation = self.session._negotiation
-        transport = self.session._lossless
+        transport = self.session._carriage.lossless
         flow_ids = sum(isinstance(owner, Flow) for owner in negotiation._ids.values())
-        timers = sum(isinstance(owner, Flow) for owner in negotiation.timers._deadlines)
-        linked = self.session._linked
+        timers = sum(isinstance(owner, Flow) for owner in negotiation._timers._deadlines)
+        linked = self.session._carriage.linked
         return {
-            "flows": len(negotiation._flows),
+            "flows": len(negotiation._flows._flows),
             "ids": flow_ids,
             "timers": timers,
-            "lingering": len(negotiation._lingering),
-            "shares": sum(negotiation._counts.values()) + sum(map(len, negotiation._udp.values())),
+            "lingering": len(transport.timers._deadlines),
+            "shares": sum(negotiation._flows._counts.values())
+            + sum(map(len, negotiation._flows._udp.values())),
             "of mappings": sum(len(m.flows) + len(m.waiting_flows) for m in self.session.mappings),
             "turns": len(transport._ready),
             "unread": transport.unread,

@@ -7,10 +7,11 @@ from tunfwd.common.errors import Misuse
 from tunfwd.common.values import Reason
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow, Mapping, Origin
+from tunfwd.forwarding.flow_table import MAX_FLOWS, Limits
+from tunfwd.forwarding.handshake import HELLO_INTERVAL
 from tunfwd.forwarding.lossless import MAX_UNREAD, SCARCE_BUFFER, SEND_BUFFER, WINDOW, LosslessChannel
-from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_WAITING, WAITING_TIMEOUT, Limits
+from tunfwd.forwarding.negotiation import MAX_WAITING, WAITING_TIMEOUT
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
-from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Direction, Feature, Protocol
@@ -86,8 +87,8 @@ def test_a_service_that_does_not_answer_times_out_at_the_user(pair: Pair) -> Non
     assert pair.b.failed == {flow: Reason.TIMED_OUT}
     (serving,) = pair.a.flows
     assert pair.a.ended == {serving: Reason.TIMED_OUT}
-    pair.a.session.service_up(serving, pair.now)  # too late: no effect
-    pair.a.session.service_failed(serving, Reason.REFUSED, pair.now)
+    serving.service_up(pair.now)  # too late: no effect
+    serving.service_failed(Reason.REFUSED, pair.now)
     pair.run(1)
     pair.no_leaks()
 
@@ -146,7 +147,7 @@ def test_a_slow_reader_stops_its_own_writer_only(pair: Pair) -> None:
         written += slow.write(b"s" * 65536)
         pair.run(0.2)
     assert written == WINDOW + SEND_BUFFER
-    assert pair.a.session._lossless.unread == WINDOW
+    assert pair.a.session._carriage.lossless.unread == WINDOW
     before = pair.b.events.count(ev.Writable(slow))
     for _ in range(50):
         assert quick.write(b"q" * 65536) == 65536
@@ -157,7 +158,7 @@ def test_a_slow_reader_stops_its_own_writer_only(pair: Pair) -> None:
         pair.run(0.11)
     assert len(pair.a.got[slow_end]) == written
     assert pair.b.events.count(ev.Writable(slow)) == before + 1
-    assert pair.a.session._lossless.unread == 0
+    assert pair.a.session._carriage.lossless.unread == 0
 
 
 def test_back_pressure_of_the_carrier_loses_and_reorders_nothing() -> None:
@@ -243,7 +244,7 @@ def test_early_datagrams_are_bounded_and_the_oldest_go_first(pair: Pair) -> None
         assert flow.send_datagram(b"" if i % 2 else b"%1000d" % i, pair.now)
     flow.send_datagram(bytes(5000), pair.now)  # will not fit a packet, which is known when it goes out
     pair.run(1)
-    pair.a.session.service_up(pair.a.flows[0], pair.now)
+    pair.a.flows[0].service_up(pair.now)
     drops = mapping.drops
     assert drops > 2800
     pair.run(1)
@@ -290,7 +291,7 @@ def test_more_datagrams_than_the_carrier_takes_drop_the_oldest() -> None:
     pair.b.session.ping(1, pair.now)  # has no room, and harms nothing
     pair.settle()
     assert pair.a.datagrams[end] == [b"%d" % i for i in range(476, 1500)]
-    assert pair.b.session._lossless.dropped_datagrams == 476
+    assert pair.b.session._carriage.lossless.dropped_datagrams == 476
 
 
 def test_killing_an_offer_ends_all_its_connections(pair: Pair) -> None:
@@ -663,7 +664,7 @@ def test_too_many_flows_are_refused() -> None:
         a.receive_lossless(bytes.fromhex("a700") + (i + 1).to_bytes(4, "little") + b"\0\1P\0\0", pair.now)
         a.next_event()
     assert a.counters["flow_over_limit"] == 10
-    assert len(a._negotiation._flows) == MAX_FLOWS
+    assert len(a._negotiation._flows._flows) == MAX_FLOWS
     packets = [packet for _ in range(10) if (packet := a.next_packet())]
     assert {(packet[1], packet[6]) for packet in packets} == {(0x11, Reason.REFUSED)}
     assert mapping.state is MappingState.RUNNING
@@ -679,7 +680,7 @@ def test_a_peer_past_its_credit_is_reset(pair: Pair) -> None:
         pair.run(0.2)
     assert pair.a.ended == {serving: Reason.OVERFLOW}
     assert pair.b.ended == {using: Reason.OVERFLOW}
-    assert pair.a.session._lossless.unread == 0
+    assert pair.a.session._carriage.lossless.unread == 0
 
 
 def test_data_after_fin_is_a_violation(pair: Pair) -> None:
@@ -705,7 +706,7 @@ def test_all_flows_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> Non
         using.write(bytes(100_000))
         pair.settle()
     assert list(pair.a.ended.values()) == [Reason.OVERFLOW]
-    assert pair.a.session._lossless.unread == 300_000
+    assert pair.a.session._carriage.lossless.unread == 300_000
 
 
 def test_many_flows_that_nobody_reads_hold_little_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -722,7 +723,7 @@ def test_many_flows_that_nobody_reads_hold_little_each(monkeypatch: pytest.Monke
     pair.run(1)
     assert {event.flow for event in pair.b.events if isinstance(event, ev.Writable)} == set(flows)
     assert flows[0].space == SEND_BUFFER
-    assert pair.b.session._lossless.unsent == 0
+    assert pair.b.session._carriage.lossless.unsent == 0
 
 
 def test_a_finish_before_the_flow_is_open_is_kept() -> None:
@@ -741,7 +742,7 @@ def test_a_finish_before_the_flow_is_open_is_kept() -> None:
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_port_that_is_none(pair: Pair, port: int) -> None:
-    with pytest.raises(Misuse, match="no port"):
+    with pytest.raises(Misuse, match="not a valid port"):
         pair.a.session.offer(TCP, port, "x", pair.now)
 
 
@@ -755,7 +756,7 @@ def test_a_name_that_cannot_be_sent(pair: Pair, name: str) -> None:
 def test_the_same_port_twice(pair: Pair) -> None:
     pair.a.session.offer(TCP, 80, "x", pair.now)
     pair.a.session.offer(UDP, 80, "x", pair.now)
-    with pytest.raises(Misuse, match="80/tcp stands"):
+    with pytest.raises(Misuse, match="80/tcp is already offered"):
         pair.a.session.offer(TCP, 80, "y", pair.now)
 
 
@@ -788,11 +789,11 @@ def test_public_packets_of_a_group() -> None:
     pair = Pair(Side(1, carrier=GROUP), Side(2, carrier=GROUP))
     pair.connect()
     a, b = pair.a.session, pair.b.session
-    assert not a.greeted
+    assert not a.has_greeted
     hello = bytes.fromhex("a7a70f011b000000") + a.epoch.to_bytes(8, "little")
     a.hello_was_broadcast(pair.now)
     a.hello_was_broadcast(pair.now)
-    assert a.greeted
+    assert a.has_greeted
     mapping = a.offer(TCP, 80, "web", pair.now, public_id=0x11223344)
     b.receive_public(hello, pair.now)
     b.receive_public(bytes.fromhex("a7a7004433221100005000") + b"\3web", pair.now)

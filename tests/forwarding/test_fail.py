@@ -5,7 +5,8 @@ import pytest
 from tests.forwarding.pair import Pair, Plain, Side, said
 from tests.forwarding.test_machine import Sessions
 from tunfwd.common.values import Reason
-from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, PAUSE, REPEAT
+from tunfwd.forwarding.handshake import PAUSE, REPEAT
+from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.packets import Direction, Feature, Protocol, Type
 
@@ -55,9 +56,10 @@ def test_it_trusts_nothing_that_was_there(features: Feature) -> None:
     pair.run(1)
     pair.open(mapping)
     session = pair.b.session
-    session._negotiation.timers.set(mapping, pair.now)
-    session._negotiation.timers._deadlines.clear()
-    session._negotiation._ids = {1: object()}  # type: ignore[dict-item]
+    session._negotiation._timers.set(mapping, pair.now)
+    session._negotiation._timers._deadlines.clear()
+    session._negotiation._ids.clear()
+    session._negotiation._ids[1] = object()  # type: ignore[assignment]
     with pytest.raises(KeyError):
         session.handle_timeout(pair.now)
     pair.b.fail(pair.now)

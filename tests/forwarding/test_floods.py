@@ -10,18 +10,13 @@ import pytest
 from tests.forwarding.pair import Side
 from tests.forwarding.raw_link import RawLink
 from tunfwd.common.budget import Budget
+from tunfwd.forwarding.announcements import CLAIMS, NODES
 from tunfwd.forwarding.events import OfferArrived, ServiceWanted
-from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_MAPPINGS, MAX_UNHEARD, OFFERS, REFUSALS
-from tunfwd.forwarding.session import (
-    CARRIER_FEATURES,
-    CLAIMS,
-    EPOCHS,
-    FEATURES,
-    NODES,
-    PONGS,
-    Session,
-    Settings,
-)
+from tunfwd.forwarding.flow_table import MAX_FLOWS, MAX_UNHEARD, REFUSALS
+from tunfwd.forwarding.handshake import EPOCHS
+from tunfwd.forwarding.mapping_table import MAX_MAPPINGS
+from tunfwd.forwarding.negotiation import OFFERS
+from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, PONGS, Session, Settings
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.frames import Stream
@@ -72,7 +67,7 @@ class Flooded:
             if isinstance(event, OfferArrived) and event.mapping.state is MappingState.PENDING:
                 self.session.accept(event.mapping, self.now)
             elif isinstance(event, ServiceWanted):
-                self.session.service_up(event.flow, self.now)
+                event.flow.service_up(self.now)
         while self.session.next_packet() is not None:
             self.answers += 1
         self.answers += len(self.session.lossy_to_send(self.now))
@@ -143,7 +138,7 @@ def test_hellos_with_new_epochs(features: Feature) -> None:
     assert flooded.session.counters["hello_over_rate"] >= PACKETS - most(EPOCHS)
     flooded.now += EPOCHS[1]
     flooded.hear(Hello(features, 5))
-    assert flooded.session._peer_epoch == 5
+    assert flooded.session._handshake._peer_epoch == 5
 
 
 def test_claims_to_tickets() -> None:
@@ -249,7 +244,7 @@ def test_who_hears_no_answers_is_given_no_more_of_them(features: Feature) -> Non
     side = Side(features=features)
     peer = RawLink(side, features)
     peer.greet()
-    transport = peer.session._negotiation.transport
+    transport = peer.session._negotiation._transport
     for number in range(1, 20_000):
         peer.now += 0.2
         peer.session.handle_timeout(peer.now)
@@ -279,9 +274,9 @@ def test_the_end_of_the_last_mapping_takes_the_credit_along() -> None:
     for id_ in range(100, 200):
         peer.say(Stream(id_, 0, bytes(1000), False))
     epoch = peer.session.epoch
-    assert len(peer.session._linked.link._streams) == 101  # type: ignore[union-attr]
+    assert len(peer.session._carriage.linked.link._streams) == 101  # type: ignore[union-attr]
     peer.control(Kill(offer.msg_id))
     peer.side.drain(peer.now)
     assert peer.session.epoch == epoch + 1
     assert peer.session.counters["link_violation"] == 1
-    assert peer.session._linked is None
+    assert peer.session._carriage.linked is None

@@ -19,7 +19,7 @@ from tests.forwarding.test_machine import Sessions, take_a_walk
 from tunfwd.common.values import Reason
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow, Mapping
-from tunfwd.forwarding.negotiation import Limits
+from tunfwd.forwarding.flow_table import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.carriers import FRIEND, GROUP, Carrier
@@ -402,7 +402,7 @@ def test_another_path_is_measured_anew_and_nothing_is_lost() -> None:
     writer = Writer(pair, using, text(1, 900_000))
     writer.write()
     pair.run(0.05)
-    linked = pair.b.session._linked
+    linked = pair.b.session._carriage.linked
     assert linked is not None
     link = linked.link
     assert link.round_trip is not None
@@ -493,7 +493,7 @@ def test_a_declined_offer_stays_declined_through_an_outage() -> None:
 def test_links_are_counted_round_in_the_epoch() -> None:
     pair = Pair(Side(1, features=FEATURES), Side(2, features=FEATURES), delay=DELAY)
     session = pair.a.session
-    session._epoch |= 0xFFFFFFFF
+    session._handshake.epoch |= 0xFFFFFFFF
     before = session.epoch
     pair.connect()
     mapping = serve(pair)
@@ -617,7 +617,7 @@ def test_a_hello_inside_of_the_link_says_nothing() -> None:
     pair, mapping = make()
     using, serving = open_flow(pair, mapping)
     hello = FRIEND.lossless + bytes((Type.HELLO, 1)) + (31).to_bytes(4, "little") + bytes(8)
-    linked = pair.b.session._linked
+    linked = pair.b.session._carriage.linked
     assert linked is not None
     linked.link.send_control(hello)
     pair.run(1)
@@ -628,7 +628,7 @@ def test_a_hello_inside_of_the_link_says_nothing() -> None:
 def test_data_and_credit_have_no_meaning_inside_of_the_link() -> None:
     pair, mapping = make()
     using, serving = open_flow(pair, mapping)
-    linked = pair.b.session._linked
+    linked = pair.b.session._carriage.linked
     assert linked is not None
     for packet in (
         encode(FRIEND, Data(using.msg_id, b"spliced")),
@@ -723,7 +723,7 @@ def test_a_violation_costs_the_link_and_the_session_goes_on() -> None:
 def test_a_close_from_the_contact() -> None:
     pair, mapping = make()
     _, serving = open_flow(pair, mapping)
-    linked = pair.b.session._linked
+    linked = pair.b.session._carriage.linked
     assert linked is not None
     linked.link.close()
     pair.run(5)
@@ -735,7 +735,7 @@ def test_a_close_from_the_contact() -> None:
 def test_resets_with_reasons_that_nobody_knows() -> None:
     pair, mapping = make()
     using, serving = open_flow(pair, mapping)
-    linked = pair.b.session._linked
+    linked = pair.b.session._carriage.linked
     assert linked is not None
     linked.link.stream_reset(using.msg_id, 4711)
     pair.run(1)
@@ -748,7 +748,7 @@ def test_an_id_cannot_be_used_twice_on_a_link() -> None:
     msg_id = using.msg_id
     using.reset()
     pair.run(1)
-    linked = pair.b.session._linked
+    linked = pair.b.session._carriage.linked
     assert linked is not None
     served = len(pair.a.flows)
     linked.link.send_control(encode(FRIEND, Offer(msg_id, Protocol.TCP, Direction.CONNECTION, 80, "")))

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from tunfwd.common.values import Reason
-from tunfwd.forwarding.lossless import MAX_CONTROL, MAX_DATAGRAMS, TURN, WINDOW, LosslessTransport
+from tunfwd.forwarding.lossless import LINGER, MAX_CONTROL, MAX_DATAGRAMS, TURN, WINDOW, LosslessTransport
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.packets import Credit, Data, Fin, Kill, Reset, decode
+
+NOW = 100.0
 
 
 class Sink:
@@ -79,8 +81,8 @@ def test_the_last_packet_of_a_turn_may_be_the_last_of_all() -> None:
     sink = Sink()
     channel = wire.open_channel(1, sink)
     channel.write(bytes((TURN - 1) * 1367))
-    channel.finish()
-    channel.ended()
+    channel.finish(NOW)
+    channel.receive(Fin(1), NOW)
     wire.open_channel(2, Sink()).write(b"2")
 
     sink.channel_done = lambda: channel.drop(Reason.ABORTED)  # type: ignore[method-assign]
@@ -95,16 +97,16 @@ def test_credit_bounds_the_sender_and_reading_gives_more() -> None:
     while (taken := out.write(bytes(100_000))) or total == 0:
         total += taken
         for data in sent(here):
-            into.received(data.payload)
+            into.receive(Data(1, data.payload), NOW)
     assert total - len(out._buffer) == WINDOW
-    out.finish()
+    out.finish(NOW)
     assert not sent(here)  # Fin stays behind the data
     got = len(into.read(WINDOW // 4))
     (credit,) = sent(there)
     assert credit == Credit(1, WINDOW + got)
-    out.credit(credit.limit - 1)
-    out.credit(credit.limit)
-    out.credit(0)
+    out.receive(Credit(1, credit.limit - 1), NOW)
+    out.receive(Credit(1, credit.limit), NOW)
+    out.receive(Credit(1, 0), NOW)
     *pieces, fin = sent(here)
     assert sum(len(data.payload) for data in pieces) == got
     assert fin == Fin(1)
@@ -114,15 +116,15 @@ def test_credit_bounds_the_sender_and_reading_gives_more() -> None:
 def test_credit_with_nothing_to_send() -> None:
     wire = transport()
     channel = wire.open_channel(1, Sink())
-    channel.credit(2 * WINDOW)
+    channel.receive(Credit(1, 2 * WINDOW), NOW)
     assert not sent(wire)
 
 
 def test_no_credit_is_given_for_what_cannot_come() -> None:
     wire = transport()
     channel = wire.open_channel(1, Sink())
-    channel.received(bytes(WINDOW))
-    channel.ended()
+    channel.receive(Data(1, bytes(WINDOW)), NOW)
+    channel.receive(Fin(1), NOW)
     assert len(channel.read(1 << 30)) == WINDOW
     assert not sent(wire)
 
@@ -131,7 +133,7 @@ def test_no_credit_is_given_for_what_cannot_come() -> None:
 def test_reading_nothing(limit: int) -> None:
     channel = transport().open_channel(1, Sink())
     assert channel.read(10) == b""
-    channel.received(b"x")
+    channel.receive(Data(1, b"x"), NOW)
     assert channel.read(limit) == b""
     assert channel.read(1) == b"x"
 
@@ -139,18 +141,18 @@ def test_reading_nothing(limit: int) -> None:
 def test_an_orderly_end() -> None:
     wire, sink = transport(), Sink()
     channel = wire.open_channel(1, sink)
-    channel.received(b"last words")
-    channel.ended()
-    channel.ended()
-    channel.finish()
+    channel.receive(Data(1, b"last words"), NOW)
+    channel.receive(Fin(1), NOW)
+    channel.receive(Fin(1), NOW)
+    channel.finish(NOW)
     assert sent(wire) == [Fin(1)]
     assert not channel.at_end
     assert channel.read(100) == b"last words"
     assert channel.at_end
     assert sink.said == ["readable", "readable", "done"]
     channel.reset(Reason.ABORTED)  # over already
-    channel.received(b"late")
-    channel.ended()
+    channel.receive(Data(1, b"late"), NOW)
+    channel.receive(Fin(1), NOW)
     assert not sent(wire)
     assert channel.write(b"late") == 0
 
@@ -162,7 +164,7 @@ def test_a_reset_drops_everything(flow_control: bool, packet: object) -> None:
     wire, sink = transport(flow_control=flow_control), Sink()
     channel = wire.open_channel(1, sink)
     channel.write(b"never sent")
-    channel.received(b"never read")
+    channel.receive(Data(1, b"never read"), NOW)
     channel.reset(Reason.TIMED_OUT)
     channel.reset(Reason.TIMED_OUT)
     assert sent(wire) == [packet]
@@ -170,18 +172,23 @@ def test_a_reset_drops_everything(flow_control: bool, packet: object) -> None:
     assert channel.next_packet() is None
 
 
-def test_a_plain_finish_says_nothing_and_a_plain_close_says_kill() -> None:
+def test_a_plain_finish_says_nothing_and_a_quiet_contact_is_told_kill() -> None:
     wire, sink = transport(flow_control=False), Sink()
     channel = wire.open_channel(1, sink)
     channel.write(b"bye")
-    channel.finish()
-    assert not channel.all_sent
+    channel.finish(100.0)
+    assert wire.timers.next() == 100.0 + LINGER
+    wire.handle_timeout(100.0 + LINGER)  # the carrier has not taken it yet
     assert sent(wire) == [Data(1, b"bye")]
-    assert channel.all_sent
-    channel.credit(5)
-    channel.close()
+    assert channel.receive(Data(1, b"reply"), 103.0)  # the contact is not quiet yet
+    assert not channel.receive(Credit(1, 5), 103.0)
+    assert not channel.receive(Fin(1), 103.0)
+    assert wire.timers.next() == 103.0 + LINGER
+    wire.handle_timeout(103.0 + LINGER)
     assert sent(wire) == [Kill(1)]
-    assert sink.said == ["done"]
+    assert wire.timers.next() is None
+    assert channel.read(100) == b"reply"
+    assert sink.said == ["readable", "done"]
 
 
 def test_queues_are_bounded() -> None:

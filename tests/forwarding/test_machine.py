@@ -17,8 +17,8 @@ from tests.forwarding.pair import Answer, Pair, Side
 from tunfwd.common.errors import Misuse
 from tunfwd.common.values import Reason
 from tunfwd.forwarding.flow import Flow, Origin
+from tunfwd.forwarding.handshake import HELLO_INTERVAL
 from tunfwd.forwarding.session import CARRIER_FEATURES as FEATURES
-from tunfwd.forwarding.session import HELLO_INTERVAL
 from tunfwd.forwarding.states import FlowState, MappingState
 from tunfwd.wire.packets import Direction, Feature, Protocol
 
@@ -224,7 +224,7 @@ class Sessions(RuleBasedStateMachine):
         for side in pair.sides:
             for mapping in list(side.session.mappings):
                 side.session.end(mapping, pair.now)
-            for flow in list(side.session._negotiation._flows):
+            for flow in list(side.session._negotiation._flows._flows):
                 flow.reset()
         pair.run(100)
         pair.no_leaks()

@@ -7,18 +7,10 @@ from tunfwd.common.errors import Misuse
 from tunfwd.common.values import Reason
 from tunfwd.forwarding import events as ev
 from tunfwd.forwarding.flow import Flow, Origin
-from tunfwd.forwarding.lossless import PACKET_COST, PLAIN_UNREAD, LosslessChannel
-from tunfwd.forwarding.negotiation import (
-    LINGER,
-    MAX_FLOWS,
-    MAX_MAPPINGS,
-    MAX_PENDING,
-    MAX_UNHEARD,
-    MAX_UNUSED_OFFERS,
-    OFFERS,
-    REFUSALS,
-    WAITING_TIMEOUT,
-)
+from tunfwd.forwarding.flow_table import MAX_FLOWS, MAX_UNHEARD, REFUSALS
+from tunfwd.forwarding.lossless import LINGER, PACKET_COST, PLAIN_UNREAD, LosslessChannel
+from tunfwd.forwarding.mapping_table import MAX_MAPPINGS, MAX_PENDING
+from tunfwd.forwarding.negotiation import MAX_UNUSED_OFFERS, OFFERS, WAITING_TIMEOUT
 from tunfwd.forwarding.states import FlowState, MappingState, Role
 from tunfwd.wire.packets import Direction, Protocol
 
@@ -281,7 +273,7 @@ def test_our_server_is_connected_before_the_ack(peer: Plain) -> None:
     assert not peer.heard()
     (flow,) = peer.side.flows
     peer.data(msg_id, b"impatient")
-    peer.session.service_up(flow, peer.now)
+    flow.service_up(peer.now)
     assert peer.heard() == [(ACK, msg_id, b"")]
     assert peer.side.got[flow] == b"impatient"
     assert mapping.state is MappingState.RUNNING
@@ -322,7 +314,7 @@ def test_a_refusing_service_is_offered_again_ever_later(peer: Plain) -> None:
         ((_, msg_id, _),) = peer.heard()
         peer.accept(msg_id)
         assert peer.heard() == [(KILL, msg_id, b"")]
-        due = peer.session._negotiation.timers.next()
+        due = peer.session._negotiation._timers.next()
         assert due is not None
         waits.append(due - peer.now)
         peer.wait(due - peer.now)
@@ -338,7 +330,7 @@ def test_our_udp_server_is_acknowledged_at_once(peer: Plain) -> None:
     assert peer.heard() == [(ACK, msg_id, b"")]
     (flow,) = peer.side.flows
     flow.send_datagram(b"answer", peer.now)
-    peer.session.service_up(flow, peer.now)
+    flow.service_up(peer.now)
     assert peer.heard_datagrams() == [(msg_id, b"answer")]
     flow.reset()
     assert peer.heard() == [(KILL, msg_id, b"")]
@@ -393,7 +385,7 @@ def test_the_peer_asks_for_a_connection(peer: Plain) -> None:
     assert (mapping.role, mapping.state) == (Role.SERVING, MappingState.ACCEPTED)
     assert not peer.heard()
     (flow,) = peer.side.flows
-    peer.session.service_up(flow, peer.now)
+    flow.service_up(peer.now)
     assert flow.state is FlowState.ANSWERED
     assert peer.heard() == [(ACCEPT, asked, b"")]
     peer.ack(asked)
@@ -642,8 +634,8 @@ def test_the_same_offer_ten_thousand_times(
     negotiation = peer.session._negotiation
     assert len(peer.session.mappings) == 1
     assert len(negotiation._ids) == limit
-    assert len(negotiation._flows) <= limit
-    assert len(negotiation.timers._heap) <= 3 * limit + 100
+    assert len(negotiation._flows._flows) <= limit
+    assert len(negotiation._timers._heap) <= 3 * limit + 100
 
 
 def test_the_same_undecided_offer_ten_thousand_times(peer: Plain) -> None:
@@ -669,7 +661,7 @@ def test_flows_that_come_and_go_leave_no_timers(peer: Plain) -> None:
     for _ in range(5000):
         peer.kill(peer.offer(UDP, CONNECTION))
         peer.heard()
-    assert len(peer.session._negotiation.timers._heap) < 100
+    assert len(peer.session._negotiation._timers._heap) < 100
 
 
 def test_origin_and_key_of_a_mapping(peer: Plain) -> None:

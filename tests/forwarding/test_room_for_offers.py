@@ -9,7 +9,7 @@ import pytest
 from tests.forwarding.pair import Pair, Side
 from tunfwd.common.errors import Misuse
 from tunfwd.forwarding.flow import Origin
-from tunfwd.forwarding.negotiation import MAX_PENDING
+from tunfwd.forwarding.mapping_table import MAX_PENDING
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import MappingState
 from tunfwd.wire.packets import Direction, Feature, Protocol
@@ -117,7 +117,7 @@ def test_an_undecided_offer_is_called_what_it_was_called_last() -> None:
     assert [m.name for m in pair.b.session.mappings] == ["new"]
     mapping = pair.b.mapping(origin=Origin.REMOTE)
     pair.b.session.accept(mapping, pair.now)
-    with pytest.raises(Misuse, match="accepted already"):
+    with pytest.raises(Misuse, match="already accepted"):
         pair.b.session.restore_acceptance(SERVER, Protocol.TCP, 80, "another")
     pair.b.session.restore_acceptance(CONNECTION, Protocol.TCP, 80, "another")
     pair.b.session.restore_acceptance(SERVER, Protocol.UDP, 80, "another")

@@ -4,9 +4,9 @@ import pytest
 
 from tests.forwarding.pair import Pair, Side
 from tunfwd.common.values import Reason
-from tunfwd.forwarding import negotiation
+from tunfwd.forwarding import flow_table
 from tunfwd.forwarding.flow import Flow, Mapping
-from tunfwd.forwarding.negotiation import MAX_UDP_FLOWS, Limits
+from tunfwd.forwarding.flow_table import MAX_UDP_FLOWS, Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import FlowState
 from tunfwd.forwarding.udp_flows import BRIEF_IDLE, STREAM_AGE
@@ -24,8 +24,8 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(negotiation, "MAX_FLOWS", FEW)
-    monkeypatch.setattr(negotiation, "MAX_UDP_FLOWS", FEW)
+    monkeypatch.setattr(flow_table, "MAX_FLOWS", FEW)
+    monkeypatch.setattr(flow_table, "MAX_UDP_FLOWS", FEW)
 
 
 def joined(features: Feature = FEATURES, udp_idle: float = 120.0) -> Pair:
@@ -117,7 +117,7 @@ def test_the_serving_side_ends_what_the_using_side_forgets() -> None:
     pair = joined(udp_idle=40.0)
     flow = ask(pair, pair.serve(UDP))
     pair.run(0.1)
-    pair.b.session._negotiation.timers.cancel(flow)
+    pair.b.session._negotiation._timers.cancel(flow)
     pair.run(40.0)
     assert flow.is_open
     pair.run(5.0)
@@ -148,7 +148,7 @@ def test_the_flow_that_was_used_longest_ago_gives_way(pair: Pair) -> None:
     assert new.is_open
     assert pair.b.ended == {flows[1]: None}
     assert list(pair.a.ended.values()) == [None]
-    assert len(pair.a.session._negotiation._flows) == FEW
+    assert len(pair.a.session._negotiation._flows._flows) == FEW
 
 
 @pytest.mark.usefixtures("few")
@@ -170,7 +170,7 @@ def test_flows_that_are_not_open_yet_give_way_without_a_word_of_refusal(pair: Pa
     flows = [ask(pair, mapping) for _ in range(FEW + 1)]
     pair.run(1)
     assert pair.b.failed == {flows[0]: Reason.ABORTED}
-    assert len(pair.a.session._negotiation._flows) == FEW
+    assert len(pair.a.session._negotiation._flows._flows) == FEW
 
 
 @pytest.mark.usefixtures("few")
@@ -203,7 +203,9 @@ def test_a_contact_that_opens_more_than_its_share_keeps_to_it() -> None:
         session.receive_lossless(encode(FRIEND, offer), pair.now)
         pair.a.drain(pair.now)
     assert [flow.msg_id for flow in pair.a.ended] == list(range(1, 2 * FEW + 1))
-    assert {flow.msg_id for flow in session._negotiation._flows} == set(range(2 * FEW + 1, 3 * FEW + 1))
+    assert {flow.msg_id for flow in session._negotiation._flows._flows} == set(
+        range(2 * FEW + 1, 3 * FEW + 1)
+    )
 
 
 def test_five_thousand_one_shot_queries_within_two_minutes(pair: Pair) -> None:
@@ -219,6 +221,6 @@ def test_five_thousand_one_shot_queries_within_two_minutes(pair: Pair) -> None:
     assert [pair.b.datagrams[flow] for flow in flows] == [[b"re: %d" % n] for n in range(5000)]
     assert not pair.b.failed
     assert pair.open(tcp)[0].state is FlowState.OPEN
-    assert len(pair.b.session._negotiation._flows) <= MAX_UDP_FLOWS + 1
+    assert len(pair.b.session._negotiation._flows._flows) <= MAX_UDP_FLOWS + 1
     pair.run(BRIEF_IDLE + 2)
-    assert len(pair.b.session._negotiation._flows) == 1
+    assert len(pair.b.session._negotiation._flows._flows) == 1

@@ -24,8 +24,8 @@ def use_up(peer: RawLink, msg_id: int) -> None:
     peer.say(ResetStream(msg_id, 0, 0), StopSending(msg_id, 0))
     peer.hear()
     peer.hear()
-    assert peer.session._linked is not None
-    assert peer.session._linked.was_used(msg_id)
+    assert peer.session._carriage.linked is not None
+    assert peer.session._carriage.linked.was_used(msg_id)
 
 
 def greeted(features: Feature = Feature.LINK) -> RawLink:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tunfwd.forwarding.flow import Flow
+from tunfwd.forwarding.flow_table import MAX_FLOWS
 from tunfwd.forwarding.lossless import MAX_CONTROL, MAX_DATAGRAMS, MAX_UNREAD, MAX_UNSENT
-from tunfwd.forwarding.negotiation import MAX_FLOWS, MAX_MAPPINGS, MAX_PENDING, MAX_UNUSED_OFFERS, MAX_WAITING
+from tunfwd.forwarding.mapping_table import MAX_MAPPINGS, MAX_PENDING
+from tunfwd.forwarding.negotiation import MAX_UNUSED_OFFERS, MAX_WAITING
 from tunfwd.forwarding.session import Session
 from tunfwd.forwarding.states import MappingState
 from tunfwd.link import Link
@@ -18,7 +20,7 @@ SLACK = 1 << 20  # bytes by which the last packet or write may pass a bound
 
 def session_in_bounds(session: Session) -> None:
     """What one contact can make us hold."""
-    negotiation, lossless = session._negotiation, session._lossless
+    negotiation, lossless = session._negotiation, session._carriage.lossless
     mappings = session.mappings
     assert len(session.counters) <= MAX_COUNTERS
     assert len(mappings) <= MAX_MAPPINGS
@@ -27,7 +29,7 @@ def session_in_bounds(session: Session) -> None:
     for mapping in mappings:
         assert len(mapping.waiting_flows) <= MAX_WAITING
         assert len(mapping.unused_offers) <= MAX_UNUSED_OFFERS
-    flows = negotiation._flows
+    flows = negotiation._flows._flows
     assert len(flows) <= MAX_FLOWS
     assert flows == {flow for mapping in mappings for flow in mapping.flows}
     known = {owner for owner in negotiation._ids.values() if isinstance(owner, Flow)}
@@ -36,9 +38,9 @@ def session_in_bounds(session: Session) -> None:
     assert len(lossless._datagrams) <= MAX_DATAGRAMS
     assert 0 <= lossless.unsent <= MAX_UNSENT + SLACK
     assert 0 <= lossless.unread <= MAX_UNREAD + SLACK
-    if session._linked is not None:
-        link_in_bounds(session._linked.link)
-        assert session._linked._channels.keys() <= {flow.msg_id for flow in flows}
+    if session._carriage.linked is not None:
+        link_in_bounds(session._carriage.linked.link)
+        assert session._carriage.linked._channels.keys() <= {flow.msg_id for flow in flows}
 
 
 def link_in_bounds(link: Link) -> None:

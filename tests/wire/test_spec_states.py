@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import tunfwd.wire
-from tunfwd.forwarding import flow, lossless, negotiation
+from tunfwd.forwarding import flow, flow_table, lossless, mapping_table, negotiation
 from tunfwd.forwarding.states import (
     FLOW,
     MAPPING,
@@ -50,10 +50,10 @@ FLOW_EVENTS = {
 
 KB, MB = 1024, 1024 * 1024
 BOUNDS = {
-    "undecided offers": f"{negotiation.MAX_PENDING}, those of one name counted once",
-    "mappings": f"{negotiation.MAX_MAPPINGS} of the contact's",
-    "flows begun by one side, without the next row's": f"{negotiation.MAX_FLOWS}",
-    "UDP flows begun by one side that share a mapping with others": f"{negotiation.MAX_UDP_FLOWS}",
+    "undecided offers": f"{mapping_table.MAX_PENDING}, those of one name counted once",
+    "mappings": f"{mapping_table.MAX_MAPPINGS} of the contact's",
+    "flows begun by one side, without the next row's": f"{flow_table.MAX_FLOWS}",
+    "UDP flows begun by one side that share a mapping with others": f"{flow_table.MAX_UDP_FLOWS}",
     "unused Offers of one plain TCP server": f"{negotiation.MAX_UNUSED_OFFERS}",
     "connections that wait for one mapping": f"{negotiation.MAX_WAITING}",
     "unread bytes of one flow": f"{lossless.WINDOW // MB} MiB with FLOW, "
@@ -64,7 +64,7 @@ BOUNDS = {
     "datagrams that wait for Tox": f"{lossless.MAX_DATAGRAMS}",
     "datagrams that wait for their flow to open": f"{flow.MAX_EARLY // KB} KiB",
     "answers and other control packets that wait for Tox": f"{lossless.MAX_CONTROL}",
-    "the same, where no mapping is accepted": f"{negotiation.MAX_UNHEARD // KB} KiB",
+    "the same, where no mapping is accepted": f"{flow_table.MAX_UNHEARD // KB} KiB",
 }
 
 
@@ -106,7 +106,7 @@ def test_states_of_a_flow_are_those_of_the_program() -> None:
 
 def test_times_of_a_flow_are_those_of_the_program() -> None:
     text = " ".join(SPEC.split("### States of a flow")[1].split("##")[0].split())
-    assert f"not answered within {negotiation.Limits().connect_timeout:.0f} s" in text
+    assert f"not answered within {flow_table.Limits().connect_timeout:.0f} s" in text
     assert f"a *waiting* one fails after {negotiation.WAITING_TIMEOUT:.0f} s" in text
 
 

@@ -46,6 +46,17 @@ class Timers(Generic[T]):
             del self._owners[serial]
             self._compact()
 
+    def has(self, owner: T) -> bool:
+        """Return whether an owner has a deadline."""
+        return owner in self._deadlines
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._deadlines.clear()
+        self._heap.clear()
+        self._owners.clear()
+        self._entries.clear()
+
     def next(self) -> float | None:
         """Return the earliest deadline, or None."""
         self._settle()

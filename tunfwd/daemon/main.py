@@ -34,7 +34,7 @@ from tunfwd.daemon.storage.nodes import NodeList
 from tunfwd.daemon.storage.state import State
 from tunfwd.daemon.storage.write_behind import WriteBehind
 from tunfwd.daemon.wiring import Daemon, Options
-from tunfwd.forwarding.negotiation import Limits
+from tunfwd.forwarding.flow_table import Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.link import Bbr, Cubic, NewReno

@@ -12,8 +12,18 @@ from enum import Enum
 from typing import Final
 from typing import Protocol as Interface
 
+from tunfwd.common.errors import Misuse
 from tunfwd.common.values import Reason
-from tunfwd.forwarding.states import FLOW, MAPPING, FlowEvent, FlowState, MappingEvent, MappingState, Role
+from tunfwd.forwarding.states import (
+    MAPPING,
+    FlowEvent,
+    FlowState,
+    MappingEvent,
+    MappingState,
+    Role,
+    next_flow_state,
+    next_mapping_state,
+)
 from tunfwd.forwarding.transport import Channel
 from tunfwd.wire.packets import Direction, Protocol
 
@@ -81,17 +91,34 @@ class Mapping:
         """What makes an Offer the same one as before, under another msg_id."""
         return offer_key(self.direction, self.protocol, self.port, self.name)
 
-    def handle(self, event: MappingEvent) -> bool:
-        """Change state by the table; False where the table has nothing for it."""
-        state = MAPPING.get((self.state, event))
-        if state is None:
-            return False
-        self.state = state
-        return True
+    def has_step(self, event: MappingEvent) -> bool:
+        """Whether the event means something in this state."""
+        return (self.state, event) in MAPPING
+
+    def advance(self, event: MappingEvent) -> None:
+        """Change state. Raises `Misuse` where the event means nothing in this state."""
+        self.state = next_mapping_state(self.state, event)
+
+    def abandon(self) -> None:
+        """Wait if it stands, else end, whatever state a mistake of ours has left it in."""
+        self.flows.clear()
+        self.waiting_flows.clear()
+        self.unused_offers.clear()
+        self.idle_flow = self.public_id = None
+        if self.origin is Origin.REMOTE and not self.accepted:
+            self.state = MappingState.ENDED
+        elif self.state is not MappingState.DECLINED:
+            self.state = MappingState.WAITING
 
 
 class FlowOwner(Interface):
-    """What a flow asks of the negotiation that it belongs to."""
+    """What a flow asks of the table that it belongs to."""
+
+    def service_up(self, flow: "Flow", now: float) -> None:
+        """The flow's service is connected."""
+
+    def service_failed(self, flow: "Flow", reason: Reason, now: float) -> None:
+        """The flow's service could not be connected."""
 
     def send_datagram(self, flow: "Flow", payload: bytes, now: float) -> bool:
         """Send a datagram of an open flow; False where it is too large to be carried."""
@@ -104,9 +131,6 @@ class FlowOwner(Interface):
 
     def flow_writable(self, flow: "Flow") -> None:
         """There is room to write on a flow."""
-
-    def flow_finished(self, flow: "Flow", now: float) -> None:
-        """Our direction has ended."""
 
     def flow_done(self, flow: "Flow") -> None:
         """Both directions have ended in order."""
@@ -184,13 +208,24 @@ class Flow:
         """Whether data may go out."""
         return self.state is FlowState.OPEN
 
-    def handle(self, event: FlowEvent) -> bool:
-        """Change state by the table; False where the table has nothing for it."""
-        state = FLOW.get((self.state, event))
-        if state is None:
-            return False
-        self.state = state
-        return True
+    def advance(self, event: FlowEvent) -> None:
+        """Change state. Raises `Misuse` where the event means nothing in this state."""
+        self.state = next_flow_state(self.state, event)
+
+    def require(self, state: FlowState) -> None:
+        """Raise `Misuse` unless this is the state."""
+        if self.state is not state:
+            raise Misuse(f"a flow that is {self.state.name} is not {state.name}")
+
+    # -- the service's answer, which `ServiceWanted` asks for --------------------------------------------
+
+    def service_up(self, now: float) -> None:
+        """Tell the contact that the service is connected."""
+        self._owner.service_up(self, now)
+
+    def service_failed(self, reason: Reason, now: float) -> None:
+        """Tell the contact that the service could not be connected, and why."""
+        self._owner.service_failed(self, reason, now)
 
     # -- TCP ---------------------------------------------------------------------------------------------
 
@@ -225,8 +260,7 @@ class Flow:
         if not self.is_open:
             self._finish_early = True
         elif self.channel is not None:
-            self.channel.finish()
-            self._owner.flow_finished(self, now)
+            self.channel.finish(now)
 
     def reset(self, reason: Reason = Reason.ABORTED) -> None:
         """End it here and there at once."""
@@ -247,7 +281,7 @@ class Flow:
             self.mapping.drops += 1
         return True
 
-    # -- both: the owner's calls -------------------------------------------------------------------------
+    # -- both: the table's calls -------------------------------------------------------------------------
 
     def opened(self, now: float) -> None:
         """Do what was asked for before the flow was open."""
@@ -265,6 +299,11 @@ class Flow:
             self._at_end = self.channel.at_end
             self.channel.drop(Reason.ABORTED if reason is None else reason)
             self.channel = None
+
+    def abandon(self) -> None:
+        """End it whatever state a mistake of ours has left it in, and trust nothing of its channel."""
+        self.state = FlowState.CLOSED
+        self.channel = None
 
     # -- what the channel says (transport.Sink) ----------------------------------------------------------
 

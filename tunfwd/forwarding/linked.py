@@ -22,7 +22,7 @@ from tunfwd.link import (
 )
 from tunfwd.link.congestion import ControllerFactory
 from tunfwd.wire.carriers import Carrier
-from tunfwd.wire.packets import ExtensionType, Lossless, encode
+from tunfwd.wire.packets import Credit, Data, ExtensionType, Fin, Kill, Lossless, encode
 
 MAX_DATAGRAM = 65_507  # bytes; the largest UDP payload of IPv4
 
@@ -63,7 +63,7 @@ class LinkTransport:
         self._channels: dict[int, LinkChannel] = {}
         self._arrived: list[bytes] = []
 
-    # Outwards.
+    # -- what leaves -------------------------------------------------------------------------------------
 
     def send(self, packet: Lossless) -> None:
         """Send a control packet, as the lossless carrier would have it."""
@@ -103,7 +103,13 @@ class LinkTransport:
         """The flow is over."""
         self._channels.pop(msg_id, None)
 
-    # Inwards.
+    @property
+    def wasted(self) -> int:
+        """Packets of the contact that were to no avail."""
+        statistics = self.link.statistics
+        return statistics.foreign + statistics.malformed + statistics.duplicates + statistics.idle
+
+    # -- what arrives ------------------------------------------------------------------------------------
 
     def arrived(self, packet: bytes) -> None:
         """Keep a packet until `dispatch`, so that those that come together cost one acknowledgement."""
@@ -171,10 +177,14 @@ class LinkChannel:
         """Return what has come in, and give the far side credit for as much again."""
         return self._link.stream_read(self._id, limit)
 
-    def finish(self) -> None:
+    def finish(self, now: float) -> None:
         """End our direction, after all that was written."""
         self._finished = True
         self._link.stream_finish(self._id)
+
+    def receive(self, packet: Data | Fin | Credit | Kill, now: float) -> bool:
+        """Refuse it: all about a stream comes in the link's own frames."""
+        return False
 
     def reset(self, reason: Reason) -> None:
         """Give up both directions."""

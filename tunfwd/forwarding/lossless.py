@@ -2,16 +2,18 @@
 
 Control packets go first; then channels take turns. What toxcore cannot take yet comes back with `put_back`
 and goes first the next time, so that nothing is lost and nothing overtakes. With the feature FLOW each
-channel has credit, half-close and reset; without it the stream is bounded by `PLAIN_UNREAD` on arrival
-only, and its end, in either direction, is the end of both.
+channel has credit, half-close and reset. Without it the stream is bounded by `PLAIN_UNREAD` on arrival only,
+and its end, in either direction, is the end of both: a Kill. At once it would cost the reply, and none at all
+would leave the service waiting, so ours is sent when the contact has been quiet for `LINGER`.
 """
 
 from collections import OrderedDict, deque
 
+from tunfwd.common.timers import Timers
 from tunfwd.common.values import Reason
 from tunfwd.forwarding.transport import Sink
 from tunfwd.wire.carriers import Carrier
-from tunfwd.wire.packets import Credit, Fin, Kill, Lossless, Reset, data_header, datagram_header, encode
+from tunfwd.wire.packets import Credit, Data, Fin, Kill, Lossless, Reset, data_header, datagram_header, encode
 
 SEND_BUFFER = 256 * 1024  # bytes a channel holds that the carrier has not taken
 MAX_UNSENT = 64 * 1024 * 1024  # bytes of all flows of a contact; past it a channel holds less:
@@ -20,6 +22,7 @@ WINDOW = 1024 * 1024  # bytes of credit; 4 MB/s over 250 ms
 PLAIN_UNREAD = 16 * 1024 * 1024  # bytes; SPEC.md 5: a plain peer is killed past it, as nothing else bounds it
 MAX_UNREAD = 256 * 1024 * 1024  # bytes of all flows of a contact; the flow that goes past it is reset
 UNLIMITED = 1 << 62
+LINGER = 2.0  # s
 TURN = 8  # packets a channel sends before the next one's turn
 MAX_CONTROL = 8192  # packets; a contact that provokes more answers than it reads gets no more of them
 PACKET_COST = 64  # bytes that a control packet is taken to need
@@ -44,6 +47,13 @@ class LosslessTransport:
         self._ready: OrderedDict[LosslessChannel, None] = OrderedDict()
         self._turn = 0
         self._datagrams: deque[bytes] = deque()
+        self.timers: Timers[LosslessChannel] = Timers()
+        """Of channels that are to be closed when the contact is quiet."""
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        for channel in self.timers.expire(now):
+            channel.close_if_sent(now)
 
     def send(self, packet: Lossless) -> None:
         """Queue a control packet."""
@@ -146,6 +156,7 @@ class LosslessChannel:
         "_fin_queued",
         "_fin_received",
         "_fin_sent",
+        "_flow_control",
         "_granted",
         "_header",
         "_inbox",
@@ -158,7 +169,6 @@ class LosslessChannel:
         "_sent",
         "_sink",
         "_transport",
-        "flow_control",
     )
 
     def __init__(self, transport: LosslessTransport, msg_id: int, sink: Sink) -> None:
@@ -167,21 +177,21 @@ class LosslessChannel:
         self._sink = sink
         self._header = data_header(transport.carrier, msg_id)
         self._payload = transport.carrier.stream_payload
-        self.flow_control = transport.flow_control
+        self._flow_control = transport.flow_control
         self._over = False
-        # Towards the contact.
+        # towards the contact
         self._buffer = bytearray()
         self._sent = 0
-        self._limit = WINDOW if self.flow_control else UNLIMITED
+        self._limit = WINDOW if self._flow_control else UNLIMITED
         self._cut_short = False
         self._fin_queued = self._fin_sent = self._kill_queued = False
-        # From the contact.
+        # from the contact
         self._inbox = bytearray()
         self._read = 0
-        self._granted = WINDOW if self.flow_control else UNLIMITED
+        self._granted = WINDOW if self._flow_control else UNLIMITED
         self._fin_received = False
 
-    # Outwards, in order: write, next_packet, credit from the far side.
+    # -- what leaves, in order: write, next_packet, credit from the far side -----------------------------
 
     @property
     def space(self) -> int:
@@ -191,11 +201,6 @@ class LosslessChannel:
     @property
     def _room(self) -> int:
         return SEND_BUFFER if self._transport.unsent < MAX_UNSENT else SCARCE_BUFFER
-
-    @property
-    def all_sent(self) -> bool:
-        """Whether the carrier has taken every byte written."""
-        return not self._buffer
 
     def write(self, data: bytes | memoryview) -> int:
         """Take what there is room for."""
@@ -209,16 +214,21 @@ class LosslessChannel:
             self._transport.schedule(self)
         return len(data)
 
-    def finish(self) -> None:
-        """End our direction; without FLOW the session decides when that becomes a Kill."""
+    def finish(self, now: float) -> None:
+        """End our direction after all that was written; without FLOW, both, when the contact is quiet."""
         self._fin_queued = True
-        if self.flow_control:
+        if self._flow_control:
             self._transport.schedule(self)
+        else:
+            self._transport.timers.set(self, now + LINGER)
 
-    def close(self) -> None:
-        """End both directions with a Kill after all that was written, as v0.1 has it."""
-        self._fin_queued = self._kill_queued = True
-        self._transport.schedule(self)
+    def close_if_sent(self, now: float) -> None:
+        """End both directions with a Kill, as v0.1 has it, unless something is still to be sent."""
+        if self._buffer:
+            self._transport.timers.set(self, now + LINGER)
+        else:
+            self._kill_queued = True
+            self._transport.schedule(self)
 
     def next_packet(self) -> bytes | None:
         """Return the next packet of this stream that credit allows, or None."""
@@ -237,7 +247,7 @@ class LosslessChannel:
             return packet
         if buffer or not self._fin_queued or self._fin_sent:
             return None
-        if self.flow_control:
+        if self._flow_control:
             self._fin_sent = True
             packet = encode(self._transport.carrier, Fin(self._msg_id))
         elif self._kill_queued:
@@ -248,17 +258,35 @@ class LosslessChannel:
         self._check_done()
         return packet
 
-    def credit(self, limit: int) -> None:
-        """The far side takes up to `limit` bytes in all; a lower limit than before says nothing."""
-        if self.flow_control and limit > self._limit:
+    def _credit(self, limit: int) -> None:
+        """Send up to `limit` bytes in all; a lower limit than before says nothing."""
+        if limit > self._limit:
             self._limit = limit
             if self._buffer:
                 self._transport.schedule(self)
 
-    # Inwards, in order: received, fin_received, read.
+    # -- what arrives, in order: receive, read -----------------------------------------------------------
 
-    def received(self, payload: bytes) -> None:
-        """A Data packet came in."""
+    def receive(self, packet: Data | Fin | Credit | Kill, now: float) -> bool:
+        """Take in a packet about the stream: with FLOW a Kill is none, without it Fin and Credit are none."""
+        match packet:
+            case Data():
+                if self._transport.timers.has(self):  # the contact is not quiet yet
+                    self._transport.timers.set(self, now + LINGER)
+                self._received(packet.payload)
+                return True
+            case Kill() if not self._flow_control:
+                self._killed()
+                return True
+            case Fin() if self._flow_control:
+                self._ended()
+                return True
+            case Credit() if self._flow_control:
+                self._credit(packet.limit)
+                return True
+        return False
+
+    def _received(self, payload: bytes) -> None:
         if self._over or not payload:
             return
         unread = len(self._inbox) + len(payload)
@@ -275,19 +303,19 @@ class LosslessChannel:
         if unread == len(payload):
             self._sink.channel_readable()
 
-    def ended(self) -> None:
-        """The far side has ended its direction."""
+    def _ended(self) -> None:
         if self._fin_received or self._over:
             return
         self._fin_received = True
         self._sink.channel_readable()
         self._check_done()
 
-    def killed(self) -> None:
-        """The far side has ended both directions, as v0.1 has it; what it sent before can still be read."""
+    def _killed(self) -> None:
+        """End both directions, as v0.1 has it; what came before can still be read."""
+        self._transport.timers.cancel(self)
         self._forget_unsent()
         self._fin_queued = self._fin_sent = True
-        self.ended()
+        self._ended()
 
     @property
     def at_end(self) -> bool:
@@ -303,7 +331,7 @@ class LosslessChannel:
         del inbox[: len(data)]
         self._transport.unread -= len(data)
         self._read += len(data)
-        if self.flow_control and not self._fin_received and not self._over:
+        if self._flow_control and not self._fin_received and not self._over:
             limit = self._read + WINDOW
             if limit - self._granted >= WINDOW // 4:
                 self._granted = limit
@@ -311,18 +339,19 @@ class LosslessChannel:
         self._check_done()
         return data
 
-    # The end.
+    # -- the end -----------------------------------------------------------------------------------------
 
     def reset(self, reason: Reason) -> None:
         """Drop everything and say so: a Reset with the reason, or v0.1's Kill."""
         if not self._over:
             self.drop(reason)
-            packet = Reset(self._msg_id, reason) if self.flow_control else Kill(self._msg_id)
+            packet = Reset(self._msg_id, reason) if self._flow_control else Kill(self._msg_id)
             self._transport.send(packet)
 
     def drop(self, reason: Reason) -> None:
         """Drop everything and say nothing."""
         self._over = True
+        self._transport.timers.cancel(self)
         self._transport.unschedule(self)
         self._transport.unread -= len(self._inbox)
         self._inbox.clear()

@@ -1,10 +1,13 @@
 """What may happen to a mapping and to a flow, and what comes of it: all state changes go through two tables.
 
-A pair that a table does not list changes nothing and is counted by the session. `SPEC.md` has the same
-tables for readers; a test compares the two.
+A pair that a table does not list changes nothing where the contact caused it, and is counted; where it is a
+step of our own, it raises Misuse. `SPEC.md` has the same tables for readers; a test compares the two.
 """
 
 from enum import Enum, auto
+from typing import Final
+
+from tunfwd.common.errors import Misuse
 
 
 class Role(Enum):
@@ -64,7 +67,7 @@ class MappingEvent(Enum):
 
 
 M, E = MappingState, MappingEvent
-MAPPING: dict[tuple[MappingState, MappingEvent], MappingState] = {
+MAPPING: Final[dict[tuple[MappingState, MappingEvent], MappingState]] = {
     (M.WAITING, E.OFFER_SENT): M.OFFERED,
     (M.OFFERED, E.OFFER_SENT): M.OFFERED,
     (M.RUNNING, E.OFFER_SENT): M.OFFERED,  # renewed: the contact forgot, we did not
@@ -124,10 +127,26 @@ class FlowEvent(Enum):
 
 
 F, G = FlowState, FlowEvent
-FLOW: dict[tuple[FlowState, FlowEvent], FlowState] = {
+FLOW: Final[dict[tuple[FlowState, FlowEvent], FlowState]] = {
     (F.WAITING, G.SENT): F.REQUESTED,
     (F.REQUESTED, G.AGREED): F.OPEN,
     (F.CONNECTING, G.SERVICE_UP): F.ANSWERED,
     (F.CONNECTING, G.SERVICE_UP_LAST): F.OPEN,
     (F.ANSWERED, G.AGREED): F.OPEN,
 } | {(state, G.ENDED): F.CLOSED for state in F if state is not F.CLOSED}
+
+
+def next_mapping_state(state: MappingState, event: MappingEvent) -> MappingState:
+    """Return what a mapping becomes. Raises `Misuse` where the table has no such step."""
+    after = MAPPING.get((state, event))
+    if after is None:
+        raise Misuse(f"a mapping that is {state.name} has no step {event.name}")
+    return after
+
+
+def next_flow_state(state: FlowState, event: FlowEvent) -> FlowState:
+    """Return what a flow becomes. Raises `Misuse` where the table has no such step."""
+    after = FLOW.get((state, event))
+    if after is None:
+        raise Misuse(f"a flow that is {state.name} has no step {event.name}")
+    return after

@@ -1,12 +1,12 @@
 """How a session's packets travel: what the lossless carrier and the link have in common.
 
-A session writes packets and opens channels; it never knows which of the two is underneath.
+The negotiation sends packets and opens channels, and does not know which of the two is underneath.
 """
 
 from typing import Protocol
 
 from tunfwd.common.values import Reason
-from tunfwd.wire.packets import Lossless
+from tunfwd.wire.packets import Credit, Data, Fin, Kill, Lossless
 
 
 class Sink(Protocol):
@@ -45,8 +45,11 @@ class Channel(Protocol):
     def read(self, limit: int) -> bytes:
         """Return up to `limit` received bytes; b"" when there are none yet, or no more."""
 
-    def finish(self) -> None:
+    def finish(self, now: float) -> None:
         """End our direction, after all that was written."""
+
+    def receive(self, packet: Data | Fin | Credit | Kill, now: float) -> bool:
+        """Take in a packet about the stream; False where such a packet means nothing to it."""
 
     def reset(self, reason: Reason) -> None:
         """Drop everything in both directions and tell the far side."""

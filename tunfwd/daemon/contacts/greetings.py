@@ -4,7 +4,7 @@ from typing import Final
 
 from tunfwd.common.values import Random
 from tunfwd.daemon.storage.state import ContactId
-from tunfwd.forwarding.session import next_epoch
+from tunfwd.forwarding.handshake import next_epoch
 from tunfwd.wire.packets import Feature, Hello
 
 MAX_PARTED: Final = 1024  # contacts that were removed, of which we know what they may still believe in

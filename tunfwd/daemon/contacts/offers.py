@@ -28,7 +28,7 @@ from tunfwd.daemon.storage.state import (
     StandingRequest,
 )
 from tunfwd.forwarding.flow import Mapping, Origin
-from tunfwd.forwarding.negotiation import MAX_MAPPINGS
+from tunfwd.forwarding.mapping_table import MAX_MAPPINGS
 from tunfwd.forwarding.policy import Action, Rule, decide
 from tunfwd.forwarding.states import MappingState, Role
 from tunfwd.services.target import Target

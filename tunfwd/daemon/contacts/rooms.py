@@ -200,7 +200,7 @@ class Rooms:
         """Send the Offer to all who are there, with one packet; False where some may not have got it."""
         standing, hello, now = offer.standing, self._greetings.hello, trio.current_time()
         sessions = [peer.session for peer in self.members(group) if peer.session.is_online]
-        if not all(session.greeted for session in sessions):
+        if not all(session.has_greeted for session in sessions):
             same_run = all(session.epoch == hello.epoch for session in sessions)
             if not same_run or not self._send(group, hello):
                 return False

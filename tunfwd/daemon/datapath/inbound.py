@@ -60,7 +60,7 @@ class InboundFlows:
             service = self._find(peer, flow)
         except Unreachable as unreachable:
             peer.details_of(flow.mapping).answers.missed(unreachable.reason)
-            peer.session.service_failed(flow, unreachable.reason, trio.current_time())
+            flow.service_failed(unreachable.reason, trio.current_time())
             self._scheduler.touch(peer)
             return
         match flow.protocol, service:
@@ -144,7 +144,7 @@ class InboundStream(StreamRelay):
         """The service is up: tell the contact."""
         self._answers.heard()
         self.local = stream
-        self._peer.session.service_up(self.flow, trio.current_time())
+        self.flow.service_up(trio.current_time())
         self._scheduler.touch(self._peer)
 
     def connect_failed(self, stream: Stream, failure: Reason) -> None:
@@ -155,7 +155,7 @@ class InboundStream(StreamRelay):
         """Tell the contact that there is no service."""
         self.flow.end = None
         self._answers.missed(failure)
-        self._peer.session.service_failed(self.flow, failure, trio.current_time())
+        self.flow.service_failed(failure, trio.current_time())
         self._scheduler.touch(self._peer)
 
     def flow_ended(self, reason: Reason | None) -> None:
@@ -174,7 +174,7 @@ class InboundDatagrams(DatagramEnd):
         self._flow = flow
         self._answers = peer.details_of(flow.mapping).answers
         flow.end = self
-        peer.session.service_up(flow, trio.current_time())
+        flow.service_up(trio.current_time())
         scheduler.touch(peer)
 
     @abstractmethod
