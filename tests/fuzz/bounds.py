@@ -50,7 +50,7 @@ def link_in_bounds(link: Link) -> None:
         assert not len(link._streams)
         return
     streams = link._streams
-    pairs = streams._pairs.values()
+    pairs = streams._streams.values()
     assert sum(not pair.claimed for pair in pairs) <= MAX_UNCLAIMED
     assert len(streams._forgotten) <= MAX_FORGOTTEN
     assert 0 <= streams._received - streams._consumed <= LINK_WINDOW
@@ -58,7 +58,7 @@ def link_in_bounds(link: Link) -> None:
     assert streams._pieces <= MAX_PIECES
     assert streams.unacked == sum(pair.send.unacked for pair in pairs)
     assert streams.unacked <= SEND_BUDGET + SLACK
-    assert link.recovery.path.in_flight == sum(record[1] for record in link.recovery.sent)
+    assert link.recovery.path.in_flight == sum(packet.size for packet in link.recovery.sent)
 
 
 def stack_in_bounds(stack: Stack) -> None:

@@ -28,7 +28,7 @@ def some_frame(rng: random.Random, peer: RawPeer) -> Frame | bytes:
     if kind < 50:
         return Stream(id_, offset, bytes(rng.randrange(300)), rng.random() < 0.002)
     if kind < 75:
-        highest = max(peer.link.recovery.next_number - 1, 0)
+        highest = max(peer.link.recovery._next_number - 1, 0)
         low = rng.randrange(highest + 1)
         return encode_ack([low], [rng.randrange(low, highest + 1) + 1], rng.random(), 100)
     if kind < 80:
@@ -87,7 +87,7 @@ def test_random_frames(seed: int) -> None:
         streams = link._streams
         assert 0 <= streams._charged <= LINK_WINDOW + 100 * 65_536
         assert 0 <= streams._received - streams._consumed <= LINK_WINDOW
-        assert streams.unacked == sum(pair.send.unacked for pair in streams._pairs.values())
-        assert streams._pieces == sum(pair.receive.pieces_waiting for pair in streams._pairs.values())
+        assert streams.unacked == sum(pair.send.unacked for pair in streams._streams.values())
+        assert streams._pieces == sum(pair.receive.pieces_waiting for pair in streams._streams.values())
         path = link.recovery.path
-        assert path.in_flight == sum(record[1] for record in link.recovery.sent)
+        assert path.in_flight == sum(packet.size for packet in link.recovery.sent)

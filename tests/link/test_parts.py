@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunfwd.link.acks import ACK_AFTER, MAX_ACK_DELAY, Acknowledger
-from tunfwd.link.congestion import Flight, Path, Sample
+from tunfwd.link.congestion import Path, Sample, SendSnapshot
 from tunfwd.link.cubic import Cubic
 from tunfwd.link.datagrams import MAX_DATAGRAM, QUEUE_AGE, QUEUE_BYTES, DatagramQueue, Reassembly
 from tunfwd.link.errors import PeerViolation
@@ -309,18 +309,18 @@ class TestWindows:
         path.cwnd_limited = True
         ack(path, controller, 10_000, 0.1, 0.05)
         assert controller.cwnd == 20_000
-        lost = Flight(path, 0.1)
+        lost = SendSnapshot(path, 0.1)
         for _ in range(3):
             controller.on_packet_lost(1000, 5000, lost, 0.2)
         assert controller.cwnd == 20_000 * share
-        controller.on_packet_lost(1000, 5000, Flight(path, 0.3), 0.4)
+        controller.on_packet_lost(1000, 5000, SendSnapshot(path, 0.3), 0.4)
         assert controller.cwnd == 20_000 * share * share
 
     @pytest.mark.parametrize("kind", [NewReno, Cubic])
     def test_a_loss_that_was_none_is_taken_back(self, kind: type[Cubic | NewReno]) -> None:
         path = Path(1000, 0.0)
         controller = kind(path, random.Random(1), 0.0)
-        controller.on_packet_lost(1000, 5000, Flight(path, 0.1), 0.2)
+        controller.on_packet_lost(1000, 5000, SendSnapshot(path, 0.1), 0.2)
         controller.on_spurious_loss(0.3)
         assert controller.cwnd == 10_000
 
@@ -338,7 +338,7 @@ class TestWindows:
         path.cwnd_limited = True
         controller = Cubic(path, random.Random(1), 0.0)
         controller.cwnd = 1_000_000
-        controller.on_packet_lost(1000, 5000, Flight(path, 0.1), 0.2)
+        controller.on_packet_lost(1000, 5000, SendSnapshot(path, 0.1), 0.2)
         now = 0.3
         while controller.cwnd < 990_000:
             path.cwnd_limited = True

@@ -319,7 +319,7 @@ def test_epochs_flip_in_mid_stream() -> None:
 def test_packet_numbers_past_32_bits(base: int) -> None:
     clock, a, b = pair(Conditions(rate=2.5e6, delay=0.02, loss=0.02, duplicate=0.02, reorder=0.02), 1)
     for node in (a, b):
-        node.link.recovery.next_number = base
+        node.link.recovery._next_number = base
         node.link.recovery.largest_acked = base - 1
         node.link.recovery._skip = base + 100
         node.link._acks.expected = base
@@ -329,7 +329,7 @@ def test_packet_numbers_past_32_bits(base: int) -> None:
     clock.run(20.0, lambda: sink.total == 3_000_000)
     assert sink.total == 3_000_000
     assert source.left[1] == 0
-    assert a.link.recovery.next_number > base + 2000
+    assert a.link.recovery._next_number > base + 2000
 
 
 def test_a_thousand_idle_streams_take_little() -> None:

@@ -30,8 +30,8 @@ from tunfwd.forwarding.transport import Transport
 from tunfwd.forwarding.udp_flows import UdpFlows
 from tunfwd.wire.packets import Accept, AckAcc, Credit, Data, Feature, Fin, Kill, Lossless, Protocol, Reset
 
-MAX_FLOWS: Final = 4096  # of one contact, each way, but for those of UDP that run over one mapping:
-MAX_UDP_FLOWS: Final = 2048  # of one contact, each way; the least recently used gives way
+MAX_FLOWS = 4096  # of one contact, each way, but for those of UDP that run over one mapping:
+MAX_UDP_FLOWS = 2048  # of one contact, each way; the least recently used gives way
 REFUSALS: Final = (1024, 0.005)  # answers to what makes no sense, or is too much, and s for each further one
 MAX_UNHEARD: Final = 4096
 """Bytes of control packets that a contact may leave waiting and be answered still, before it is trusted."""

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Final
 
 from tunfwd.common.values import Random
-from tunfwd.link.congestion import INITIAL_PACKETS, Flight, Path, Sample
+from tunfwd.link.congestion import INITIAL_PACKETS, Path, Sample, SendSnapshot
 
 INFINITE: Final = float("inf")
 STARTUP_PACING_GAIN: Final = 2.77
@@ -194,7 +194,7 @@ class Bbr:
         self.quantum = int(min(max(self.pacing_rate * QUANTUM_TIME, 2 * self.path.packet_size), MAX_QUANTUM))
         self._set_cwnd(sample)
 
-    def on_packet_lost(self, size: int, in_flight: int, flight: Flight, now: float) -> None:
+    def on_packet_lost(self, size: int, in_flight: int, snapshot: SendSnapshot, now: float) -> None:
         """See whether this loss says that a probe went too high (5.5.10.2)."""
         if not self._loss_in_round:
             self._loss_round = self.path.delivered
@@ -206,11 +206,11 @@ class Bbr:
         self._losses_in_round += 1
         if not self._probe_sample:
             return
-        lost = self.path.lost - flight.lost
+        lost = self.path.lost - snapshot.lost
         if self._is_congestion(lost, in_flight):
             before = in_flight - size
             prefix = (LOSS_THRESHOLD * before - (lost - size)) / (1 - LOSS_THRESHOLD)
-            self._on_inflight_too_high(int(before + prefix), flight.app_limited, now)
+            self._on_inflight_too_high(int(before + prefix), snapshot.app_limited, now)
 
     def on_persistent_congestion(self, now: float) -> None:
         """As after a retransmission timeout (5.6.4.4)."""

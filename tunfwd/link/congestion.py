@@ -15,7 +15,7 @@ INITIAL_PACKETS: Final = 10  # RFC 9002 7.2
 MIN_PACKETS: Final = 2  # RFC 9002 7.2
 
 
-class Flight:
+class SendSnapshot:
     """What all packets sent at one moment are to remember (the P.* of draft-ietf-ccwg-bbr 4.1.2.1)."""
 
     __slots__ = ("app_limited", "delivered", "delivered_time", "first_sent_time", "lost", "time")
@@ -59,11 +59,11 @@ class Path:
         self.in_recovery = False
         self.smoothed_rtt: float | None = None
 
-    def flight(self, now: float) -> Flight:
+    def snapshot(self, now: float) -> SendSnapshot:
         """What packets sent now are to remember."""
         if self.in_flight == 0:
             self.first_sent_time = self.delivered_time = now
-        return Flight(self, now)
+        return SendSnapshot(self, now)
 
     def mark_app_limited(self) -> None:
         """Until all of what is in flight is delivered, samples say how little there was to send."""
@@ -78,7 +78,6 @@ class Sample:
         "app_limited",
         "delivered",
         "lost",
-        "lost_now",
         "prior_delivered",
         "rate",
         "rtt",
@@ -88,7 +87,6 @@ class Sample:
 
     def __init__(self) -> None:
         self.acked = 0  # newly acknowledged
-        self.lost_now = 0  # newly lost
         self.delivered = 0  # between the sending of the newest acknowledged packet and now
         self.prior_delivered = 0  # Path.delivered when that packet was sent
         self.rate = 0.0  # 0: no reliable sample
@@ -109,7 +107,7 @@ class Controller(Protocol):
     def on_send(self, now: float) -> None:
         """Packets are about to leave."""
 
-    def on_packet_lost(self, size: int, in_flight: int, flight: Flight, now: float) -> None:
+    def on_packet_lost(self, size: int, in_flight: int, snapshot: SendSnapshot, now: float) -> None:
         """A packet is lost; `in_flight` is what was, when it was sent, it included."""
 
     def on_ack(self, sample: Sample, now: float) -> None:

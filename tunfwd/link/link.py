@@ -25,7 +25,7 @@ from tunfwd.link.datagrams import DatagramQueue, Reassembly
 from tunfwd.link.errors import PeerViolation
 from tunfwd.link.events import DatagramReceived, Event, LinkClosed
 from tunfwd.link.pacing import Pacer
-from tunfwd.link.packing import Packer
+from tunfwd.link.packing import PacketBuilder
 from tunfwd.link.recovery import Recovery
 from tunfwd.link.streams import Streams
 from tunfwd.wire.frames import (
@@ -50,7 +50,6 @@ from tunfwd.wire.frames import (
 MAX_PACKET: Final = 1373  # bytes; the most a Tox custom packet holds
 REASON_DONE: Final = 0
 REASON_VIOLATION: Final = 1
-_MASK: Final = 0xFFFFFFFF
 
 
 @dataclass(slots=True)
@@ -116,7 +115,7 @@ class Link:
         now = self._clock(now)
         self._path = Path(max_packet, now)
         self._recovery = Recovery(self._path, controller(self._path, random, now), random, now)
-        self._packer = Packer(
+        self._builder = PacketBuilder(
             prefix,
             self._send_tag,
             max_packet,
@@ -374,13 +373,13 @@ class Link:
             self._send_close(packets)
             return packets
         recovery, acks = self._recovery, self._acks
-        if self._packer.has_work() or recovery.probes_due:
+        if self._builder.has_work() or recovery.probes_due:
             self._datagrams.expire(now)
             self._send(packets, now)
         elif self._path.in_flight < recovery.controller.cwnd:
             self._path.mark_app_limited()
         if acks.due_at is not None and acks.due_at <= now:
-            packets.append(self._packer.ack_only(now))
+            packets.append(self._builder.ack_only(now))
         if packets:
             self.statistics.packets_sent += len(packets)
             self.statistics.bytes_sent += sum([len(packet) for packet in packets])
@@ -392,13 +391,13 @@ class Link:
         allowance = self._pacer.allowance(controller.pacing_rate, controller.quantum, now)
         if allowance <= 0 and not recovery.probes_due:
             return
-        flight = path.flight(now)
+        snapshot = path.snapshot(now)
         full = self._max_packet
         window = controller.cwnd - full
-        recovery.skip_number(flight)
+        recovery.skip_number(snapshot)
         first_in_flight = path.in_flight
         stop_at = first_in_flight + allowance
-        plain = not self._packer.has_urgent()
+        plain = not self._builder.has_urgent()
         while True:
             probing = recovery.probes_due > 0
             if probing:
@@ -408,26 +407,23 @@ class Link:
                 break
             elif path.in_flight >= stop_at:
                 break
-            packet = self._packer.bulk_packet(flight) if plain else None
+            packet = self._builder.bulk_packet(snapshot) if plain else None
             if packet is None:
-                packet = self._packer.mixed_packet(flight, now)
-                plain = not self._packer.has_urgent()
+                packet = self._builder.mixed_packet(snapshot, now)
+                plain = not self._builder.has_urgent()
             if packet is None:
                 if probing:
-                    packets.append(self._packer.packet([encode_frame(Ping())], [], flight))
+                    packets.append(self._builder.packet([encode_frame(Ping())], [], snapshot))
                 path.mark_app_limited()
                 break
             packets.append(packet)
         sent = path.in_flight - first_in_flight
         if sent:
-            recovery.last_sent_time = now
             self._pacer.sent(sent, controller.pacing_rate)
 
     def _send_close(self, packets: list[bytes]) -> None:
         if self._close_frame is not None:
-            number = self._recovery.next_number
-            self._recovery.next_number = number + 1
-            packets.append(self._prefix + HEADER.pack(self._send_tag, number & _MASK) + self._close_frame)
+            packets.append(self._builder.unrecorded(self._close_frame))
             self._close_frame = None
             self.statistics.packets_sent += 1
 
@@ -444,7 +440,7 @@ class Link:
         due = self._acks.due_at
         if due is not None and (deadline is None or due < deadline):
             deadline = due
-        if self._packer.has_work():
+        if self._builder.has_work():
             leave = self._pacer.next_time
             may_leave = self._path.in_flight + self._max_packet <= self._recovery.controller.cwnd
             if (may_leave or self._recovery.probes_due) and (deadline is None or leave < deadline):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tunfwd.common.values import Random
-from tunfwd.link.congestion import INITIAL_PACKETS, MIN_PACKETS, Flight, Path, Sample
+from tunfwd.link.congestion import INITIAL_PACKETS, MIN_PACKETS, Path, Sample, SendSnapshot
 from tunfwd.link.rtt import INITIAL_RTT
 
 LOSS_REDUCTION: Final = 0.5  # RFC 9002 B.1
@@ -31,9 +31,9 @@ class WindowController:
     def on_send(self, now: float) -> None:
         """Nothing depends on it."""
 
-    def on_packet_lost(self, _size: int, _in_flight: int, flight: Flight, now: float) -> None:
+    def on_packet_lost(self, _size: int, _in_flight: int, snapshot: SendSnapshot, now: float) -> None:
         """React once to the losses of a round trip."""
-        if flight.time <= self._recovery_start:
+        if snapshot.time <= self._recovery_start:
             return
         self._recovery_start = now
         self._before_loss = self.cwnd, self._threshold

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from tunfwd.link.acks import Acknowledger
-from tunfwd.link.congestion import Flight
+from tunfwd.link.congestion import SendSnapshot
 from tunfwd.link.datagrams import DatagramQueue
 from tunfwd.link.recovery import Item, Recovery
 from tunfwd.link.streams import Streams
@@ -21,7 +21,6 @@ from tunfwd.wire.frames import (
     STREAM_FIN,
     STREAM_HEADER,
     STREAM_HEADER_SIZE,
-    MaxData,
     Ping,
     encode_frame,
 )
@@ -32,7 +31,7 @@ FRAME_ROOM: Final = 20  # bytes; the largest of the small frames
 _MASK: Final = 0xFFFFFFFF
 
 
-class Packer:
+class PacketBuilder:
     """Builds the packets of one link."""
 
     def __init__(
@@ -61,10 +60,7 @@ class Packer:
         return bool(
             self._acks.pending
             or self._datagrams
-            or streams.credits_due
-            or streams.data_credit_due
-            or streams.resets_due
-            or streams.stops_due
+            or streams.has_small_frames
             or streams.control.send.has_pending(_MASK)
         )
 
@@ -73,16 +69,13 @@ class Packer:
         streams = self._streams
         return bool(
             streams.active
-            or streams.fresh
+            or streams.new_streams
             or self._datagrams
-            or streams.credits_due
-            or streams.data_credit_due
-            or streams.resets_due
-            or streams.stops_due
+            or streams.has_small_frames
             or streams.control.send.has_pending(_MASK)
         )
 
-    def bulk_packet(self, flight: Flight) -> bytes | None:
+    def bulk_packet(self, snapshot: SendSnapshot) -> bytes | None:
         """A packet full of one stream's new data, the usual case.
 
         None if the next stream has no packet full.
@@ -101,23 +94,19 @@ class Packer:
             or stream.limit - start < room
             or credit < room
         ):
-            streams.fresh.appendleft(stream)
+            streams.unserved(stream)
             return None
         streams.send_credit = credit - room
         _, stop, fin = stream.take(room, room)
-        streams.active.append(stream)
-        recovery, path = self._recovery, self._recovery.path
-        number = recovery.next_number
-        recovery.next_number = number + 1
+        streams.served(stream)
+        number = self._recovery.take_number()
         header = PACKET_HEADER.pack(
             self._send_tag, number & _MASK, STREAM_FIN if fin else STREAM, stream.id, start, room
         )
-        size = self._max_packet
-        path.in_flight += size
-        recovery.sent.append((number, size, path.in_flight, flight, ((stream, start, stop, fin),)))
+        self._recovery.on_sent(number, self._max_packet, snapshot, ((stream, start, stop, fin),))
         return b"".join((prefix, header, stream.data(start, stop)))
 
-    def mixed_packet(self, flight: Flight, now: float) -> bytes | None:
+    def mixed_packet(self, snapshot: SendSnapshot, now: float) -> bytes | None:
         """A packet of whatever is due, in the order of its urgency, and the Ack if one is owed.
 
         None if nothing is due.
@@ -155,12 +144,12 @@ class Packer:
             ack, largest = acks.take(ack_room, now)
             parts.insert(0, ack)
             items.append((acks, largest, largest, False))
-        return self.packet(parts, items, flight)
+        return self.packet(parts, items, snapshot)
 
     def _add_datagrams(self, parts: list[bytes | bytearray], room: int) -> int:
         """Datagrams, ahead of streams but not to their exclusion; the room left."""
         streams = self._streams
-        if self._datagram_turns >= DATAGRAM_TURNS and (streams.active or streams.fresh):
+        if self._datagram_turns >= DATAGRAM_TURNS and (streams.active or streams.new_streams):
             self._datagram_turns = 0
             return room
         before = room
@@ -171,58 +160,33 @@ class Packer:
         return room
 
     def _add_small_frames(self, parts: list[bytes | bytearray], items: list[Item], room: int) -> int:
-        """Resets, stops and credit; the room left."""
-        streams = self._streams
-        while streams.resets_due and room >= FRAME_ROOM:
-            id_ = next(iter(streams.resets_due))
-            del streams.resets_due[id_]
-            reset = streams.reset_frame(id_)
-            if reset is not None:
-                parts.append(encode_frame(reset))
-                items.append((streams.resets, id_, id_, False))
-                room -= len(parts[-1])
-        while streams.stops_due and room >= FRAME_ROOM:
-            id_ = next(iter(streams.stops_due))
-            del streams.stops_due[id_]
-            stop = streams.stop_frame(id_)
-            if stop is not None:
-                parts.append(encode_frame(stop))
-                items.append((streams.stops, id_, id_, False))
-                room -= len(parts[-1])
-        if streams.data_credit_due and room >= FRAME_ROOM:
-            streams.data_credit_due.clear()
-            parts.append(encode_frame(MaxData(streams.granted)))
-            items.append((streams.data_credit, 0, 0, False))
-            room -= len(parts[-1])
-        while streams.credits_due and room >= FRAME_ROOM:
-            id_ = next(iter(streams.credits_due))
-            del streams.credits_due[id_]
-            credit = streams.credit_frame(id_)
-            if credit is not None:
-                parts.append(encode_frame(credit))
-                items.append((streams.credits, id_, id_, False))
-                room -= len(parts[-1])
+        """Resets, stops and credit, in this order; the room left."""
+        for frames in self._streams.small_frames:
+            while frames.due and room >= FRAME_ROOM:
+                id_, frame = frames.take()
+                if frame is not None:
+                    parts.append(frame)
+                    items.append((frames, id_, id_, False))
+                    room -= len(frame)
         return room
 
-    def packet(self, parts: list[bytes | bytearray], items: list[Item], flight: Flight) -> bytes:
+    def packet(self, parts: list[bytes | bytearray], items: list[Item], snapshot: SendSnapshot) -> bytes:
         """Number and record a packet that wants an Ack."""
-        recovery, path = self._recovery, self._recovery.path
-        number = recovery.next_number
-        recovery.next_number = number + 1
+        number = self._recovery.take_number()
         packet = b"".join((self._prefix, HEADER.pack(self._send_tag, number & _MASK), *parts))
-        path.in_flight += len(packet)
-        recovery.sent.append((number, len(packet), path.in_flight, flight, tuple(items)))
+        self._recovery.on_sent(number, len(packet), snapshot, tuple(items))
         return packet
+
+    def unrecorded(self, frame: bytes) -> bytes:
+        """Number a packet that wants no Ack: an Ack alone, or a Close."""
+        number = self._recovery.take_number()
+        return b"".join((self._prefix, HEADER.pack(self._send_tag, number & _MASK), frame))
 
     def ack_only(self, now: float) -> bytes:
         """An Ack alone: neither acknowledged itself nor counted against the window, unless it asks for it."""
-        recovery = self._recovery
         room = self._max_packet - len(self._prefix) - HEADER_SIZE - 1
         ack, largest = self._acks.take(room, now)
-        if self._acks.wants_ping():
-            flight = recovery.path.flight(now)
-            recovery.last_sent_time = now
-            return self.packet([ack, encode_frame(Ping())], [(self._acks, largest, largest, False)], flight)
-        number = recovery.next_number
-        recovery.next_number = number + 1
-        return b"".join((self._prefix, HEADER.pack(self._send_tag, number & _MASK), ack))
+        if not self._acks.wants_ping():
+            return self.unrecorded(ack)
+        snapshot = self._recovery.path.snapshot(now)
+        return self.packet([ack, encode_frame(Ping())], [(self._acks, largest, largest, False)], snapshot)

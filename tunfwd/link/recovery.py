@@ -1,8 +1,9 @@
 """Which packets arrived and which are lost (RFC 9002 6), and how fast the path delivers
 (draft-ietf-ccwg-bbr 4.1).
 
-Keeps one record for each packet in flight, in the order of their numbers. link.py appends to `sent`; Acks
-and the timer take from it, hand each record's items back to whoever put them in, and feed the controller.
+Numbers the packets, and keeps one record for each in flight, in the order of their numbers. packing.py tells
+of each that it builds (`on_sent`). Acks and the timer take records out, tell whoever put something into the
+packet what became of it, and feed the controller.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final, Protocol, TypeAlias
 
 from tunfwd.common.values import Random
 from tunfwd.link.acks import MAX_ACK_DELAY
-from tunfwd.link.congestion import Controller, Flight, Path, Sample
+from tunfwd.link.congestion import Controller, Path, Sample, SendSnapshot
 from tunfwd.link.errors import PeerViolation
 from tunfwd.link.rtt import GRANULARITY, RttEstimator
 from tunfwd.wire.frames import Ack, expand_number
@@ -28,7 +29,7 @@ SKIP_BITS: Final = 10  # a number is skipped about every 2^9 packets, at most on
 PROBES: Final = 2  # packets; RFC 9002 6.2.4
 
 
-class Carried(Protocol):
+class DeliveryHandler(Protocol):
     """Something a packet carries that has to know whether it arrived."""
 
     def acked(self, start: int, stop: int, fin: bool, /) -> None:
@@ -38,10 +39,22 @@ class Carried(Protocol):
         """It did not, or may not have."""
 
 
-Item: TypeAlias = tuple[Carried, int, int, bool]
-Sent: TypeAlias = tuple[
-    int, int, int, Flight, tuple[Item, ...]
-]  # number, size, bytes in flight, moment, items
+Item: TypeAlias = tuple[DeliveryHandler, int, int, bool]  # what to tell of, and the arguments to tell
+
+
+class SentPacket:
+    """A packet in flight; one of no size is a number that was left out."""
+
+    __slots__ = ("in_flight", "items", "number", "size", "snapshot")
+
+    def __init__(
+        self, number: int, size: int, in_flight: int, snapshot: SendSnapshot, items: tuple[Item, ...]
+    ) -> None:
+        self.number = number
+        self.size = size
+        self.in_flight = in_flight  # bytes, when it was sent, it included
+        self.snapshot = snapshot
+        self.items = items
 
 
 class Recovery:
@@ -50,6 +63,7 @@ class Recovery:
     __slots__ = (
         "_loss_time",
         "_newest_acked_time",
+        "_next_number",
         "_packet_threshold",
         "_probe_count",
         "_random",
@@ -61,7 +75,6 @@ class Recovery:
         "controller",
         "largest_acked",
         "last_sent_time",
-        "next_number",
         "path",
         "probes_due",
         "rtt",
@@ -71,8 +84,8 @@ class Recovery:
     )
 
     def __init__(self, path: Path, controller: Controller, random: Random, now: float) -> None:
-        self.sent: deque[Sent] = deque()
-        self.next_number = 0
+        self.sent: deque[SentPacket] = deque()
+        self._next_number = 0
         self.largest_acked = -1
         self.last_sent_time = now
         self.probes_due = 0  # packets that may leave whatever the window says
@@ -102,20 +115,36 @@ class Recovery:
         self.probes_due = 0
         self._start(path, controller, now)
         for record in lost:
-            for item, start, stop, fin in record[4]:
+            for item, start, stop, fin in record.items:
                 item.lost(start, stop, fin)
 
-    def skip_number(self, flight: Flight) -> None:
+    # -- what leaves -------------------------------------------------------------------------------------
+
+    def take_number(self) -> int:
+        """Return the number of the packet that leaves next."""
+        number = self._next_number
+        self._next_number = number + 1
+        return number
+
+    def on_sent(self, number: int, size: int, snapshot: SendSnapshot, items: tuple[Item, ...]) -> None:
+        """Record a packet that wants an Ack."""
+        path = self.path
+        path.in_flight += size
+        self.last_sent_time = snapshot.time
+        self.sent.append(SentPacket(number, size, path.in_flight, snapshot, items))
+
+    def skip_number(self, snapshot: SendSnapshot) -> None:
         """Leave out a number now and then: a peer that acknowledges it has not seen what it acknowledges."""
-        if self.next_number >= self._skip:
-            self.sent.append((self.next_number, 0, 0, flight, ()))
-            self.next_number += 1
-            self._skip = self.next_number + 1 + self._random.getrandbits(SKIP_BITS)
+        if self._next_number >= self._skip:
+            self.sent.append(SentPacket(self.take_number(), 0, 0, snapshot, ()))
+            self._skip = self._next_number + 1 + self._random.getrandbits(SKIP_BITS)
+
+    # -- what arrives ------------------------------------------------------------------------------------
 
     def on_ack(self, ack: Ack, now: float) -> bool:
         """Take in an Ack frame; False where it tells nothing new."""
-        largest = expand_number(ack.largest, self.next_number)
-        if largest >= self.next_number or largest - ack.ranges[-1][0] < 0:
+        largest = expand_number(ack.largest, self._next_number)
+        if largest >= self._next_number or largest - ack.ranges[-1][0] < 0:
             raise PeerViolation("acknowledges a packet that was never sent")
         acked = self._take_acked(largest, ack)
         if self._remembered:
@@ -123,47 +152,45 @@ class Recovery:
         if not acked:
             return False
         newest = acked[-1]
-        flight = newest[3]
-        self.largest_acked = max(self.largest_acked, newest[0])
+        snapshot = newest.snapshot
+        self.largest_acked = max(self.largest_acked, newest.number)
         sample = Sample()
-        if newest[0] == largest and 0 <= now - flight.time <= MAX_RTT:
-            self.rtt.update(now - flight.time, min(ack.delay, MAX_ACK_DELAY))
+        if newest.number == largest and 0 <= now - snapshot.time <= MAX_RTT:
+            self.rtt.update(now - snapshot.time, min(ack.delay, MAX_ACK_DELAY))
             self.path.smoothed_rtt = self.rtt.smoothed
-            sample.rtt = now - flight.time
+            sample.rtt = now - snapshot.time
         self._probe_count = 0
         self.probes_due = 0
         self._deliver(acked)
-        self._measure(sample, newest, sum([record[1] for record in acked]), now)
-        lost_before = self.path.lost
-        self._declare_lost(now, acked[0][3].time)
-        sample.lost_now = self.path.lost - lost_before
-        sample.lost = self.path.lost - flight.lost
+        self._measure(sample, newest, sum([record.size for record in acked]), now)
+        self._declare_lost(now, acked[0].snapshot.time)
+        sample.lost = self.path.lost - snapshot.lost
         if self.largest_acked > self._recovery_end:
             self.path.in_recovery = False
-        self._newest_acked_time = max(self._newest_acked_time, flight.time)
+        self._newest_acked_time = max(self._newest_acked_time, snapshot.time)
         self.controller.on_ack(sample, now)
         return True
 
-    def _take_acked(self, largest: int, ack: Ack) -> list[Sent]:
+    def _take_acked(self, largest: int, ack: Ack) -> list[SentPacket]:
         """Remove from `sent`, and return, the records the Ack names."""
         sent = self.sent
-        acked: list[Sent] = []
-        if not sent or sent[0][0] > largest:
+        acked: list[SentPacket] = []
+        if not sent or sent[0].number > largest:
             return acked
-        oldest = largest - sent[0][0]
+        oldest = largest - sent[0].number
         index = len(ack.ranges) - 1
         while index > 0 and ack.ranges[index][1] > oldest:
             index -= 1
         low, high = largest - ack.ranges[index][0], largest - ack.ranges[index][1]
-        kept: list[Sent] = []
-        while sent and sent[0][0] <= largest:
+        kept: list[SentPacket] = []
+        while sent and sent[0].number <= largest:
             record = sent.popleft()
-            number = record[0]
+            number = record.number
             while number > high:
                 index -= 1
                 low, high = largest - ack.ranges[index][0], largest - ack.ranges[index][1]
             if number >= low:
-                if not record[1]:
+                if not record.size:
                     raise PeerViolation("acknowledges a number that was left out")
                 acked.append(record)
             else:
@@ -172,12 +199,12 @@ class Recovery:
             sent.extendleft(reversed(kept))
         return acked
 
-    def _deliver(self, acked: list[Sent]) -> None:
+    def _deliver(self, acked: list[SentPacket]) -> None:
         """Tell the items, with neighbouring ranges of a stream put together."""
-        pending: Carried | None = None
+        pending: DeliveryHandler | None = None
         first = last = 0
         for record in acked:
-            for item, start, stop, fin in record[4]:
+            for item, start, stop, fin in record.items:
                 if item is pending and start == last and not fin:
                     last = stop
                     continue
@@ -191,22 +218,22 @@ class Recovery:
         if pending is not None:
             pending.acked(first, last, False)
 
-    def _measure(self, sample: Sample, newest: Sent, size: int, now: float) -> None:
+    def _measure(self, sample: Sample, newest: SentPacket, size: int, now: float) -> None:
         """The delivery rate, as draft-ietf-ccwg-bbr 4.1.2.3 has it."""
-        path, flight = self.path, newest[3]
+        path, snapshot = self.path, newest.snapshot
         path.in_flight -= size
         path.delivered += size
         path.delivered_time = now
-        path.first_sent_time = max(path.first_sent_time, flight.time)
+        path.first_sent_time = max(path.first_sent_time, snapshot.time)
         if path.app_limited and path.delivered > path.app_limited:
             path.app_limited = 0
         sample.acked = size
-        sample.sent_time = flight.time
-        sample.sent_in_flight = newest[2]
-        sample.app_limited = flight.app_limited
-        sample.prior_delivered = flight.delivered
-        sample.delivered = path.delivered - flight.delivered
-        interval = max(flight.time - flight.first_sent_time, now - flight.delivered_time)
+        sample.sent_time = snapshot.time
+        sample.sent_in_flight = newest.in_flight
+        sample.app_limited = snapshot.app_limited
+        sample.prior_delivered = snapshot.delivered
+        sample.delivered = path.delivered - snapshot.delivered
+        interval = max(snapshot.time - snapshot.first_sent_time, now - snapshot.delivered_time)
         if interval > 0 and interval >= self.rtt.least:
             sample.rate = sample.delivered / interval
 
@@ -219,39 +246,39 @@ class Recovery:
         delay = max(TIME_THRESHOLD * max(self.rtt.smoothed, self.rtt.latest), GRANULARITY)
         threshold = self.largest_acked - self._packet_threshold
         sent = self.sent
-        lost: list[Sent] = []
-        while sent and sent[0][0] < self.largest_acked:
+        lost: list[SentPacket] = []
+        while sent and sent[0].number < self.largest_acked:
             record = sent[0]
-            deadline = record[3].time + delay
-            if record[0] > threshold and deadline > now:
+            deadline = record.snapshot.time + delay
+            if record.number > threshold and deadline > now:
                 self._loss_time = deadline
                 break
             sent.popleft()
-            if record[1]:
+            if record.size:
                 lost.append(record)
         if lost:
             self._on_lost(lost, acked_after, now)
 
-    def _on_lost(self, lost: list[Sent], acked_after: float, now: float) -> None:
+    def _on_lost(self, lost: list[SentPacket], acked_after: float, now: float) -> None:
         path, controller = self.path, self.controller
         entering = not path.in_recovery
         if entering:
-            self._recovery_end = self.next_number - 1
+            self._recovery_end = self._next_number - 1
             self._remembered.clear()
             self._spurious = True
-        for number, size, in_flight, flight, items in lost:
-            path.in_flight -= size
-            path.lost += size
+        for record in lost:
+            path.in_flight -= record.size
+            path.lost += record.size
             if len(self._remembered) < MAX_REMEMBERED:
-                self._remembered[number] = self.largest_acked - number
+                self._remembered[record.number] = self.largest_acked - record.number
             else:
                 self._spurious = False
-            controller.on_packet_lost(size, in_flight, flight, now)
-            for item, start, stop, fin in items:
+            controller.on_packet_lost(record.size, record.in_flight, record.snapshot, now)
+            for item, start, stop, fin in record.items:
                 item.lost(start, stop, fin)
         path.in_recovery = True
         since = max(self._newest_acked_time, self._rtt_since)
-        times = [record[3].time for record in lost if since < record[3].time < acked_after]
+        times = [record.snapshot.time for record in lost if since < record.snapshot.time < acked_after]
         timeout = self.rtt.probe_timeout(MAX_ACK_DELAY)
         if self.rtt.measured and times and times[-1] - times[0] > PERSISTENT_CONGESTION * timeout:
             controller.on_persistent_congestion(now)
@@ -276,6 +303,8 @@ class Recovery:
         if found and not remembered and self._spurious:
             self.controller.on_spurious_loss(now)
 
+    # -- the timers --------------------------------------------------------------------------------------
+
     def next_timeout(self) -> float | None:
         """When to call `on_timeout`; None while nothing is in flight."""
         if self._loss_time is not None:
@@ -296,8 +325,8 @@ class Recovery:
         self.probes_due = PROBES
         found = 0
         for record in self.sent:
-            if record[1]:
-                for item, start, stop, fin in record[4]:
+            if record.size:
+                for item, start, stop, fin in record.items:
                     item.lost(start, stop, fin)
                 found += 1
                 if found == PROBES:

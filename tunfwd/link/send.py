@@ -20,10 +20,10 @@ _BLOCK_MASK: Final = _BLOCK - 1
 class Activity(Protocol):
     """Where a half tells that its situation has changed."""
 
-    def sendable(self, stream: SendStream) -> None:
+    def sendable(self, half: SendStream) -> None:
         """The half may have something to send that it had not."""
 
-    def progressed(self, stream: SendStream, freed: int) -> None:
+    def progressed(self, half: SendStream, freed: int) -> None:
         """`freed` bytes more are acknowledged, or the half is done."""
 
 
@@ -40,6 +40,7 @@ class SendStream:
         "_partial",
         "active",
         "base",
+        "blocked",
         "finished",
         "id",
         "limit",
@@ -47,7 +48,6 @@ class SendStream:
         "reset_acked",
         "reset_reason",
         "sent",
-        "starved",
         "written",
     )
 
@@ -61,7 +61,7 @@ class SendStream:
         self.reset_reason: int | None = None
         self.reset_acked = False
         self.active = False  # in the link's queue of streams with something to send
-        self.starved = False  # the owner waits for room
+        self.blocked = False  # the owner waits for room
         self.lost_ranges: RangeSet | None = None
         self._activity = activity
         self._blocks: dict[int, bytearray] = {}

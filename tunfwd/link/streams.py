@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from tunfwd.common.errors import Misuse
 from tunfwd.link.errors import PeerViolation
@@ -33,7 +33,8 @@ from tunfwd.link.events import (
 )
 from tunfwd.link.receive import ReceiveStream
 from tunfwd.link.send import SendStream
-from tunfwd.wire.frames import MaxStreamData, ResetStream, StopSending, Stream
+from tunfwd.wire.frames import MaxData, MaxStreamData, ResetStream, StopSending, encode_frame
+from tunfwd.wire.frames import Stream as StreamFrame
 
 INITIAL_WINDOW: Final = 65_536  # bytes a stream may send before any credit; part of the protocol
 CONTROL_WINDOW: Final = 262_144  # bytes, of stream 0; part of the protocol
@@ -63,8 +64,10 @@ CONTROL: Final = 0  # the stream that carries control messages
 _LENGTH_SIZE: Final = 2
 TUNING_SLACK: Final = 0.02  # s an event loop may take to read what arrived
 
+SmallFrame: TypeAlias = MaxData | MaxStreamData | ResetStream | StopSending
 
-class Pair:
+
+class Stream:
     """Both halves of a stream."""
 
     __slots__ = ("charge", "claimed", "granted_at", "receive", "send")
@@ -77,42 +80,55 @@ class Pair:
         self.granted_at = 0.0  # when it got credit last
 
 
-class _Resets:
-    """Carries ResetStream frames."""
-
-    def __init__(self, streams: Streams | None) -> None:
-        self._streams = streams
-
-    def acked(self, id_: int, _stop: int, _fin: bool, /) -> None:
-        if self._streams is not None:
-            self._streams.reset_acked(id_)
-
-    def lost(self, id_: int, _stop: int, _fin: bool, /) -> None:
-        if self._streams is not None:
-            self._streams.resets_due[id_] = None
-
-
 class _Nobody:
     """Stands where streams tell of their progress, when the link is over."""
 
-    def sendable(self, stream: SendStream) -> None:
+    def sendable(self, half: SendStream) -> None:
         pass
 
-    def progressed(self, stream: SendStream, freed: int) -> None:
+    def progressed(self, half: SendStream, freed: int) -> None:
         pass
 
 
-class _Due:
-    """Carries frames that are wanted again when lost and need no thanks."""
+class DueFrames:
+    """Frames of one kind that are to be sent, by the id of their stream; resent when lost."""
 
-    def __init__(self, due: dict[int, None]) -> None:
-        self._due = due
+    __slots__ = ("_build", "_on_acked", "due")
+
+    def __init__(
+        self,
+        build: Callable[[int], SmallFrame | None],
+        on_acked: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`build` returns the frame for an id, or None where it makes no sense any more."""
+        self.due: dict[int, None] = {}
+        self._build = build
+        self._on_acked = on_acked
+
+    def add(self, id_: int) -> None:
+        """Have the frame of a stream sent."""
+        self.due[id_] = None
+
+    def clear(self) -> None:
+        """Send none, and refer to nobody: the link is over."""
+        self.due.clear()
+        self._build = lambda _: None
+        self._on_acked = lambda _: None
+
+    def take(self) -> tuple[int, bytes | None]:
+        """Return the id that has waited longest, and its frame, if it still makes sense."""
+        id_ = next(iter(self.due))
+        del self.due[id_]
+        frame = self._build(id_)
+        return id_, None if frame is None else encode_frame(frame)
 
     def acked(self, id_: int, _stop: int, _fin: bool, /) -> None:
-        pass
+        """The peer has it."""
+        self._on_acked(id_)
 
     def lost(self, id_: int, _stop: int, _fin: bool, /) -> None:
-        self._due[id_] = None
+        """Send it again."""
+        self.due[id_] = None
 
 
 class Streams:
@@ -124,16 +140,13 @@ class Streams:
         self.round_trip = 0.1  # s; how fast a window must be used up to grow
         self.cwnd = 0  # bytes; what the send buffers follow
         self.unacked = 0  # bytes in all send buffers
-        self.fresh: deque[SendStream] = deque()  # with something to send, after a silence
+        self.new_streams: deque[SendStream] = deque()  # with something to send, after a silence
         self.active: deque[SendStream] = deque()  # with something to send, in turn
-        self.resets_due: dict[int, None] = {}
-        self.stops_due: dict[int, None] = {}
-        self.credits_due: dict[int, None] = {}  # MaxStreamData; the id 0 stands for stream 0
-        self.data_credit_due: dict[int, None] = {}  # MaxData
-        self.resets = _Resets(self)
-        self.stops = _Due(self.stops_due)
-        self.credits = _Due(self.credits_due)
-        self.data_credit = _Due(self.data_credit_due)
+        self._resets = DueFrames(self._reset_frame, self._on_reset_acked)
+        self._stops = DueFrames(self._stop_frame)
+        self._data_credit = DueFrames(self._data_credit_frame)  # MaxData; the id is 0
+        self._credits = DueFrames(self._credit_frame)  # MaxStreamData; the id 0 stands for stream 0
+        self.small_frames = (self._resets, self._stops, self._data_credit, self._credits)  # the urgent first
         self.send_credit = LINK_WINDOW  # bytes the peer still lets us send
         self.granted = LINK_WINDOW  # bytes the peer may send in all
         self._send_limit = LINK_WINDOW
@@ -141,32 +154,33 @@ class Streams:
         self._consumed = 0
         self._charged = 0
         self._pieces = 0
-        self._unclaimed: dict[int, Pair] = {}  # begun by the peer, and not opened by the owner
+        self._unclaimed: dict[int, Stream] = {}  # begun by the peer, and not opened by the owner
         self._opened = 0  # streams that the owner has opened, ever
         self._refused: dict[int, int] = {}  # the reason of those we owe a ResetStream
         self._events = events
-        self._pairs: dict[int, Pair] = {}
+        self._streams: dict[int, Stream] = {}
         self._forgotten: dict[int, bool] = {}  # whether it was unseen
-        self.control = Pair(ReceiveStream(CONTROL, CONTROL_WINDOW), SendStream(CONTROL, CONTROL_WINDOW, self))
+        self.control = Stream(
+            ReceiveStream(CONTROL, CONTROL_WINDOW), SendStream(CONTROL, CONTROL_WINDOW, self)
+        )
         self._message = b""  # the beginning of a control message
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._streams)
 
     def clear(self) -> None:
         """Drop all streams, the memory of those that were, and what refers back to here: the link is over."""
         nobody = SendStream(CONTROL, CONTROL_WINDOW, _Nobody())
-        self.control = Pair(ReceiveStream(CONTROL, CONTROL_WINDOW), nobody)
-        self.resets = _Resets(None)
+        self.control = Stream(ReceiveStream(CONTROL, CONTROL_WINDOW), nobody)
         self._message = b""
-        self._pairs.clear()
+        self._streams.clear()
         self._unclaimed.clear()
         self._refused.clear()
         self._forgotten.clear()
-        self.fresh.clear()
+        self.new_streams.clear()
         self.active.clear()
-        for due in (self.resets_due, self.stops_due, self.credits_due, self.data_credit_due):
-            due.clear()
+        for frames in self.small_frames:
+            frames.clear()
 
     # -- the owner's calls -------------------------------------------------------------------------------
 
@@ -177,9 +191,9 @@ class Streams:
         """
         if self.is_known(id_):
             return False
-        pair = self._pairs.get(id_)
-        if pair is None:
-            if len(self._pairs) >= MAX_STREAMS:
+        stream = self._streams.get(id_)
+        if stream is None:
+            if len(self._streams) >= MAX_STREAMS:
                 return False
             self._create(id_).claimed = True
         else:
@@ -189,19 +203,19 @@ class Streams:
 
     def is_known(self, id_: int) -> bool:
         """Whether `open` would refuse the id."""
-        pair = self._pairs.get(id_)
+        stream = self._streams.get(id_)
         burnt = id_ == CONTROL or id_ in self._forgotten or id_ in self._refused
-        return burnt or (pair is not None and pair.claimed)
+        return burnt or (stream is not None and stream.claimed)
 
     def write(self, id_: int, data: bytes | bytearray | memoryview) -> int:
         """How many bytes of `data` were taken; all, and for nothing, if the stream is gone or reset."""
-        pair = self._claim(id_)
-        if pair is None or pair.send.reset_reason is not None:
+        stream = self._claim(id_)
+        if stream is None or stream.send.reset_reason is not None:
             return len(data)
-        send = pair.send
+        send = stream.send
         space = self._space(send)
         if len(data) > space:
-            send.starved = True
+            send.blocked = True
             data = memoryview(data)[:space]
         if data:
             self.unacked += len(data)
@@ -210,8 +224,8 @@ class Streams:
 
     def space(self, id_: int) -> int:
         """How many bytes `write` would take."""
-        pair = self._pairs.get(id_)
-        return self._space(pair.send) if pair is not None else MIN_SEND_BUFFER
+        stream = self._streams.get(id_)
+        return self._space(stream.send) if stream is not None else MIN_SEND_BUFFER
 
     def _space(self, send: SendStream) -> int:
         buffer = min(max(4 * self.cwnd, MIN_SEND_BUFFER), MAX_SEND_BUFFER)
@@ -220,52 +234,52 @@ class Streams:
 
     def finish(self, id_: int) -> None:
         """Send FIN after what was written."""
-        pair = self._claim(id_)
-        if pair is not None:
-            pair.send.finish()
+        stream = self._claim(id_)
+        if stream is not None:
+            stream.send.finish()
 
     def reset(self, id_: int, reason: int) -> None:
         """Give our half up at once."""
-        pair = self._claim(id_)
-        if pair is not None:
-            self._reset(pair.send, reason)
-            self._close_if_done(id_, pair)
+        stream = self._claim(id_)
+        if stream is not None:
+            self._reset(stream.send, reason)
+            self._close_if_done(id_, stream)
 
     def _reset(self, send: SendStream, reason: int) -> None:
         held = send.unacked
         if send.reset(reason):
             self.unacked -= held
-            self.resets_due[send.id] = None
+            self._resets.add(send.id)
 
     def stop(self, id_: int, reason: int) -> None:
         """Read no further; ask the peer to reset its half."""
-        pair = self._claim(id_)
-        if pair is None or pair.receive.stopped or pair.receive.reset_reason is not None:
+        stream = self._claim(id_)
+        if stream is None or stream.receive.stopped or stream.receive.reset_reason is not None:
             return
-        receive = pair.receive
+        receive = stream.receive
         unread = receive.highest - receive.read_offset
         self._pieces -= receive.pieces_waiting
         receive.stop(reason)
         self._consume(unread)
-        self._charge(pair, 0)
+        self._charge(stream, 0)
         if receive.final_size is None:
-            self.stops_due[id_] = None
-        self._close_if_done(id_, pair)
+            self._stops.add(id_)
+        self._close_if_done(id_, stream)
 
     def read(self, id_: int, limit: int) -> bytes:
         """Up to `limit` bytes in order; b"" if there are none now."""
-        pair = self._claim(id_)
-        if pair is None:
+        stream = self._claim(id_)
+        if stream is None:
             return b""
-        receive = pair.receive
+        receive = stream.receive
         data = receive.read(limit) if receive.received > receive.read_offset else b""
         if data:
             self._consume(len(data))
-            self._grant(id_, pair)
+            self._grant(id_, stream)
         if receive.received == receive.read_offset:
             receive.readable = False
-            self._end_if_read(pair)
-            self._close_if_done(id_, pair)
+            self._end_if_read(stream)
+            self._close_if_done(id_, stream)
         return data
 
     def send_control(self, message: bytes) -> bool:
@@ -280,22 +294,22 @@ class Streams:
 
     # -- the peer's frames -------------------------------------------------------------------------------
 
-    def on_stream(self, frame: Stream) -> bool:
+    def on_stream(self, frame: StreamFrame) -> bool:
         """Data of a stream; False where there is no room for it, and its packet is to count as lost."""
         id_, offset, data, fin = frame
-        pair = self._pairs.get(id_)
-        if pair is None:
+        stream = self._streams.get(id_)
+        if stream is None:
             if id_ == CONTROL:
                 return self._on_control(offset, data, fin)
             if id_ in self._forgotten or id_ in self._refused:
                 return True
             if len(self._unclaimed) >= (MAX_UNCLAIMED if self._earned else UNEARNED_STREAMS):
                 raise PeerViolation("too many streams nobody asked for")
-            pair = self._unclaimed[id_] = self._create(id_)
-        receive = pair.receive
+            stream = self._unclaimed[id_] = self._create(id_)
+        receive = stream.receive
         if receive.ended and offset + len(data) <= receive.highest:
             return True
-        if not pair.claimed and not self._earned:
+        if not stream.claimed and not self._earned:
             self.check_unearned(len(data) + PIECE_COST)
         before, pieces = receive.received, receive.pieces_waiting
         used = receive.on_data(offset, data, fin)
@@ -309,14 +323,14 @@ class Streams:
                 raise PeerViolation("too many pieces out of order")
         if receive.stopped or receive.reset_reason is not None:
             self._consume(used)
-            self._close_if_done(id_, pair)
+            self._close_if_done(id_, stream)
         elif receive.received != before:
             if not receive.readable:
                 receive.readable = True
                 self._events.append(StreamReadable(id_))
         elif fin:
-            self._end_if_read(pair)
-            self._close_if_done(id_, pair)
+            self._end_if_read(stream)
+            self._close_if_done(id_, stream)
         return True
 
     @property
@@ -325,8 +339,8 @@ class Streams:
 
     def check_unearned(self, held: int = 0) -> None:
         """Nothing is agreed on that would carry data: the peer has room for a few KB, `held` included."""
-        for pair in self._unclaimed.values():
-            receive = pair.receive
+        for stream in self._unclaimed.values():
+            receive = stream.receive
             held += receive.received - receive.read_offset
             held += receive.pieces_waiting * (MAX_MESSAGE + PIECE_COST)
         if held > UNEARNED_BYTES or len(self._unclaimed) > UNEARNED_STREAMS:
@@ -334,15 +348,15 @@ class Streams:
 
     def on_reset(self, frame: ResetStream) -> None:
         """The peer gives its half up. Of a stream that is not there, only the id has to be remembered."""
-        pair = self._pairs.get(frame.id)
+        stream = self._streams.get(frame.id)
         if frame.id == CONTROL:
             raise PeerViolation("reset of the control stream")
-        if pair is None:
+        if stream is None:
             if frame.id not in self._refused and frame.id not in self._forgotten:
                 self._forget(frame.id, unseen=True)
                 self._count_unseen(frame.final_size)
             return
-        receive = pair.receive
+        receive = stream.receive
         if receive.reset_reason is not None or receive.ended:
             return  # a repetition, or too late: all of it has been read
         unread = receive.highest - receive.read_offset
@@ -352,10 +366,10 @@ class Streams:
         if self._received > self.granted:
             raise PeerViolation("final size beyond the link's credit")
         self._consume(used + unread)
-        self._charge(pair, 0)
+        self._charge(stream, 0)
         if not receive.stopped:
             self._events.append(StreamReset(frame.id, frame.reason))
-        self._close_if_done(frame.id, pair)
+        self._close_if_done(frame.id, stream)
 
     def _count_unseen(self, final_size: int) -> None:
         """All that was sent of a stream that is not there counts, and is given back at once."""
@@ -373,11 +387,11 @@ class Streams:
         """
         if frame.id == CONTROL:
             raise PeerViolation("stop of the control stream")
-        pair = self._pairs.get(frame.id)
-        if pair is None:
+        stream = self._streams.get(frame.id)
+        if stream is None:
             return self._refuse(frame.id, frame.reason)
-        if not pair.send.done and pair.send.reset_reason is None:
-            self._reset(pair.send, frame.reason)
+        if not stream.send.done and stream.send.reset_reason is None:
+            self._reset(stream.send, frame.reason)
             self._events.append(StreamStopped(frame.id, frame.reason))
         return True
 
@@ -387,15 +401,15 @@ class Streams:
         if len(self._refused) >= MAX_REFUSED:
             return False
         self._refused[id_] = reason
-        self.resets_due[id_] = None
+        self._resets.add(id_)
         return True
 
     def on_stream_credit(self, frame: MaxStreamData) -> None:
         """The peer takes more of one stream."""
-        pair = self.control if frame.id == CONTROL else self._pairs.get(frame.id)
-        if pair is not None and frame.limit > pair.send.limit:
-            pair.send.limit = frame.limit
-            self.sendable(pair.send)
+        stream = self.control if frame.id == CONTROL else self._streams.get(frame.id)
+        if stream is not None and frame.limit > stream.send.limit:
+            stream.send.limit = frame.limit
+            self.sendable(stream.send)
 
     def on_credit(self, limit: int) -> None:
         """The peer takes more in all."""
@@ -404,8 +418,8 @@ class Streams:
             self.send_credit += limit - self._send_limit
             self._send_limit = limit
             if waiting:
-                for pair in self._pairs.values():
-                    self.sendable(pair.send)
+                for stream in self._streams.values():
+                    self.sendable(stream.send)
 
     def _on_control(self, offset: int, data: bytes, fin: bool) -> bool:
         receive = self.control.receive
@@ -431,117 +445,126 @@ class Streams:
         self._message = buffer[position:]
         if receive.granted - receive.read_offset < CONTROL_WINDOW // 2:
             receive.granted = receive.read_offset + CONTROL_WINDOW
-            self.credits_due[CONTROL] = None
+            self._credits.add(CONTROL)
         return True
 
     # -- what became of what we sent ---------------------------------------------------------------------
 
-    def sendable(self, stream: SendStream) -> None:
+    def sendable(self, half: SendStream) -> None:
         """Give a stream its turn, if it has something to send."""
-        if not stream.active and stream.id != CONTROL and stream.has_pending(self.send_credit):
-            stream.active = True
-            self.fresh.append(stream)
+        if not half.active and half.id != CONTROL and half.has_pending(self.send_credit):
+            half.active = True
+            self.new_streams.append(half)
 
-    def progressed(self, stream: SendStream, freed: int) -> None:
+    def progressed(self, half: SendStream, freed: int) -> None:
         """The peer has more of a stream."""
-        if stream.id == CONTROL:
+        if half.id == CONTROL:
             return
         self.unacked -= freed
-        if stream.starved and not stream.finished and self._space(stream) >= WRITABLE:
-            stream.starved = False
-            self._events.append(StreamWritable(stream.id))
-        pair = self._pairs.get(stream.id)
-        if pair is not None:
-            self._close_if_done(stream.id, pair)
+        if half.blocked and not half.finished and self._space(half) >= WRITABLE:
+            half.blocked = False
+            self._events.append(StreamWritable(half.id))
+        stream = self._streams.get(half.id)
+        if stream is not None:
+            self._close_if_done(half.id, stream)
 
-    def reset_acked(self, id_: int) -> None:
+    def _on_reset_acked(self, id_: int) -> None:
         """The peer knows that we gave our half up."""
         if self._refused.pop(id_, None) is not None:
             self._forget(id_)
             return
-        pair = self._pairs.get(id_)
-        if pair is not None:
-            pair.send.reset_acked = True
-            self._close_if_done(id_, pair)
+        stream = self._streams.get(id_)
+        if stream is not None:
+            stream.send.reset_acked = True
+            self._close_if_done(id_, stream)
 
     def next_sender(self) -> SendStream | None:
-        """The stream whose turn it is; None if none has anything that it may send.
+        """Return the half whose turn it is; None if none has anything that it may send.
 
         Give it back with `served`.
         """
         while True:
-            if self.fresh:
-                stream = self.fresh.popleft()
+            if self.new_streams:
+                half = self.new_streams.popleft()
             elif self.active:
-                stream = self.active.popleft()
+                half = self.active.popleft()
             else:
                 return None
-            if stream.has_pending(self.send_credit):
-                return stream
-            stream.active = False
+            if half.has_pending(self.send_credit):
+                return half
+            half.active = False
 
-    def served(self, stream: SendStream) -> None:
-        """It has had its turn.
+    def served(self, half: SendStream) -> None:
+        """Put a half at the end of the queue after its turn.
 
-        It keeps its place even if it has nothing left, so that it is not `fresh` again at once.
+        It keeps its place even if it has nothing left, so that it is not new again at once.
         """
-        self.active.append(stream)
+        self.active.append(half)
+
+    def unserved(self, half: SendStream) -> None:
+        """Give a half its turn back."""
+        self.new_streams.appendleft(half)
 
     # -- frames that are due -----------------------------------------------------------------------------
 
-    def stop_frame(self, id_: int) -> StopSending | None:
-        """The StopSending for `stops_due`, if it still makes sense."""
-        pair = self._pairs.get(id_)
-        if pair is None or pair.receive.stop_reason is None or pair.receive.final_size is not None:
-            return None
-        return StopSending(id_, pair.receive.stop_reason)
+    @property
+    def has_small_frames(self) -> bool:
+        """Whether any of them is due."""
+        return bool(self._resets.due or self._stops.due or self._data_credit.due or self._credits.due)
 
-    def reset_frame(self, id_: int) -> ResetStream | None:
-        """The ResetStream for `resets_due`."""
+    def _data_credit_frame(self, _: int) -> MaxData:
+        return MaxData(self.granted)
+
+    def _stop_frame(self, id_: int) -> StopSending | None:
+        stream = self._streams.get(id_)
+        if stream is None or stream.receive.stop_reason is None or stream.receive.final_size is not None:
+            return None
+        return StopSending(id_, stream.receive.stop_reason)
+
+    def _reset_frame(self, id_: int) -> ResetStream | None:
         if id_ in self._refused:
             return ResetStream(id_, self._refused[id_], 0)
-        pair = self._pairs.get(id_)
-        if pair is None or pair.send.reset_reason is None:
+        stream = self._streams.get(id_)
+        if stream is None or stream.send.reset_reason is None:
             return None
-        return ResetStream(id_, pair.send.reset_reason, pair.send.sent)
+        return ResetStream(id_, stream.send.reset_reason, stream.send.sent)
 
-    def credit_frame(self, id_: int) -> MaxStreamData | None:
-        """The MaxStreamData for `credits_due`."""
-        pair = self.control if id_ == CONTROL else self._pairs.get(id_)
-        if pair is None or pair.receive.final_size is not None or pair.receive.stopped:
+    def _credit_frame(self, id_: int) -> MaxStreamData | None:
+        stream = self.control if id_ == CONTROL else self._streams.get(id_)
+        if stream is None or stream.receive.final_size is not None or stream.receive.stopped:
             return None
-        return MaxStreamData(id_, pair.receive.granted)
+        return MaxStreamData(id_, stream.receive.granted)
 
     # -- the table ---------------------------------------------------------------------------------------
 
-    def _claim(self, id_: int) -> Pair | None:
-        pair = self._pairs.get(id_)
-        if pair is None:
+    def _claim(self, id_: int) -> Stream | None:
+        stream = self._streams.get(id_)
+        if stream is None:
             return None
-        if not pair.claimed:
-            pair.claimed = True
+        if not stream.claimed:
+            stream.claimed = True
             del self._unclaimed[id_]
-        return pair
+        return stream
 
-    def _create(self, id_: int) -> Pair:
-        pair = Pair(ReceiveStream(id_, INITIAL_WINDOW), SendStream(id_, INITIAL_WINDOW, self))
-        self._pairs[id_] = pair
-        pair.granted_at = self.now
-        self._charge(pair, INITIAL_WINDOW)
-        return pair
+    def _create(self, id_: int) -> Stream:
+        stream = Stream(ReceiveStream(id_, INITIAL_WINDOW), SendStream(id_, INITIAL_WINDOW, self))
+        self._streams[id_] = stream
+        stream.granted_at = self.now
+        self._charge(stream, INITIAL_WINDOW)
+        return stream
 
-    def _end_if_read(self, pair: Pair) -> None:
-        receive = pair.receive
+    def _end_if_read(self, stream: Stream) -> None:
+        receive = stream.receive
         if not receive.ended and receive.reset_reason is None and not receive.stopped and receive.done:
             receive.ended = True
-            self._charge(pair, 0)
+            self._charge(stream, 0)
             self._events.append(StreamEnded(receive.id))
 
-    def _close_if_done(self, id_: int, pair: Pair) -> None:
-        if not pair.send.done or not pair.receive.done or id_ not in self._pairs:
+    def _close_if_done(self, id_: int, stream: Stream) -> None:
+        if not stream.send.done or not stream.receive.done or id_ not in self._streams:
             return
-        self._charge(pair, 0)
-        del self._pairs[id_]
+        self._charge(stream, 0)
+        del self._streams[id_]
         self._unclaimed.pop(id_, None)
         self._forget(id_)
         self._events.append(StreamClosed(id_))
@@ -557,32 +580,32 @@ class Streams:
 
     # -- the pool ----------------------------------------------------------------------------------------
 
-    def _charge(self, pair: Pair, charge: int) -> None:
-        self._charged += charge - pair.charge
-        pair.charge = charge
+    def _charge(self, stream: Stream, charge: int) -> None:
+        self._charged += charge - stream.charge
+        stream.charge = charge
 
     def _consume(self, size: int) -> None:
         self._consumed += size
         limit = self._consumed + LINK_WINDOW
         if limit - self.granted >= (limit - self._received) >> 2:  # a quarter of what the peer may then send
             self.granted = limit
-            self.data_credit_due[0] = None
+            self._data_credit.add(CONTROL)
 
-    def _grant(self, id_: int, pair: Pair) -> None:
-        receive = pair.receive
+    def _grant(self, id_: int, stream: Stream) -> None:
+        receive = stream.receive
         if receive.final_size is not None:
-            self._charge(pair, receive.final_size - receive.read_offset)
+            self._charge(stream, receive.final_size - receive.read_offset)
             return
         left = receive.granted - receive.read_offset
-        self._charge(pair, left)
+        self._charge(stream, left)
         if left > receive.window - (receive.window >> 2):
             return
-        if self.now - pair.granted_at < 2 * self.round_trip + TUNING_SLACK:
+        if self.now - stream.granted_at < 2 * self.round_trip + TUNING_SLACK:
             receive.window = min(WINDOW_GROWTH * receive.window, MAX_WINDOW)
-        pair.granted_at = self.now
+        stream.granted_at = self.now
         pool = LINK_WINDOW - self._charged + left
         target = receive.read_offset + min(receive.window, max(pool // 2, INITIAL_WINDOW))
         if target > receive.granted:
             receive.granted = target
-            self._charge(pair, receive.granted - receive.read_offset)
-            self.credits_due[id_] = None
+            self._charge(stream, receive.granted - receive.read_offset)
+            self._credits.add(id_)
