@@ -271,7 +271,7 @@ async def test_a_connection_that_fails_is_reset_with_its_flow(
         syn(scene)
     else:
         monkeypatch.setattr(connections, "hand_over", fail)
-        scene.daemon.stack.emit(events.Readable(connection))
+        scene.daemon.stack._events.append(events.Readable(connection))
         scene.daemon.engine.round()
     scene.daemon.settle()
     assert not flow.is_open

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import weakref
-from collections import deque
 from dataclasses import dataclass, field
 
 from hypothesis import example, given
@@ -14,7 +12,6 @@ from tunfwd.netstack.byte_queue import ByteQueue
 from tunfwd.netstack.receive_buffer import CAPACITY, MAX_RANGES, Arrival, ReceiveBuffer
 from tunfwd.netstack.send_buffer import SendBuffer
 from tunfwd.netstack.sequence import unwrap
-from tunfwd.netstack.timers import NEVER, SLACK, Timers
 
 
 @given(st.integers(0, 2**40), st.integers(-(2**31), 2**31 - 1))
@@ -159,52 +156,3 @@ def test_everything_written_is_sent_within_the_window_whatever_is_lost(
             break
     assert receiver.got == data
     assert buffer.fin_acknowledged
-
-
-@dataclass
-class Clock:
-    deadline: float = NEVER
-    wake_up: float = NEVER
-    entry: int = 0
-
-
-@dataclass
-class Sleeper:
-    timer: Clock = field(default_factory=Clock)
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.integers(0, 50)))))
-def test_timers_expire_in_order_and_only_when_due(changes: list[tuple[int, int | None]]) -> None:
-    timers: Timers[Sleeper] = Timers()
-    sleepers = [Sleeper() for _ in range(6)]
-    now = 0.0
-    for index, delay in changes:
-        sleepers[index].timer.deadline = NEVER if delay is None else now + delay
-        timers.update(sleepers[index])
-        now += 1
-        due = deque(s for s in sleepers if s.timer.deadline <= now)
-        assert timers.next() == min(s.timer.deadline for s in sleepers)
-        for sleeper in timers.expired(now):
-            assert sleeper.timer.deadline <= now
-            sleeper.timer.deadline = NEVER
-            due.popleft()
-        assert not due
-
-
-def test_timers_hold_nothing_for_what_is_over() -> None:
-    timers: Timers[Sleeper] = Timers()
-    standing = Sleeper(Clock(1e9))
-    timers.update(standing)
-    sleeper = Sleeper()
-    for i in range(10_000):  # an earlier deadline supersedes, none cancels
-        sleeper = Sleeper(Clock(7200.0 + i))
-        timers.update(sleeper)
-        sleeper.timer.deadline = 0.2 + i
-        timers.update(sleeper)
-        sleeper.timer.deadline = NEVER
-        timers.update(sleeper)
-        assert len(timers._heap) <= SLACK + 3
-    gone = weakref.ref(sleeper)
-    del sleeper
-    assert gone() is None
-    assert timers.next() == 1e9

@@ -8,8 +8,9 @@ from tunfwd.common.errors import Misuse
 from tunfwd.common.values import Reason
 from tunfwd.netstack import Endpoint, connection_timer
 from tunfwd.netstack.connection import PATIENCE
-from tunfwd.netstack.events import Aborted, AbortReason, ConnectFailed
+from tunfwd.netstack.events import Aborted, ConnectFailed
 from tunfwd.netstack.states import State
+from tunfwd.netstack.types import AbortReason
 from tunfwd.wire import icmp, ip, tcp, vnet
 
 from .lab import ACK, FIN, HOST4, HOST6, ISS, OWN4, OWN6, PSH, RST, SYN, SYN_OPTIONS, Lab, flatten

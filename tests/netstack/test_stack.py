@@ -23,6 +23,7 @@ from tunfwd.netstack import (
     error_queue,
     reassembly,
 )
+from tunfwd.netstack import events as event_bounds
 from tunfwd.netstack import stack as bounds
 from tunfwd.netstack.datagrams import MAX_QUEUED
 from tunfwd.netstack.events import Connected, ConnectFailed, Datagram, DatagramRefused, EchoRequest, Incoming
@@ -653,8 +654,8 @@ def test_a_host_that_gets_too_many_datagrams_leaves_room_for_others() -> None:
         bytes(event.payload) for event in told if isinstance(event, Datagram) and event.destination == QUIET
     ]
     assert heard == [b"%d" % number for number in range(1000)]
-    assert len(told) == bounds.MAX_DATAGRAM_EVENTS_PER_ADDRESS + 1000
-    assert stack._datagram_events._held == {}
+    assert len(told) == event_bounds.MAX_DATAGRAM_EVENTS_PER_ADDRESS + 1000
+    assert stack._events._datagrams._held == {}
 
 
 def test_however_many_hosts_are_flooded_each_gets_some_datagrams() -> None:
@@ -663,9 +664,9 @@ def test_however_many_hosts_are_flooded_each_gets_some_datagrams() -> None:
     for host in hosts:
         stack.receive([datagram(Endpoint(OWN4, 1), Endpoint(host, 2), b"x")] * 5000, 0)
     heard = Counter(event.destination.address for event in all_events(stack) if isinstance(event, Datagram))
-    least = bounds.LEAST_DATAGRAM_EVENTS
+    least = event_bounds.LEAST_DATAGRAM_EVENTS
     assert [heard[host] >= least for host in hosts] == [True] * len(hosts)
-    assert sum(heard.values()) <= bounds.MAX_DATAGRAM_EVENTS + len(hosts) * least
+    assert sum(heard.values()) <= event_bounds.MAX_DATAGRAM_EVENTS + len(hosts) * least
 
 
 @pytest.mark.parametrize("rounds", [1, 400])

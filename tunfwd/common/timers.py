@@ -30,6 +30,8 @@ class Timers(Generic[T]):
 
     def set(self, owner: T, deadline: float) -> None:
         """Set or move an owner's deadline."""
+        if self._deadlines.get(owner) == deadline:
+            return
         self._deadlines[owner] = deadline
         entry = self._entries.get(owner)
         if entry is None:

@@ -12,9 +12,7 @@ from typing import Protocol, assert_never
 from tunfwd.common.errors import Misuse
 from tunfwd.common.streams import StreamHandler
 from tunfwd.common.values import Reason
-from tunfwd.netstack import events
 from tunfwd.netstack.connection_timer import SYN_ACK_ATTEMPTS, ConnectionTimer, Purpose
-from tunfwd.netstack.events import AbortReason
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.receive_buffer import WINDOW_SCALE, Arrival, ReceiveBuffer
 from tunfwd.netstack.segment_writer import SegmentWriter
@@ -22,8 +20,7 @@ from tunfwd.netstack.send_buffer import SendBuffer
 from tunfwd.netstack.sequence import unwrap
 from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.states import RECEIVING, SYNCHRONIZED, TRANSITIONS, State, Step
-from tunfwd.netstack.timers import NEVER
-from tunfwd.netstack.types import Endpoint, Frame
+from tunfwd.netstack.types import NEVER, AbortReason, Endpoint, Frame
 from tunfwd.wire import tcp
 from tunfwd.wire.checksum import Buffer
 
@@ -36,9 +33,6 @@ MIN_MSS = 88  # bytes; less would make a super-segment of more packets than the 
 
 class Environment(Protocol):
     """What a connection asks of the stack it belongs to."""
-
-    def emit(self, event: events.Event) -> None:
-        """Tell the owner."""
 
     def wants_to_send(self, connection: "Connection") -> None:
         """Have `transmit` called in this round."""
@@ -56,6 +50,34 @@ class Environment(Protocol):
         """The connection is CLOSED: no segment is for it any more."""
 
 
+class Listener(Protocol):
+    """What the owner of the stack is told of a connection; see events.py."""
+
+    def incoming(self, connection: "Connection") -> None:
+        """A SYN waits for the owner."""
+
+    def connected(self, connection: "Connection") -> None:
+        """The handshake is complete."""
+
+    def connect_failed(self, connection: "Connection", reason: Reason) -> None:
+        """The connection never came to be."""
+
+    def readable(self, connection: "Connection") -> None:
+        """There is something to read."""
+
+    def writable(self, connection: "Connection") -> None:
+        """There is space again."""
+
+    def eof(self, connection: "Connection") -> None:
+        """The peer has finished."""
+
+    def aborted(self, connection: "Connection", reason: AbortReason) -> None:
+        """The connection was reset or lost."""
+
+    def closed(self, connection: "Connection") -> None:
+        """Both directions have ended in order."""
+
+
 class Connection:
     """The stack's end of a connection: `local` is a virtual address, `remote` the program's."""
 
@@ -65,6 +87,7 @@ class Connection:
         "_environment",
         "_eof_told",
         "_give_up",
+        "_listener",
         "_path",
         "_probe",
         "_readable_told",
@@ -87,6 +110,7 @@ class Connection:
     def __init__(
         self,
         environment: Environment,
+        listener: Listener,
         path: Path,
         ports: tuple[int, int],
         sequence: int,
@@ -94,6 +118,7 @@ class Connection:
     ) -> None:
         """`ports` are ours and the peer's; `sequence` is our initial sequence number."""
         self._environment = environment
+        self._listener = listener
         self._path = path
         self.local = Endpoint(path.source, ports[0])
         self.remote = Endpoint(path.destination, ports[1])
@@ -214,7 +239,7 @@ class Connection:
         self.syn_packet = syn_packet
         self._take_syn(segment)
         self.timer.start(Purpose.PATIENCE, now + PATIENCE)
-        self._environment.emit(events.Incoming(self))
+        self._listener.incoming(self)
 
     def open_actively(self, timeout: float, now: float) -> None:
         """Send a SYN, and give up after `timeout` seconds."""
@@ -333,7 +358,7 @@ class Connection:
             self.timer.attempts = 0
             self.timer.restart(send, now)
             if send.shortage_over():
-                self._environment.emit(events.Writable(self))
+                self._listener.writable(self)
             if send.fin_acknowledged:
                 self._fin_acknowledged(now)
         elif moved:
@@ -357,7 +382,7 @@ class Connection:
         self.timer.attempts = 0
         self._advance(Step.SYN_ACKNOWLEDGED)
         self.timer.restart(self._send, now)
-        self._environment.emit(events.Connected(self))
+        self._listener.connected(self)
 
     def _fin_acknowledged(self, now: float) -> None:
         if (self.state, Step.FIN_ACKNOWLEDGED) in TRANSITIONS:
@@ -375,17 +400,17 @@ class Connection:
     def _tell_data(self) -> None:
         if len(self._receive) and not self._readable_told:
             self._readable_told = True
-            self._environment.emit(events.Readable(self))
+            self._listener.readable(self)
         self._tell_end()
 
     def _tell_end(self) -> None:
         if self._receive.finished and not len(self._receive):
             if not self._eof_told:
                 self._eof_told = True
-                self._environment.emit(events.Eof(self))
+                self._listener.eof(self)
             if self.state in (State.TIME_WAIT, State.CLOSED) and not self._closed_told:
                 self._closed_told = True
-                self._environment.emit(events.Closed(self))
+                self._listener.closed(self)
 
     # What goes out
 
@@ -496,12 +521,12 @@ class Connection:
         return True
 
     def _fail(self, failure: Reason) -> None:
-        self._environment.emit(events.ConnectFailed(self, failure))
+        self._listener.connect_failed(self, failure)
         self._close()
 
     def _abort(self, reason: AbortReason) -> None:
         if not self._closed_told:
-            self._environment.emit(events.Aborted(self, reason))
+            self._listener.aborted(self, reason)
             self._receive.read(len(self._receive))
         self._close()
 

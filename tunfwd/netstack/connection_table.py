@@ -9,7 +9,7 @@ import struct
 
 from tunfwd.common.errors import Misuse
 from tunfwd.common.values import Random
-from tunfwd.netstack.connection import Connection, Environment
+from tunfwd.netstack.connection import Connection, Environment, Listener
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.types import Endpoint, Exhausted
@@ -33,6 +33,7 @@ class ConnectionTable:
         "_connections",
         "_environment",
         "_from_hosts",
+        "_listener",
         "_mtu",
         "_next_port",
         "_random",
@@ -41,8 +42,9 @@ class ConnectionTable:
         "_undecided",
     )
 
-    def __init__(self, environment: Environment, random: Random, mtu: int) -> None:
+    def __init__(self, environment: Environment, listener: Listener, random: Random, mtu: int) -> None:
         self._environment = environment
+        self._listener = listener
         self._random = random
         self._mtu = mtu
         self._secret = random.getrandbits(256).to_bytes(32, "big")
@@ -98,7 +100,9 @@ class ConnectionTable:
     def _new(self, local: Endpoint, remote: Endpoint, share: Shares[bytes], now: float) -> Connection:
         path = Path(local.address, remote.address, self._mtu)
         sequence = self._initial_sequence(local, remote, now)
-        connection = Connection(self._environment, path, (local.port, remote.port), sequence, share)
+        connection = Connection(
+            self._environment, self._listener, path, (local.port, remote.port), sequence, share
+        )
         self._connections[_key(local, remote)] = connection
         return connection
 

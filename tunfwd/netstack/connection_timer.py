@@ -1,12 +1,12 @@
 """The one timer of a connection: what it runs for, when it ends, how often it has ended in vain.
 
-Kept by connection.py, found by timers.py.
+Kept by connection.py; stack.py finds it when it is due.
 """
 
 import enum
 
 from tunfwd.netstack.send_buffer import SendBuffer
-from tunfwd.netstack.timers import NEVER
+from tunfwd.netstack.types import NEVER
 
 SYN_TIMEOUT = 0.3  # s before the first SYN or SYN/ACK is sent again; RFC 6298 2.1 says 1 s for the Internet
 SYN_ACK_ATTEMPTS = 6  # doublings of 0.3 s make 38 s
@@ -35,13 +35,11 @@ class Purpose(enum.Enum):
 class ConnectionTimer:
     """Times are in seconds, on the clock of the stack's caller."""
 
-    __slots__ = ("attempts", "deadline", "entry", "heard", "purpose", "wake_up")
+    __slots__ = ("attempts", "deadline", "heard", "purpose")
 
     def __init__(self) -> None:
         self.purpose = Purpose.IDLE
         self.deadline = NEVER
-        self.wake_up = NEVER
-        self.entry = 0
         self.attempts = 0
         """Expirations since the peer last made progress."""
         self.heard = 0.0

@@ -4,23 +4,21 @@ A connection's story ends with exactly one of ConnectFailed, Aborted and Closed,
 (refuse, unreachable, abort), after which nothing is heard of it.
 """
 
-import enum
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final
 
 from tunfwd.common.values import Reason
-from tunfwd.netstack.types import Endpoint
+from tunfwd.netstack.connection import Connection
+from tunfwd.netstack.shares import Shares
+from tunfwd.netstack.types import AbortReason, Endpoint
 from tunfwd.wire import icmp
 
-if TYPE_CHECKING:
-    from tunfwd.netstack.connection import Connection
-
-
-class AbortReason(enum.Enum):
-    """Why a connection did not end in order."""
-
-    RESET = "reset by peer"
-    TIMED_OUT = "timed out"
+MAX_DATAGRAM_EVENTS: Final = 8192
+"""Datagrams that wait for the owner; and LEAST_DATAGRAM_EVENTS for each virtual address beyond."""
+MAX_DATAGRAM_EVENTS_PER_ADDRESS: Final = 4096
+"""The newest are dropped."""
+LEAST_DATAGRAM_EVENTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,50 +28,51 @@ class Incoming:
     Unanswered for PATIENCE, or given up by its sender, it ends with Aborted.
     """
 
-    connection: "Connection"
+    connection: Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
     """The handshake is complete, whichever side began it."""
 
-    connection: "Connection"
+    connection: Connection
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectFailed:
     """connect() came to nothing."""
 
-    connection: "Connection"
+    connection: Connection
     reason: Reason
+    """REFUSED, UNREACHABLE or TIMED_OUT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readable:
     """There is something to read; not told again before read() was called."""
 
-    connection: "Connection"
+    connection: Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Writable:
     """There is ample space again after a write was cut short."""
 
-    connection: "Connection"
+    connection: Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Eof:
     """The peer has finished sending, and everything it sent has been read."""
 
-    connection: "Connection"
+    connection: Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
     """A reset came, or the peer fell silent; what was not read or not delivered is lost."""
 
-    connection: "Connection"
+    connection: Connection
     reason: AbortReason
 
 
@@ -81,7 +80,7 @@ class Aborted:
 class Closed:
     """Both directions have ended in order and everything was read and delivered."""
 
-    connection: "Connection"
+    connection: Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class Fault:
     """The stack itself failed over a packet, or in serving `connection`, which has been reset."""
 
     error: Exception
-    connection: "Connection | None"
+    connection: Connection | None
 
 
 Event = (
@@ -137,3 +136,68 @@ Event = (
     | EchoRequest
     | Fault
 )
+
+
+class EventQueue:
+    """What waits to be told, oldest first; told of connections by themselves (connection.Listener)."""
+
+    __slots__ = ("_datagrams", "_events")
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._datagrams: Shares[bytes] = Shares(
+            MAX_DATAGRAM_EVENTS, MAX_DATAGRAM_EVENTS_PER_ADDRESS, LEAST_DATAGRAM_EVENTS
+        )
+
+    def append(self, event: Event) -> None:
+        """Have the owner told."""
+        self._events.append(event)
+
+    def reserve(self, address: bytes) -> bool:
+        """Take a place for a datagram to a virtual address; False where too many wait."""
+        return self._datagrams.take(address)
+
+    def next(self) -> Event | None:
+        """Return what happened next; None if the owner knows all. Nothing is told of muted connections."""
+        while self._events:
+            event = self._events.popleft()
+            if isinstance(event, Datagram):
+                self._datagrams.give_back(event.destination.address)
+                return event
+            if isinstance(event, EchoRequest | DatagramRefused | Fault) or not event.connection.muted:
+                return event
+        return None
+
+    # -- what connections tell ---------------------------------------------------------------------------
+
+    def incoming(self, connection: Connection) -> None:
+        """A SYN waits for the owner."""
+        self._events.append(Incoming(connection))
+
+    def connected(self, connection: Connection) -> None:
+        """The handshake is complete."""
+        self._events.append(Connected(connection))
+
+    def connect_failed(self, connection: Connection, reason: Reason) -> None:
+        """The connection never came to be."""
+        self._events.append(ConnectFailed(connection, reason))
+
+    def readable(self, connection: Connection) -> None:
+        """There is something to read."""
+        self._events.append(Readable(connection))
+
+    def writable(self, connection: Connection) -> None:
+        """There is space again."""
+        self._events.append(Writable(connection))
+
+    def eof(self, connection: Connection) -> None:
+        """The peer has finished."""
+        self._events.append(Eof(connection))
+
+    def aborted(self, connection: Connection, reason: AbortReason) -> None:
+        """The connection was reset or lost."""
+        self._events.append(Aborted(connection, reason))
+
+    def closed(self, connection: Connection) -> None:
+        """Both directions have ended in order."""
+        self._events.append(Closed(connection))

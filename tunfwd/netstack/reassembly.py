@@ -6,7 +6,7 @@ demands of IPv6; an exact repetition is harmless.
 
 from collections import OrderedDict
 
-from tunfwd.netstack.timers import NEVER
+from tunfwd.netstack.types import NEVER
 from tunfwd.wire import ip
 from tunfwd.wire.checksum import Buffer
 

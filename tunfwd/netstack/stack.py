@@ -16,29 +16,23 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import assert_never
 
 from tunfwd.common.errors import Malformed, Misuse
+from tunfwd.common.timers import Timers
 from tunfwd.common.values import Random, Reason
 from tunfwd.netstack import events
 from tunfwd.netstack.connection import CONNECT_TIMEOUT, Connection
 from tunfwd.netstack.connection_table import ConnectionTable
 from tunfwd.netstack.datagrams import MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, DatagramQueue
 from tunfwd.netstack.error_queue import ErrorQueue
-from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, Fault
+from tunfwd.netstack.events import DatagramRefused, EchoRequest, Event, EventQueue, Fault
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.reassembly import Reassembly
-from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.statistics import Statistics
-from tunfwd.netstack.timers import NEVER, Timers
-from tunfwd.netstack.types import Endpoint, Frame, HostState
+from tunfwd.netstack.types import NEVER, Endpoint, Frame, HostState
 from tunfwd.netstack.virtual_network import Verdict, VirtualNetwork
 from tunfwd.wire import icmp, ip, tcp, udp, vnet
 from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
 
 MAX_ECHO_REQUESTS = 256  # that wait for the owner; the oldest gives way
-MAX_DATAGRAM_EVENTS = (
-    8192  # that wait for the owner; and LEAST_DATAGRAM_EVENTS for each virtual address beyond
-)
-MAX_DATAGRAM_EVENTS_PER_ADDRESS = 4096  # the newest are dropped
-LEAST_DATAGRAM_EVENTS = 64
 MAX_FRAMES = 4096  # resets and the like that wait to be sent
 FRAMES_A_ROUND = 256  # of TCP; how long sending may keep us from receiving
 
@@ -69,15 +63,12 @@ class Stack:
         self._network = VirtualNetwork(own, local)
         self._host_state = host_state
         self._mtu = mtu
-        self._table = ConnectionTable(self, random, mtu)
+        self._events = EventQueue()
+        self._table = ConnectionTable(self, self._events, random, mtu)
         self._timers: Timers[Connection] = Timers()
         self._reassembly = Reassembly()
         self._datagrams = DatagramQueue(mtu, udp_segmentation, random.getrandbits(32))
         self._echoes: OrderedDict[tuple[bytes, bytes, int], None] = OrderedDict()
-        self._events: deque[Event] = deque()
-        self._datagram_events: Shares[bytes] = Shares(
-            MAX_DATAGRAM_EVENTS, MAX_DATAGRAM_EVENTS_PER_ADDRESS, LEAST_DATAGRAM_EVENTS
-        )
         self._senders: deque[Connection] = deque()
         self._frames: list[Frame] = []
         self._errors = ErrorQueue()
@@ -176,7 +167,7 @@ class Stack:
                 connection.receive(segment, now)
             except Exception as error:
                 self._give_up(connection, error)
-            self._timers.update(connection)
+            self._keep_time(connection)
             return
         if not self._is_answerable(packet):
             return
@@ -198,7 +189,7 @@ class Stack:
             self._statistics.syns_dropped += 1
             return
         connection.open_passively(segment, bytes(original[: icmp.QUOTE_V4]), now)
-        self._timers.update(connection)
+        self._keep_time(connection)
 
     def _reset(self, packet: ip.Packet, segment: tcp.Segment) -> None:
         """RFC 9293 3.10.7.1."""
@@ -254,7 +245,7 @@ class Stack:
         if header.gso_type & ~vnet.GSO_ECN == vnet.GSO_UDP_L4:
             size = header.gso_size or size
         for offset in range(0, size and len(payload), size) if size else (0,):
-            if not self._datagram_events.take(packet.destination):
+            if not self._events.reserve(packet.destination):
                 self._statistics.datagrams_dropped += 1
                 continue
             part = payload[offset : offset + size]
@@ -290,7 +281,7 @@ class Stack:
             else:
                 refused = report.error in (icmp.Error.PORT_UNREACHABLE, icmp.Error.PROTOCOL_UNREACHABLE)
                 connection.icmp_error(Reason.REFUSED if refused else Reason.UNREACHABLE, quoted.sequence)
-                self._timers.update(connection)
+                self._keep_time(connection)
         elif quoted.protocol == ip.UDP and report.error is not icmp.Error.TOO_BIG:
             refused = report.error is icmp.Error.PORT_UNREACHABLE
             self._events.append(
@@ -318,14 +309,7 @@ class Stack:
 
     def next_event(self) -> Event | None:
         """What happened next; None if the owner knows all."""
-        while self._events:
-            event = self._events.popleft()
-            if isinstance(event, events.Datagram):
-                self._datagram_events.give_back(event.destination.address)
-                return event
-            if isinstance(event, EchoRequest | DatagramRefused | Fault) or not event.connection.muted:
-                return event
-        return None
+        return self._events.next()
 
     def connect(
         self, local: Endpoint, remote: Endpoint, now: float, timeout: float = CONNECT_TIMEOUT
@@ -396,24 +380,34 @@ class Stack:
                 self._give_up(connection, error)
             if more:
                 self.wants_to_send(connection)
-            self._timers.update(connection)
+            self._keep_time(connection)
         return frames
 
     def next_timeout(self) -> float | None:
         """When to call handle_timeout, and packets_to_send after it; None if nothing is due, ever."""
         if self._senders or self._frames or self._errors or self._datagrams:
             return 0.0
-        deadline = min(self._timers.next(), self._reassembly.deadline)
+        due, of_fragments = self._timers.next(), self._reassembly.deadline
+        deadline = of_fragments if due is None else min(due, of_fragments)
         return None if deadline == NEVER else deadline
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
         self._reassembly.expire(now)
-        for connection in self._timers.expired(now):
+        for connection in self._timers.expire(now):
             try:
                 connection.handle_timeout(now)
             except Exception as error:
                 self._give_up(connection, error)
+            self._keep_time(connection)
+
+    def _keep_time(self, connection: Connection) -> None:
+        """Note that a connection's deadline may have changed."""
+        deadline = connection.timer.deadline
+        if deadline == NEVER:
+            self._timers.cancel(connection)
+        else:
+            self._timers.set(connection, deadline)
 
     def _give_up(self, connection: Connection, error: Exception) -> None:
         """A mistake in here came to light in serving a connection: reset it, and tell the owner."""
@@ -427,10 +421,6 @@ class Stack:
         connection.handler = handler  # for the owner, who tells it
 
     # What connections ask for; see connection.Environment
-
-    def emit(self, event: Event) -> None:
-        """Tell the owner."""
-        self._events.append(event)
 
     def wants_to_send(self, connection: Connection) -> None:
         """Have the connection asked for frames."""
@@ -461,4 +451,4 @@ class Stack:
     def forget(self, connection: Connection) -> None:
         """Its endpoints are free again, and nothing wakes it."""
         self._table.remove(connection)
-        self._timers.update(connection)
+        self._keep_time(connection)

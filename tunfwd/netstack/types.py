@@ -1,9 +1,12 @@
 """The small values that every module of the stack shares."""
 
 import enum
-from typing import NamedTuple
+import math
+from typing import Final, NamedTuple
 
 from tunfwd.wire.checksum import Buffer
+
+NEVER: Final[float] = math.inf  # the deadline of what has none
 
 Frame = list[Buffer]
 """The pieces of one write to the TUN device: virtio_net_hdr and headers first, payload after them."""
@@ -14,6 +17,13 @@ class Endpoint(NamedTuple):
 
     address: bytes
     port: int
+
+
+class AbortReason(enum.Enum):
+    """Why a connection did not end in order."""
+
+    RESET = "reset by peer"
+    TIMED_OUT = "timed out"
 
 
 class HostState(enum.Enum):
