@@ -26,12 +26,10 @@ from tunfwd.control.dispatch import Dispatcher
 from tunfwd.control.listener import listening
 from tunfwd.control.protocol import MAX_REQUEST, decode_request, encode_error
 from tunfwd.control.server import (
-    BURST,
     IDLE_TIME,
     LINE_TIME,
     MAX_BAD_LINES,
     MAX_CONNECTIONS,
-    RATE,
     Handler,
     serve,
 )
@@ -207,16 +205,24 @@ async def test_flood_without_reading_costs_a_bounded_buffer_and_ends(
             assert await Peer(other).call(b'{"id": 1, "method": "a"}\n') is not None
 
 
-async def test_requests_are_paced(path: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_who_asks_without_end_keeps_nobody_waiting(path: Path) -> None:
     count = 1000
-    async with serving(path), (await Peer.connect(path)).stream as stream:
-        peer = Peer(stream)
-        began = trio.current_time()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.send_all, b'{"id": 1, "method": "a"}\n' * count)
-            for _ in range(count):
-                assert await peer.answer() is not None
-        assert trio.current_time() - began == pytest.approx((count - BURST) / RATE, rel=0.1)
+    asked: list[str] = []
+
+    async def note(method: str, params: dict[str, object]) -> dict[str, object]:
+        asked.append(method)
+        return {}
+
+    async with serving(path, note), (await Peer.connect(path)).stream as stream:
+        eager, other = Peer(stream), await Peer.connect(path)
+        async with other.stream, trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, b'{"id": 1, "method": "eager"}\n' * count)
+            assert await eager.answer() is not None
+            assert await other.call(b'{"id": 1, "method": "other"}\n') is not None
+            assert len(asked) < count
+            for _ in range(1, count):
+                assert await eager.answer() is not None
+    assert len(asked) == count + 1
 
 
 async def test_a_new_client_is_served_however_many_are_idle(path: Path) -> None:

@@ -60,7 +60,6 @@ def test_numbers_are_those_of_the_library() -> None:
             errors.GetPortNotBound: lambda: tox.udp_port,
             errors.FriendAddOwnKey: lambda: tox.friend_add(tox.address, b"hello"),
             errors.FriendAddBadChecksum: lambda: tox.friend_add(bytes(37) + b"\1", b"hello"),
-            errors.FriendByPublicKeyNotFound: lambda: tox.friend_by_public_key(bytes(32)),
             errors.FriendCustomPacketFriendNotFound: lambda: tox.friend_send_lossy_packet(0, b"\xc8"),
             errors.GroupStateQueryGroupNotFound: lambda: tox.group_get_name(0),
             errors.GroupSendCustomPacketGroupNotFound: lambda: tox.group_send_custom_packet(0, True, b"x"),

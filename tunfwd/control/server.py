@@ -2,8 +2,8 @@
 
 Whoever may connect could end the daemon anyway, so this guards against accidents: programs gone wild,
 garbage, clients that stop halfway. Everything is bounded: the connections (the longest idle one gives way to
-a new one), the length and time of a line, the work in flight (one request a connection) and the rate of
-requests over all connections. A failure of one request or client stays with it.
+a new one), the length and time of a line, and the work in flight (one request a connection). A failure of
+one request or client stays with it.
 """
 
 import contextlib
@@ -28,8 +28,6 @@ IDLE_TIME: Final = 60.0  # s between requests
 LINE_TIME: Final = 10.0  # s from a line's first byte to its last
 REQUEST_TIME: Final = 120.0  # s for the handler; its own limits are shorter and say more
 ANSWER_TIME: Final = 10.0  # s for the client to take its answer
-RATE: Final = 500.0  # requests/s over all connections
-BURST: Final = 50.0  # requests answered at once after a pause
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +45,6 @@ async def serve(
 ) -> None:
     """Serves until cancelled, on a listener made before privileges were given up."""
     accepting = trio.socket.from_stdlib_socket(listener.socket)
-    pace = _Pace()
     connections: dict[_Connection, None] = {}  # the one idle for longest first
     task_status.started()
     async with trio.open_nursery() as nursery:
@@ -64,7 +61,7 @@ async def serve(
             if refusal := _refusal(peer, listener.access, connections):
                 await _turn_away(stream, refusal)
             else:
-                nursery.start_soon(_Connection(stream, handler, pace, connections).run)
+                nursery.start_soon(_Connection(stream, handler, connections).run)
 
 
 # errnos of accept(2) that concern one connection or this moment, not the listening socket
@@ -83,13 +80,11 @@ class _Connection:
         self,
         stream: trio.SocketStream,
         handler: Handler,
-        pace: "_Pace",
         connections: "dict[_Connection, None]",
     ) -> None:
         """`connections` are all there are, this one among them from now on."""
         self._stream = stream
         self._handler = handler
-        self._pace = pace
         self._connections = connections
         self._life = trio.CancelScope()
         self._answering = False
@@ -171,7 +166,6 @@ class _Connection:
         """False when nothing more is to be answered."""
         self._answering = True
         try:
-            await self._pace.wait()
             go_on, answer = await self._outcome(line)
             with trio.move_on_after(ANSWER_TIME) as patience:
                 await self._stream.send_all(answer)
@@ -211,18 +205,6 @@ class _Connection:
             return encode_error(
                 request.id, UserError("failed", "an error inside the daemon; its log says more")
             )
-
-
-class _Pace:
-    """Spaces requests out once they come faster than RATE (the generic cell rate algorithm, ITU-T I.371)."""
-
-    def __init__(self) -> None:
-        self._due = 0.0
-
-    async def wait(self) -> None:
-        now = trio.current_time()
-        self._due = max(self._due, now - BURST / RATE) + 1 / RATE
-        await trio.sleep_until(self._due)
 
 
 def _refusal(

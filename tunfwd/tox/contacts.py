@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from tunfwd.common.text import clean_bytes as clean
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import (
     FriendCustomPacketFriendNotConnected,
@@ -259,11 +258,6 @@ class Group(Room):
     def self_key(self) -> bytes:
         """Our public key in this group."""
         return self._tox.group_self_get_public_key(self.number)
-
-    @property
-    def self_name(self) -> str:
-        """Our name in this group."""
-        return clean(self._tox.group_self_get_name(self.number), NAME_LIMIT)
 
     def send_lossless(self, packet: bytes) -> bool:
         """Queue a packet to every member who is online, carrier prefix included.

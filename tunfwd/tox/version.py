@@ -36,11 +36,6 @@ class Report:
         return ".".join(map(str, self.version))
 
     @property
-    def has_groups(self) -> bool:
-        """Whether groups work."""
-        return "groups" not in self.missing
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """What someone who runs this version should know."""
         if self.version >= FIXED_SINCE:

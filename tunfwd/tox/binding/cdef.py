@@ -37,8 +37,6 @@ bool tox_options_get_udp_enabled(const Tox_Options *options);
 void tox_options_set_udp_enabled(Tox_Options *options, bool value);
 bool tox_options_get_local_discovery_enabled(const Tox_Options *options);
 void tox_options_set_local_discovery_enabled(Tox_Options *options, bool value);
-bool tox_options_get_hole_punching_enabled(const Tox_Options *options);
-void tox_options_set_hole_punching_enabled(Tox_Options *options, bool value);
 Tox_Enum tox_options_get_proxy_type(const Tox_Options *options);
 void tox_options_set_proxy_type(Tox_Options *options, Tox_Enum value);
 const char *tox_options_get_proxy_host(const Tox_Options *options);
@@ -87,15 +85,12 @@ uint32_t tox_friend_add(Tox *tox, const uint8_t *address, const uint8_t *message
     *error);
 uint32_t tox_friend_add_norequest(Tox *tox, const uint8_t *public_key, Tox_Err *error);
 bool tox_friend_delete(Tox *tox, uint32_t friend, Tox_Err *error);
-uint32_t tox_friend_by_public_key(const Tox *tox, const uint8_t *public_key, Tox_Err *error);
-bool tox_friend_exists(const Tox *tox, uint32_t friend);
 size_t tox_self_get_friend_list_size(const Tox *tox);
 void tox_self_get_friend_list(const Tox *tox, uint32_t *friend_list);
 bool tox_friend_get_public_key(const Tox *tox, uint32_t friend, uint8_t *public_key, Tox_Err *error);
 uint64_t tox_friend_get_last_online(const Tox *tox, uint32_t friend, Tox_Err *error);
 size_t tox_friend_get_name_size(const Tox *tox, uint32_t friend, Tox_Err *error);
 bool tox_friend_get_name(const Tox *tox, uint32_t friend, uint8_t *name, Tox_Err *error);
-Tox_Enum tox_friend_get_connection_status(const Tox *tox, uint32_t friend, Tox_Err *error);
 bool tox_friend_send_lossy_packet(Tox *tox, uint32_t friend, const uint8_t *data, size_t length, Tox_Err
     *error);
 bool tox_friend_send_lossless_packet(Tox *tox, uint32_t friend, const uint8_t *data, size_t length, Tox_Err
@@ -126,16 +121,13 @@ bool tox_conference_set_title(Tox *tox, uint32_t conference, const uint8_t *titl
     *error);
 size_t tox_conference_get_chatlist_size(const Tox *tox);
 void tox_conference_get_chatlist(const Tox *tox, uint32_t *chatlist);
-Tox_Enum tox_conference_get_type(const Tox *tox, uint32_t conference, Tox_Err *error);
 bool tox_conference_get_id(const Tox *tox, uint32_t conference, uint8_t *id);
-uint32_t tox_conference_by_id(const Tox *tox, const uint8_t *id, Tox_Err *error);
 uint32_t tox_conference_peer_count(const Tox *tox, uint32_t conference, Tox_Err *error);
 size_t tox_conference_peer_get_name_size(const Tox *tox, uint32_t conference, uint32_t peer, Tox_Err *error);
 bool tox_conference_peer_get_name(const Tox *tox, uint32_t conference, uint32_t peer, uint8_t *name, Tox_Err
     *error);
 bool tox_conference_peer_get_public_key(const Tox *tox, uint32_t conference, uint32_t peer, uint8_t
     *public_key, Tox_Err *error);
-bool tox_conference_peer_number_is_ours(const Tox *tox, uint32_t conference, uint32_t peer, Tox_Err *error);
 uint32_t tox_conference_offline_peer_count(const Tox *tox, uint32_t conference, Tox_Err *error);
 size_t tox_conference_offline_peer_get_name_size(const Tox *tox, uint32_t conference, uint32_t peer, Tox_Err
     *error);
@@ -164,8 +156,6 @@ uint32_t tox_group_new(Tox *tox, Tox_Enum privacy_state, const uint8_t *group_na
     const uint8_t *name, size_t name_length, Tox_Err *error);
 uint32_t tox_group_join(Tox *tox, const uint8_t *chat_id, const uint8_t *name, size_t name_length, const
     uint8_t *password, size_t password_length, Tox_Err *error);
-bool tox_group_is_connected(const Tox *tox, uint32_t group, Tox_Err *error);
-bool tox_group_disconnect(const Tox *tox, uint32_t group, Tox_Err *error);
 bool tox_group_reconnect(Tox *tox, uint32_t group, Tox_Err *error);
 bool tox_group_leave(Tox *tox, uint32_t group, const uint8_t *part_message, size_t length, Tox_Err *error);
 bool tox_group_invite_friend(const Tox *tox, uint32_t group, uint32_t friend, Tox_Err *error);
@@ -186,7 +176,6 @@ uint32_t tox_group_self_get_peer_id(const Tox *tox, uint32_t group, Tox_Err *err
 bool tox_group_self_get_public_key(const Tox *tox, uint32_t group, uint8_t *public_key, Tox_Err *error);
 size_t tox_group_peer_get_name_size(const Tox *tox, uint32_t group, uint32_t peer, Tox_Err *error);
 bool tox_group_peer_get_name(const Tox *tox, uint32_t group, uint32_t peer, uint8_t *name, Tox_Err *error);
-Tox_Enum tox_group_peer_get_role(const Tox *tox, uint32_t group, uint32_t peer, Tox_Err *error);
 Tox_Enum tox_group_peer_get_connection_status(const Tox *tox, uint32_t group, uint32_t peer, Tox_Err *error);
 bool tox_group_peer_get_public_key(const Tox *tox, uint32_t group, uint32_t peer, uint8_t *public_key, Tox_Err
     *error);

@@ -18,7 +18,6 @@ _NAMES = {
     "TOX_ERR_SET_INFO": "NULL TOO_LONG",
     "TOX_ERR_FRIEND_ADD": "NULL TOO_LONG NO_MESSAGE OWN_KEY ALREADY_SENT BAD_CHECKSUM SET_NEW_NOSPAM MALLOC",
     "TOX_ERR_FRIEND_DELETE": "FRIEND_NOT_FOUND",
-    "TOX_ERR_FRIEND_BY_PUBLIC_KEY": "NULL NOT_FOUND",
     "TOX_ERR_FRIEND_GET_PUBLIC_KEY": "FRIEND_NOT_FOUND",
     "TOX_ERR_FRIEND_GET_LAST_ONLINE": "FRIEND_NOT_FOUND",
     "TOX_ERR_FRIEND_QUERY": "NULL FRIEND_NOT_FOUND",
@@ -30,12 +29,8 @@ _NAMES = {
     "TOX_ERR_CONFERENCE_JOIN": "INVALID_LENGTH WRONG_TYPE FRIEND_NOT_FOUND DUPLICATE INIT_FAIL FAIL_SEND"
     " NULL",
     "TOX_ERR_CONFERENCE_TITLE": "CONFERENCE_NOT_FOUND INVALID_LENGTH FAIL_SEND",
-    "TOX_ERR_CONFERENCE_GET_TYPE": "CONFERENCE_NOT_FOUND",
-    "TOX_ERR_CONFERENCE_BY_ID": "NULL NOT_FOUND",
     "TOX_ERR_GROUP_NEW": "TOO_LONG EMPTY INIT STATE ANNOUNCE",
     "TOX_ERR_GROUP_JOIN": "INIT BAD_CHAT_ID EMPTY TOO_LONG PASSWORD CORE",
-    "TOX_ERR_GROUP_IS_CONNECTED": "GROUP_NOT_FOUND",
-    "TOX_ERR_GROUP_DISCONNECT": "GROUP_NOT_FOUND ALREADY_DISCONNECTED",
     "TOX_ERR_GROUP_RECONNECT": "GROUP_NOT_FOUND CORE",
     "TOX_ERR_GROUP_LEAVE": "GROUP_NOT_FOUND TOO_LONG FAIL_SEND",
     "TOX_ERR_GROUP_SELF_QUERY": "GROUP_NOT_FOUND",
@@ -96,16 +91,8 @@ class NewProxyNotFound(ToxError):
     """The proxy's name does not resolve."""
 
 
-class NewLoadEncrypted(ToxError):
-    """The saved identity is encrypted."""
-
-
 class NewLoadBadFormat(ToxError):
     """The saved identity is damaged, or none."""
-
-
-class BootstrapBadHost(ToxError):
-    """The node's name does not resolve."""
 
 
 class GetPortNotBound(ToxError):
@@ -122,14 +109,6 @@ class FriendAddAlreadySent(ToxError):
 
 class FriendAddBadChecksum(ToxError):
     """The address was mistyped."""
-
-
-class FriendAddSetNewNospam(ToxError):
-    """A friend already; the address carries another nospam than the one known."""
-
-
-class FriendByPublicKeyNotFound(ToxError):
-    """No friend has this key."""
 
 
 class FriendCustomPacketFriendNotFound(ToxError):

@@ -49,15 +49,6 @@ class Groups(_Instance):
         arguments = (chat_id, name, len(name), password or ffi.NULL, len(password))
         return int(call("TOX_ERR_GROUP_JOIN", self._lib.tox_group_join, self._get(), *arguments))
 
-    def group_is_connected(self, group_number: int) -> bool:
-        """Tell whether we are in the group, or trying to get in."""
-        function = self._lib.tox_group_is_connected
-        return bool(call("TOX_ERR_GROUP_IS_CONNECTED", function, self._get(), group_number))
-
-    def group_disconnect(self, group_number: int) -> None:
-        """Leave for now; `group_reconnect` comes back with the same key."""
-        call("TOX_ERR_GROUP_DISCONNECT", self._lib.tox_group_disconnect, self._get(), group_number)
-
     def group_reconnect(self, group_number: int) -> None:
         """Start joining a group again that we left for now, were put out of, or lost. Not in pytox yet."""
         call("TOX_ERR_GROUP_RECONNECT", self._lib.tox_group_reconnect, self._get(), group_number)
@@ -141,11 +132,6 @@ class Groups(_Instance):
         lib, tox, peer = self._lib, self._get(), (group_number, peer_id)
         size = call(_PEER, lib.tox_group_peer_get_name_size, tox, *peer)
         return fixed(size, lambda data: call(_PEER, lib.tox_group_peer_get_name, tox, *peer, data))
-
-    def group_peer_get_role(self, group_number: int, peer_id: int) -> Tox_Group_Role:
-        """Return what a peer may do."""
-        function = self._lib.tox_group_peer_get_role
-        return Tox_Group_Role(call(_PEER, function, self._get(), group_number, peer_id))
 
     def group_peer_get_connection_status(self, group_number: int, peer_id: int) -> Tox_Connection:
         """Return how a peer is connected."""
@@ -296,23 +282,12 @@ class Conferences(_Instance):
         self._lib.tox_conference_get_chatlist(self._get(), numbers)
         return list(numbers)
 
-    def conference_get_type(self, conference_number: int) -> Tox_Conference_Type:
-        """Tell a text conference from one with sound."""
-        family, function = "TOX_ERR_CONFERENCE_GET_TYPE", self._lib.tox_conference_get_type
-        return Tox_Conference_Type(call(family, function, self._get(), conference_number))
-
     def conference_get_id(self, conference_number: int) -> bytes:
         """Return the conference's id, the same for all its members."""
         data = ffi.new("uint8_t[]", KEY_SIZE)
         if not self._lib.tox_conference_get_id(self._get(), conference_number, data):
             raise_code(_MEMBER, 1)  # tox.h has no error for this: the conference does not exist
         return bytes(buffer(data))
-
-    def conference_by_id(self, id: bytes) -> int:
-        """Find a conference's number."""
-        expect("id", id, KEY_SIZE)
-        function = self._lib.tox_conference_by_id
-        return int(call("TOX_ERR_CONFERENCE_BY_ID", function, self._get(), id))
 
     def conference_get_peer_count(self, conference_number: int) -> int:
         """Return how many members are there, we included."""
@@ -330,11 +305,6 @@ class Conferences(_Instance):
         return fixed(
             KEY_SIZE, lambda data: call(_MEMBER, function, tox, conference_number, peer_number, data)
         )
-
-    def conference_peer_number_is_ours(self, conference_number: int, peer_number: int) -> bool:
-        """Tell whether a member is us."""
-        function = self._lib.tox_conference_peer_number_is_ours
-        return bool(call(_MEMBER, function, self._get(), conference_number, peer_number))
 
     def conference_get_offline_peer_count(self, conference_number: int) -> int:
         """Return how many members are known but not there."""

@@ -156,16 +156,6 @@ class Tox_Ptr(Groups, Conferences):
         """Forget a friend, without telling it."""
         call("TOX_ERR_FRIEND_DELETE", self._lib.tox_friend_delete, self._get(), friend_number)
 
-    def friend_by_public_key(self, public_key: bytes) -> int:
-        """Find a friend's number."""
-        expect("public_key", public_key, PUBLIC_KEY_SIZE)
-        function = self._lib.tox_friend_by_public_key
-        return int(call("TOX_ERR_FRIEND_BY_PUBLIC_KEY", function, self._get(), public_key))
-
-    def friend_exists(self, friend_number: int) -> bool:
-        """Tell whether a number is a friend's."""
-        return bool(self._lib.tox_friend_exists(self._get(), friend_number))
-
     @property
     def friend_list(self) -> list[int]:
         """The numbers of all friends."""
@@ -188,11 +178,6 @@ class Tox_Ptr(Groups, Conferences):
         family, function = "TOX_ERR_FRIEND_QUERY", self._lib.tox_friend_get_name
         size = call(family, self._lib.tox_friend_get_name_size, self._get(), friend_number)
         return fixed(size, lambda data: call(family, function, self._get(), friend_number, data))
-
-    def friend_get_connection_status(self, friend_number: int) -> Tox_Connection:
-        """Return whether, and how, a friend is connected."""
-        function = self._lib.tox_friend_get_connection_status
-        return Tox_Connection(call("TOX_ERR_FRIEND_QUERY", function, self._get(), friend_number))
 
     def friend_send_lossy_packet(self, friend_number: int, data: bytes) -> None:
         """Send a packet that may be lost: first byte 200 to 254, at most 1373 bytes."""

@@ -27,7 +27,6 @@ class Tox_Options_Ptr:
     ipv6_enabled = _Option()
     udp_enabled = _Option()
     local_discovery_enabled = _Option()
-    hole_punching_enabled = _Option()
     proxy_type = _Option()
     proxy_port = _Option()
     start_port = _Option()
