@@ -38,7 +38,7 @@ from tunfwd.tox.groups import Groups
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.policing import Policing, SocketGate
-from tunfwd.tun.device import Offload
+from tunfwd.tun.device import Offload, Statistics
 from tunfwd.tun.listeners import Listener
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Hello, Lossless, Protocol, encode
@@ -192,6 +192,7 @@ class SimulatedFriends(list[Friend]):
         self.nodes: dict[bytes, bytes] = {}
         self.reunion: Any = SimpleNamespace(remember=self.nodes.__setitem__)
         self.requests: list[FriendRequest] = []
+        self.dropped_requests = 0
         self.broken = False
 
     def add_key(self, key: bytes) -> Friend:
@@ -213,6 +214,7 @@ class NoDevice:
 
     mtu = 1500
     offload = Offload(0)
+    statistics = Statistics()
 
     def write(self, frame: object) -> bool:
         return True
@@ -270,10 +272,17 @@ class Daemon(wiring.Daemon):
             friends=self.friends,
             policing=self.policing,
             dht_key=b"",
+            connection=UDP,
+            joining=SimpleNamespace(offline_since=None),
         )
 
     def _save(self) -> None:
         self.saved += 1
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether somebody's turn was too short."""
+        return self.scheduler.next_round() is not None
 
     @property
     def connections(self) -> list[Connection]:
@@ -284,7 +293,7 @@ class Daemon(wiring.Daemon):
     def settle(self) -> None:
         """As after each round of toxcore's loop."""
         self.contacts.iterated()
-        while self.scheduler.has_work or self.scheduler.is_behind:
+        while self.scheduler.has_work or self.is_behind:
             self.engine.round()
 
     def join(self, group: Group, number: int, name: str, key: bytes | None = None) -> Peer:

@@ -106,7 +106,7 @@ async def test_alone_it_has_all_the_time_there_is(daemon: Daemon, work: Work) ->
     arrive(daemon, eve, 40)
     daemon.contacts.iterated()
     assert work.packets["eve"] == 40
-    assert not daemon.scheduler.is_behind
+    assert not daemon.is_behind
 
 
 async def test_two_that_are_behind_take_turns(daemon: Daemon, work: Work) -> None:
@@ -161,10 +161,10 @@ async def test_who_is_removed_has_no_turn(daemon: Daemon, work: Work) -> None:
     arrive(daemon, bob)
     arrive(daemon, eve, 200)
     daemon.contacts.iterated()
-    assert daemon.scheduler.is_behind
+    assert daemon.is_behind
     daemon.contacts.contact_offline(eve.contact)
     daemon.contacts.contact_removed(eve.contact)
-    assert not daemon.scheduler.is_behind
+    assert not daemon.is_behind
     daemon.settle()
 
 

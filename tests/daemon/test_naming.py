@@ -192,8 +192,12 @@ async def saved() -> None:
     """All of it, each time."""
 
 
+async def no_warnings() -> list[str]:
+    return []
+
+
 def commands_of(daemon: Daemon) -> Dispatcher:
-    storage: Any = SimpleNamespace(save=saved)
+    storage: Any = SimpleNamespace(save=saved, warnings=no_warnings)
     nothing: Any = None
     return dispatcher(daemon, storage, nothing, NodeCommands(daemon.client, nothing))
 

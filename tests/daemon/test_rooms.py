@@ -6,12 +6,14 @@ import sys
 from collections import Counter
 from ipaddress import IPv4Address
 from random import Random
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from tunfwd.common.errors import UserError
+from tunfwd.control import api
 from tunfwd.daemon.contacts.rooms import RoomOffer
 from tunfwd.forwarding.handshake import next_epoch
 from tunfwd.forwarding.policy import Action, Rule
@@ -19,10 +21,13 @@ from tunfwd.forwarding.session import CARRIER_FEATURES, Session
 from tunfwd.forwarding.states import MappingState
 from tunfwd.tox.binding.enums import Tox_Group_Join_Fail
 from tunfwd.tox.contacts import Conference, Group, RoomState
+from tunfwd.tox.groups import MAX_EARLY_PACKETS
+from tunfwd.tox.rooms import MAX_INVITATIONS
 from tunfwd.wire.carriers import FRIEND, GROUP
 from tunfwd.wire.packets import Accept, AckAcc, Direction, Hello, Kill, Lossless, Offer, Protocol, decode
 
 from .simulated import Daemon, SimulatedGroup, key_of
+from .test_naming import commands_of
 
 MANY = 100
 
@@ -487,3 +492,15 @@ async def test_what_is_said_before_the_announcement_is_kept() -> None:
     daemon.hear(group, 8, Hello(CARRIER_FEATURES, 6))
     other = daemon.join(group, 8, "another")  # the number was given anew
     assert not other.session.features
+
+
+async def test_what_is_dropped_of_rooms_is_shown() -> None:
+    daemon, group = with_members(0, greeted=True)
+    daemon.tox.groups[group.number].peers[9] = (key_of("early"), "early")
+    for _ in range(MAX_EARLY_PACKETS + 2):  # of who is not announced, and says too much
+        daemon.groups.on_private(group.number, 9, b"\xa7")
+    alice = daemon.befriend("alice")
+    for number in range(MAX_INVITATIONS + 3):
+        daemon.groups.on_invite(alice.contact, key_of(number), b"lan")  # type: ignore[arg-type]
+    status: Any = await commands_of(daemon)(api.STATUS.name, {})
+    assert status["drops"] == {"invitations": 3, "unannounced": 2}

@@ -20,10 +20,6 @@ class Stream(Protocol):
     everything is delivered. Or aborted: by a reset, at either end, and what was under way is lost.
     """
 
-    @property
-    def send_space(self) -> int:
-        """How many bytes `write` would accept now."""
-
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take as much of `data` as there is room for, and return how many bytes that was.
 

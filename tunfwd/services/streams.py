@@ -189,11 +189,6 @@ class ServiceStream:
 
     # To the service
 
-    @property
-    def send_space(self) -> int:
-        """See Stream."""
-        return SEND_LIMIT - len(self._send_buffer) if self._sending is Sending.OPEN else 0
-
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """See Stream. Raises RuntimeError after `shutdown`."""
         if self._sending is not Sending.OPEN:

@@ -120,10 +120,6 @@ class Friends:
         self._handler.contact_removed(friend)
         self._save()
 
-    def last_online(self, friend: Friend) -> int | None:
-        """Return when a friend was last seen, in seconds since 1970; None for never."""
-        return self._tox.friend_get_last_online(friend.number) or None
-
     def _added(self, number: int, key: bytes) -> Friend:
         self._requests.pop(key, None)
         friend = self._register(number)

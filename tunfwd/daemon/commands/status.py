@@ -100,7 +100,10 @@ class StatusCommands:
         drops: Counter[str] = Counter()
         for peer in self._datapath.peers:
             drops.update(peer.session.counters)
-        drops["friend_requests"] = self._client.friends.dropped_requests
+        client = self._client
+        drops["friend_requests"] = client.friends.dropped_requests
+        drops["invitations"] = client.groups.dropped_invitations + client.conferences.dropped_invitations
+        drops["unannounced"] = client.groups.unannounced_dropped
         for name, count in asdict(self._datapath.stack.statistics()).items():
             if name not in ("frames", "fragments", "connections", "incoming", "timers", "resets_sent"):
                 drops[f"packets_{name}"] = count

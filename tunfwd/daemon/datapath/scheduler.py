@@ -85,11 +85,6 @@ class Scheduler:
             return True
         return bool(self._behind) and min(self._behind.values()) <= self._clock()
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether somebody's turn was too short."""
-        return bool(self._behind)
-
     def next_round(self) -> float | None:
         """Return in how many seconds who is behind may have a turn; None: nobody is."""
         return min(self._behind.values()) - self._clock() if self._behind else None

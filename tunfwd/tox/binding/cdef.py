@@ -88,7 +88,6 @@ bool tox_friend_delete(Tox *tox, uint32_t friend, Tox_Err *error);
 size_t tox_self_get_friend_list_size(const Tox *tox);
 void tox_self_get_friend_list(const Tox *tox, uint32_t *friend_list);
 bool tox_friend_get_public_key(const Tox *tox, uint32_t friend, uint8_t *public_key, Tox_Err *error);
-uint64_t tox_friend_get_last_online(const Tox *tox, uint32_t friend, Tox_Err *error);
 size_t tox_friend_get_name_size(const Tox *tox, uint32_t friend, Tox_Err *error);
 bool tox_friend_get_name(const Tox *tox, uint32_t friend, uint8_t *name, Tox_Err *error);
 bool tox_friend_send_lossy_packet(Tox *tox, uint32_t friend, const uint8_t *data, size_t length, Tox_Err
@@ -169,8 +168,6 @@ bool tox_group_get_name(const Tox *tox, uint32_t group, uint8_t *name, Tox_Err *
 bool tox_group_get_chat_id(const Tox *tox, uint32_t group, uint8_t *chat_id, Tox_Err *error);
 Tox_Enum tox_group_get_privacy_state(const Tox *tox, uint32_t group, Tox_Err *error);
 bool tox_group_self_set_name(Tox *tox, uint32_t group, const uint8_t *name, size_t length, Tox_Err *error);
-size_t tox_group_self_get_name_size(const Tox *tox, uint32_t group, Tox_Err *error);
-bool tox_group_self_get_name(const Tox *tox, uint32_t group, uint8_t *name, Tox_Err *error);
 Tox_Enum tox_group_self_get_role(const Tox *tox, uint32_t group, Tox_Err *error);
 uint32_t tox_group_self_get_peer_id(const Tox *tox, uint32_t group, Tox_Err *error);
 bool tox_group_self_get_public_key(const Tox *tox, uint32_t group, uint8_t *public_key, Tox_Err *error);

@@ -107,12 +107,6 @@ class Groups(_Instance):
         function, arguments = self._lib.tox_group_self_set_name, (group_number, name, len(name))
         call("TOX_ERR_GROUP_SELF_NAME_SET", function, self._get(), *arguments)
 
-    def group_self_get_name(self, group_number: int) -> bytes:
-        """Return our name in the group."""
-        lib, tox = self._lib, self._get()
-        size = call(_SELF, lib.tox_group_self_get_name_size, tox, group_number)
-        return fixed(size, lambda data: call(_SELF, lib.tox_group_self_get_name, tox, group_number, data))
-
     def group_self_get_role(self, group_number: int) -> Tox_Group_Role:
         """Return what we may do in the group."""
         function = self._lib.tox_group_self_get_role

@@ -168,11 +168,6 @@ class Tox_Ptr(Groups, Conferences):
         family, function = "TOX_ERR_FRIEND_GET_PUBLIC_KEY", self._lib.tox_friend_get_public_key
         return fixed(PUBLIC_KEY_SIZE, lambda data: call(family, function, self._get(), friend_number, data))
 
-    def friend_get_last_online(self, friend_number: int) -> int:
-        """Return when a friend was last seen, in seconds since 1970; 0 for never."""
-        function = self._lib.tox_friend_get_last_online
-        return int(call("TOX_ERR_FRIEND_GET_LAST_ONLINE", function, self._get(), friend_number))
-
     def friend_get_name(self, friend_number: int) -> bytes:
         """Return the name a friend gave itself: any bytes, at most 128."""
         family, function = "TOX_ERR_FRIEND_QUERY", self._lib.tox_friend_get_name
