@@ -161,6 +161,22 @@ async def test_ports_take_turns(autojump_clock: trio.testing.MockClock) -> None:
     assert relays[1][0] < 20
 
 
+async def test_a_relay_that_is_also_a_node_to_bootstrap_from_is_used_at_its_own_port_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """toxcore takes no second port of a key while one is pending: neither setting starves the other."""
+    own = NetworkNode.of(Node("198.51.100.1", 33445, key(99)), "bootstrap")
+    relay = NetworkNode.of(Node("198.51.100.1", 33400, key(99)), "relays")
+    for nodes in ((own, relay), (relay, own)):
+        attempts = Attempts(*nodes)
+        await attempts.run(100)
+        ports = attempts.tox.ports("198.51.100.1")
+        assert ports[0] == 33400
+        assert {33400, *own.tcp_ports} <= set(ports)
+        times = [at for at, call, *_ in attempts.tox.calls if call == "relay"]
+        assert all(later - at >= PENDING for at, later in pairwise(times))
+
+
 async def test_a_configured_node_is_tried_at_the_usual_ports_too(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -186,7 +186,7 @@ class Joining:
             public = self._public.take(AT_ONCE - len(configured))
             relays = self._own_relays.take(AT_ONCE)
             changed = self._changed
-            for record in (*configured, *public, *relays):
+            for record in (*relays, *configured, *public):
                 self._use(record, nursery, bootstrap=True)
             if await _happens(changed, within=delay):
                 return
@@ -250,14 +250,28 @@ class Joining:
         self._give_relay(record)
 
     def _give_relay(self, record: Record) -> None:
+        """Give toxcore the next port of a node; what several settings say of one node is one list."""
         now = trio.current_time()
         if record.relay_at is not None and now - record.relay_at < PENDING:
             return
-        choices = [(address, port) for address in record.addresses for port in record.node.tcp_ports]
+        same = [other for other in self.records if other.node.key == record.node.key]
+        same.sort(
+            key=lambda other: other.node.origin != "relays"
+        )  # a port that was named goes before usual ones
+        choices = list(
+            dict.fromkeys(
+                (address, port)
+                for other in same
+                for address in other.addresses
+                for port in other.node.tcp_ports
+            )
+        )
         if not choices:
             return
         address, port = choices[record.turn % len(choices)]
-        record.turn, record.relay_at, record.tcp_port = record.turn + 1, now, port
+        turn = record.turn + 1
+        for other in same:
+            other.turn, other.relay_at, other.tcp_port = turn, now, port
         try:
             self._network.add_tcp_relay(address, port, record.node.key)
         except ToxError as error:
