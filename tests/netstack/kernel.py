@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from tunfwd.netstack import Connection, Endpoint, Frame, HostState, Stack
 from tunfwd.netstack import events as ev
+from tunfwd.netstack.states import State
 from tunfwd.tun.device import Device, Offload
 
 from ..tun.namespace import ip, network_namespace
@@ -34,6 +35,11 @@ MEGABYTE = random.Random(0).randbytes(1 << 20)
 
 def host_state(address: bytes) -> HostState:
     return {OFFLINE: HostState.OFFLINE, UNKNOWN: HostState.UNKNOWN}.get(address, HostState.ONLINE)
+
+
+def _space(connection: Connection) -> int:
+    """Bytes that a write would take now."""
+    return 0 if connection.state is State.CLOSED else connection._send.space
 
 
 @dataclass
@@ -211,14 +217,14 @@ class Machine:
     def _read(self, talk: Talk) -> None:
         if talk.port == STALLED:
             return
-        limit = (1 << 17) if talk.port != ECHO else talk.connection.send_space
+        limit = (1 << 17) if talk.port != ECHO else _space(talk.connection)
         while limit and (data := talk.connection.read(limit)):
             talk.received += len(data)
             if talk.port == DISCARD:
                 talk.digest.update(data)
             elif talk.port == ECHO:
                 assert talk.connection.write(data) == len(data)
-                limit = talk.connection.send_space
+                limit = _space(talk.connection)
             elif talk.port == ABORTING:
                 talk.connection.abort()
                 self._end(talk.connection, "aborted")

@@ -327,21 +327,21 @@ def test_implausible_acknowledgment_is_answered_and_dropped(acknowledgment: int)
     lab = Lab().established()
     lab.arrive(ACK, 1, acknowledgment, b"abc")
     assert lab.said() == [(ACK, 1, 1, b"")]
-    assert lab.connection.read_available == 0
+    assert len(lab.connection._receive) == 0
 
 
 def test_segments_without_acknowledgment_are_dropped() -> None:
     lab = Lab().established()
     lab.arrive(PSH, 1, None, b"abc")
     assert lab.said() == []
-    assert lab.connection.read_available == 0
+    assert len(lab.connection._receive) == 0
 
 
 def test_large_writes_leave_as_super_segments_up_to_the_window() -> None:
     lab = Lab().established(window=2000)  # scaled: 256 000
     data = bytes(range(256)) * 4096
     assert lab.connection.write(data + b"more") == len(data)
-    assert lab.connection.send_space == 0
+    assert lab.connection._send.space == 0
     sent = lab.sent()
     assert b"".join(seen.payload for seen in sent) == data[: 1460 * 175]  # of 256 000
     assert {seen.gso_size for seen in sent} == {1460}
@@ -353,7 +353,7 @@ def test_large_writes_leave_as_super_segments_up_to_the_window() -> None:
     assert sum(len(seen.payload) for seen in lab.sent()) == 255_500
     lab.arrive(ACK, 1, 511_001, window=2000)
     assert lab.told() == ["Writable"]
-    assert lab.connection.send_space == 511_000
+    assert lab.connection._send.space == 511_000
 
 
 def test_a_round_is_eight_super_segments() -> None:
@@ -490,7 +490,7 @@ def test_the_window_closes_with_what_is_unread_and_reading_opens_it() -> None:
         assert window_of(lab) << 8 == (1 << 20) - sent
     lab.arrive(ACK, 1 + sent, 1, b"x")  # a probe
     assert window_of(lab) == 0
-    assert lab.connection.read_available == 1 << 20
+    assert len(lab.connection._receive) == 1 << 20
     lab.connection.read(100_000)
     assert lab.said() == []  # the silly window syndrome
     lab.connection.read(200_000)
@@ -507,7 +507,7 @@ def test_without_scaling_the_window_is_64_kilobytes() -> None:
         lab.arrive(ACK, start, 1, bytes(1000))
     lab.sent()
     assert (
-        lab.connection.read_available == 66_535
+        len(lab.connection._receive) == 66_535
     )  # what was read in before the window was told, and the window
 
 

@@ -37,7 +37,7 @@ def folded(text: str) -> str:
 
 
 def read_name(text: str) -> str:
-    """A name for a contact or an offer: what is shown has to be what was typed."""
+    """Read a name for a contact or an offer: what is shown has to be what was typed."""
     if not text:
         raise ValueError("a name cannot be empty")
     name = composed(text[: 8 * NAME_BYTES])
@@ -49,7 +49,7 @@ def read_name(text: str) -> str:
 
 
 def read_contact_name(text: str) -> str:
-    """A name for a friend or a group, which means nothing else where a contact is asked for."""
+    """Read a name for a friend or a group, which means nothing else where a contact is asked for."""
     name = read_name(text)
     if wrong := SYNTAX & {*name}:
         raise ValueError(f"{name!r}: a contact's name cannot contain {' '.join(sorted(wrong))!r}")

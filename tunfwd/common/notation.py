@@ -46,7 +46,7 @@ class Target:
 
 
 def read_port(text: str | int) -> int:
-    """A port number, 1 to 65535."""
+    """Read a port number, 1 to 65535."""
     # isascii: "²" and "٣" are digits to Python
     if isinstance(text, str) and not (text.isascii() and text.isdigit() and len(text) <= 5):
         raise ValueError(f"{text!r} is not a port: a port is a number from 1 to 65535")
@@ -58,7 +58,7 @@ def read_port(text: str | int) -> int:
 
 
 def read_target(text: str) -> Target:
-    """ "HOST:PORT", with an IPv6 address in brackets."""
+    """Read "HOST:PORT", with an IPv6 address in brackets."""
     host, colon, number = text.rpartition(":")
     if not colon or not host:
         raise ValueError(f"{text!r} is not HOST:PORT, as in 127.0.0.1:80 or [::1]:80")
@@ -77,7 +77,7 @@ def read_target(text: str) -> Target:
 
 
 def read_host(text: str) -> str:
-    """A host's name, or its address without brackets."""
+    """Read a host's name, or its address without brackets."""
     try:
         return str(ip_address(text))
     except ValueError:
@@ -88,7 +88,7 @@ def read_host(text: str) -> str:
 
 
 def read_key(text: str) -> bytes:
-    """The 32 bytes of a public key, from its 64 hex digits or from the 76 of a Tox address."""
+    """Return the 32 bytes of a public key, from its 64 hex digits or from the 76 of a Tox address."""
     digits = text.strip()
     if not _HEX.fullmatch(digits) or len(digits) not in (KEY_DIGITS, ADDRESS_DIGITS):
         raise ValueError(f"{text!r} is not a public key: {KEY_DIGITS} hex digits")
@@ -96,7 +96,7 @@ def read_key(text: str) -> bytes:
 
 
 def read_address(text: str) -> str:
-    """A Tox address in upper-case hex. Its last two bytes are the XOR of all others, taken in pairs."""
+    """Read a Tox address in upper-case hex; its last two bytes are the XOR of the others, in pairs."""
     digits = text.strip().removeprefix("tox:")
     if not _HEX.fullmatch(digits) or len(digits) != ADDRESS_DIGITS:
         raise ValueError(

@@ -34,7 +34,7 @@ class PortRange:
 
 
 def read_ports(text: str) -> PortRange:
-    """ "27020-27030/udp", "8080/tcp", or "8080" for tcp."""
+    """Read "27020-27030/udp", "8080/tcp", or "8080" for tcp."""
     numbers, slash, protocol = text.partition("/")
     first_text, dash, last_text = numbers.partition("-")
     first = read_port(first_text)

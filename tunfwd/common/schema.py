@@ -49,7 +49,7 @@ class Parse:
 
 
 def spell(path: Path) -> str:
-    """A path as people write it: `rule[2].ports`."""
+    """Return a path as people write it: `rule[2].ports`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -57,7 +57,7 @@ def spell(path: Path) -> str:
 
 
 def decode(kind: type[T], value: object, *, ignore_unknown: bool = False) -> T:
-    """`value` as a `kind`. Raises Mismatch. Unknown keys are an error unless `ignore_unknown`."""
+    """Return `value` as a `kind`. Raises Mismatch. Unknown keys are an error unless `ignore_unknown`."""
     return cast(T, _decode(kind, value, (), ignore_unknown))
 
 
@@ -122,7 +122,7 @@ def _scalar(kind: Any, value: object, path: Path) -> object:
 
 
 def _is_text(value: str) -> bool:
-    """False for lone surrogates, which JSON and argv can carry but nothing can encode."""
+    """Whether it has no lone surrogates, which JSON and argv can carry but nothing can encode."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -178,7 +178,7 @@ def _either(kinds: tuple[Any, ...], value: object, path: Path, ignore_unknown: b
 
 @cache
 def _shape(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
-    """The keys of a record with their types, and those that have to be there."""
+    """Return the keys of a record with their types, and those that have to be there."""
     hints = get_type_hints(kind, include_extras=True)
     if is_typeddict(kind):
         return hints, frozenset(kind.__required_keys__)

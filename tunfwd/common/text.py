@@ -20,7 +20,7 @@ _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols th
 
 
 def clean(text: str, limit: int = NAME_LIMIT) -> str:
-    """`text` on one line, without invisible or steering characters, at most `limit` characters.
+    """Return `text` on one line, without invisible or steering characters, at most `limit` characters.
 
     White space of any kind becomes single spaces, none at either end. What is too long ends in "…". Cleaning
     what is clean changes nothing. The result may be empty.
@@ -44,5 +44,5 @@ def clean(text: str, limit: int = NAME_LIMIT) -> str:
 
 
 def clean_bytes(data: bytes, limit: int) -> str:
-    """`clean` for what need not be UTF-8, as toxcore hands it over; what is not becomes U+FFFD."""
+    """Return `clean` for what need not be UTF-8, as toxcore hands it over; what is not becomes U+FFFD."""
     return clean(data.decode("utf-8", "replace"), limit)

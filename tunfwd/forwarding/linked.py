@@ -76,7 +76,7 @@ class LinkTransport:
         return self.link.control_waiting
 
     def trust_lost(self) -> None:
-        """Nothing is accepted any more: give back what the contact was allowed for what was."""
+        """Give back what the contact was allowed for what is not accepted any more."""
         self.link.trust_lost()
 
     def send_datagram(self, msg_id: int, payload: bytes) -> bool:
@@ -100,12 +100,12 @@ class LinkTransport:
         return self.link.stream_is_known(msg_id)
 
     def forget(self, msg_id: int) -> None:
-        """The flow is over."""
+        """Drop the channel of a flow that is over."""
         self._channels.pop(msg_id, None)
 
     @property
     def wasted(self) -> int:
-        """Packets of the contact that were to no avail."""
+        """Packets of the contact that had no effect."""
         statistics = self.link.statistics
         return statistics.foreign + statistics.malformed + statistics.duplicates + statistics.idle
 

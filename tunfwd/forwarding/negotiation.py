@@ -449,7 +449,7 @@ class Negotiation:
         return flow
 
     def _run(self, mapping: Mapping) -> None:
-        """The mapping is confirmed: give it to the local connections that wait."""
+        """Give a mapping that is confirmed to the local connections that wait."""
         if mapping.multi_flow:
             self._start_waiting(mapping)
             return
@@ -490,7 +490,7 @@ class Negotiation:
         return True
 
     def _renew(self, mapping: Mapping, failed: bool) -> None:
-        """A plain mapping's flow is over: offer the same again, the later the more often it failed."""
+        """Offer again what a plain mapping's flow has used up, the later the more often it failed."""
         if self._mappings.move_if_listed(mapping, MappingEvent.FLOW_ENDED) and mapping.origin is Origin.LOCAL:
             first, longest = RETRY
             delay = min(first * 2.0 ** min(mapping.failures, 10), longest) if failed else 0.0

@@ -138,7 +138,7 @@ class Session:
 
     @property
     def wasted(self) -> int:
-        """Packets of the contact that were to no avail: malformed, unknown, too many, or nothing new."""
+        """Packets of the contact that had no effect: malformed, unknown, too many, or nothing new."""
         linked = self._carriage.linked
         return self.counters.total() + (0 if linked is None else linked.wasted)
 

@@ -47,16 +47,16 @@ class UdpFlows:
         return len(self._brief) + len(self._streams)
 
     def add(self, flow: Flow, now: float) -> None:
-        """A flow begins."""
+        """Count a flow that begins."""
         self._brief[flow] = _Use(now)
 
     def discard(self, flow: Flow) -> None:
-        """A flow is over, if it was one of these."""
+        """Forget a flow that is over, if it was one of these."""
         self._brief.pop(flow, None)
         self._streams.pop(flow, None)
 
     def used(self, flow: Flow, now: float, *, sent: bool) -> float:
-        """A datagram of the flow was sent, or else received. Return how long it may rest from now on."""
+        """Note that a datagram was sent, or else received. Return how long the flow may rest from now on."""
         if flow in self._streams:
             self._streams.move_to_end(flow)
             return self.idle

@@ -34,7 +34,7 @@ class Acknowledger:
         return number < self._floor or (number < self.expected and number in self.received)
 
     def record(self, number: int, eliciting: bool, now: float) -> None:
-        """A new packet, fully processed."""
+        """Note a new packet, fully processed."""
         received = self.received
         in_order = number == self.expected
         if in_order and received.stops:
@@ -56,11 +56,11 @@ class Acknowledger:
                 self.due_at = now + MAX_ACK_DELAY
 
     def frame_size(self) -> int:
-        """Bytes the Ack takes at most."""
+        """Return how many bytes the Ack takes at most."""
         return ACK_HEADER_SIZE + ACK_RANGE_SIZE * (len(self.received) - 1)
 
     def take(self, room: int, now: float) -> tuple[bytes, int]:
-        """The Ack frame to send now, and the largest number in it."""
+        """Return the Ack frame to send now, and the largest number in it."""
         self.pending = 0
         self.due_at = None
         received = self.received
@@ -76,10 +76,10 @@ class Acknowledger:
         return True
 
     def acked(self, largest: int, _stop: int, _fin: bool) -> None:
-        """The peer has our Ack up to `largest`: no need to repeat what is below."""
+        """Repeat no more of what is below `largest`: the peer has our Ack up to it."""
         if self.received.starts:
             self._floor = max(self._floor, min(largest + 1, self.received.starts[-1]))
             self.received.pop_below(self._floor)
 
     def lost(self, largest: int, _stop: int, _fin: bool) -> None:
-        """Nothing to do: the next Ack says the same and more."""
+        """Do nothing: the next Ack says the same and more."""

@@ -213,7 +213,7 @@ class Bbr:
             self._on_inflight_too_high(int(before + prefix), snapshot.app_limited, now)
 
     def on_persistent_congestion(self, now: float) -> None:
-        """As after a retransmission timeout (5.6.4.4)."""
+        """Start again, as after a retransmission timeout (5.6.4.4)."""
         self._save_cwnd()
         self.cwnd = max(self.path.in_flight + self.path.packet_size, self._min_pipe)
 

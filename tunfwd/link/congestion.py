@@ -60,13 +60,13 @@ class Path:
         self.smoothed_rtt: float | None = None
 
     def snapshot(self, now: float) -> SendSnapshot:
-        """What packets sent now are to remember."""
+        """Return what packets sent now are to remember."""
         if self.in_flight == 0:
             self.first_sent_time = self.delivered_time = now
         return SendSnapshot(self, now)
 
     def mark_app_limited(self) -> None:
-        """Until all of what is in flight is delivered, samples say how little there was to send."""
+        """Have samples say how little there was to send, until what is in flight is delivered."""
         self.app_limited = max(self.delivered + self.in_flight, 1)
 
 
@@ -108,7 +108,7 @@ class Controller(Protocol):
         """Packets are about to leave."""
 
     def on_packet_lost(self, size: int, in_flight: int, snapshot: SendSnapshot, now: float) -> None:
-        """A packet is lost; `in_flight` is what was, when it was sent, it included."""
+        """A packet is lost; `in_flight` is how much was in flight when it was sent, it included."""
 
     def on_ack(self, sample: Sample, now: float) -> None:
         """An Ack has been taken in, and the losses it shows."""
@@ -117,7 +117,7 @@ class Controller(Protocol):
         """Everything was lost for several probe timeouts (RFC 9002 7.6)."""
 
     def on_spurious_loss(self, now: float) -> None:
-        """Every loss of the last episode was none."""
+        """Every loss of the last episode turned out to be none."""
 
 
 ControllerFactory: TypeAlias = Callable[[Path, Random, float], Controller]

@@ -89,7 +89,7 @@ class DatagramQueue:
         return bool(self._queue) and room < DATAGRAM_HEADER_SIZE + len(self._queue[0][1]) <= self._max_frame
 
     def take(self, room: int) -> bytes | None:
-        """The next frame, if it fits into `room` bytes."""
+        """Return the next frame, if it fits into `room` bytes."""
         if not self._queue:
             return None
         id_, data = self._queue[0]
@@ -131,7 +131,7 @@ class Reassembly:
         self._bytes = 0
 
     def add(self, fragment: Fragment) -> bytes | None:
-        """The whole datagram, if this fragment was the last one missing."""
+        """Return the whole datagram, if this fragment was the last one missing."""
         key = fragment.id, fragment.number
         partial = self._partial.get(key)
         if partial is None:

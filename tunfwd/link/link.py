@@ -143,14 +143,14 @@ class Link:
         return self._streams.is_known(id_)
 
     def stream_write(self, id_: int, data: bytes | bytearray | memoryview) -> int:
-        """How many bytes were taken; fewer than all: wait for StreamWritable.
+        """Return how many bytes were taken; fewer than all: wait for StreamWritable.
 
         A stream that is gone takes, and forgets, all.
         """
         return self._streams.write(id_, data)
 
     def stream_space(self, id_: int) -> int:
-        """How many bytes stream_write takes now."""
+        """Return how many bytes stream_write takes now."""
         return self._streams.space(id_)
 
     def stream_finish(self, id_: int) -> None:
@@ -166,7 +166,7 @@ class Link:
         self._streams.stop(id_, reason)
 
     def stream_read(self, id_: int, limit: int) -> bytes:
-        """Up to `limit` bytes; b"" if none are here now. Reading gives the peer credit for more."""
+        """Return up to `limit` bytes; b"" if none are here now. Reading gives the peer credit for more."""
         return self._streams.read(id_, limit)
 
     def send_control(self, message: bytes) -> bool:
@@ -181,17 +181,17 @@ class Link:
         return self._datagrams.put(id_, data, self._fragment)
 
     def next_event(self) -> Event | None:
-        """The next thing the owner should know; None when there is nothing."""
+        """Return the next thing the owner should know; None when there is nothing."""
         return self._events.popleft() if self._events else None
 
     def path_lost(self, now: float) -> None:
-        """The contact is offline: send nothing, let no timer run, keep everything but datagrams."""
+        """Send nothing, let no timer run, keep everything but datagrams: the contact is offline."""
         self._clock(now)
         self._down = True
         self._datagrams.clear()
 
     def path_restored(self, now: float) -> None:
-        """The contact is back, perhaps by another path, or was never away but is reached by another.
+        """Go on: the contact is back, perhaps by another path, or was never away but is reached by another.
 
         What was in flight is sent again, and all is measured anew.
         """
@@ -240,7 +240,7 @@ class Link:
         self._recovery.sent.clear()
 
     def _clock(self, now: float) -> float:
-        """The owner's clock without steps back: time stands still over one, and goes on from there."""
+        """Return the owner's clock without steps back: time stands still over one, and goes on from there."""
         now += self._skew
         if now < self._last:
             self._skew += self._last - now
@@ -315,7 +315,7 @@ class Link:
         self._events.append(LinkClosed(REASON_VIOLATION, str(violation)))
 
     def trust_lost(self) -> None:
-        """`is_trusted` is true no longer: end the link where it holds more than it then may."""
+        """End the link where it holds more than it may now that `is_trusted` is false."""
         try:
             self._streams.check_unearned()
         except PeerViolation as violation:
@@ -327,7 +327,7 @@ class Link:
         return self._streams.control.send.unacked
 
     def _on_frame(self, frame: object) -> bool:
-        """The frames that are not in every packet; False where there is no room for what one asks for."""
+        """Take in a frame that is not in every packet; False where there is no room for what it asks for."""
         match frame:
             case Datagram(id_, data):
                 self._events.append(DatagramReceived(id_, data))
@@ -364,7 +364,7 @@ class Link:
     # -- what leaves -------------------------------------------------------------------------------------
 
     def packets_to_send(self, now: float) -> list[bytes]:
-        """What may leave now, within window and pace; whole packets, prefix included."""
+        """Return what may leave now, within window and pace; whole packets, prefix included."""
         now = self._clock(now)
         packets: list[bytes] = []
         if self._down:
@@ -430,7 +430,7 @@ class Link:
     # -- the timers --------------------------------------------------------------------------------------
 
     def next_timeout(self) -> float | None:
-        """When to call handle_timeout (at the latest), by the owner's clock.
+        """Return when to call handle_timeout (at the latest), by the owner's clock.
 
         None while there is nothing to wait for.
         """

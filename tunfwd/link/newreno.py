@@ -29,7 +29,7 @@ class WindowController:
         self._before_loss: tuple[int, float] | None = None
 
     def on_send(self, now: float) -> None:
-        """Nothing depends on it."""
+        """Do nothing."""
 
     def on_packet_lost(self, _size: int, _in_flight: int, snapshot: SendSnapshot, now: float) -> None:
         """React once to the losses of a round trip."""

@@ -19,12 +19,12 @@ class Pacer:
         self.next_time = 0.0  # when the next quantum may leave
 
     def allowance(self, rate: float, quantum: int, now: float) -> int:
-        """Bytes that may leave now; 0 before `next_time`."""
+        """Return bytes that may leave now; 0 before `next_time`."""
         if self.next_time > now:
             return 0
         self.next_time = max(self.next_time, now - SLACK)
         return quantum + int((now - self.next_time) * rate)
 
     def sent(self, size: int, rate: float) -> None:
-        """`size` bytes have left."""
+        """Count `size` bytes that have left."""
         self.next_time += size / rate

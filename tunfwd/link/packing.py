@@ -76,7 +76,7 @@ class PacketBuilder:
         )
 
     def bulk_packet(self, snapshot: SendSnapshot) -> bytes | None:
-        """A packet full of one stream's new data, the usual case.
+        """Return a packet full of one stream's new data, the usual case.
 
         None if the next stream has no packet full.
         """
@@ -107,7 +107,7 @@ class PacketBuilder:
         return b"".join((prefix, header, stream.data(start, stop)))
 
     def mixed_packet(self, snapshot: SendSnapshot, now: float) -> bytes | None:
-        """A packet of whatever is due, in the order of its urgency, and the Ack if one is owed.
+        """Return a packet of whatever is due, in the order of its urgency, and the Ack if one is owed.
 
         None if nothing is due.
         """
@@ -147,7 +147,7 @@ class PacketBuilder:
         return self.packet(parts, items, snapshot)
 
     def _add_datagrams(self, parts: list[bytes | bytearray], room: int) -> int:
-        """Datagrams, ahead of streams but not to their exclusion; the room left."""
+        """Add datagrams, ahead of streams but not to their exclusion; return the room left."""
         streams = self._streams
         if self._datagram_turns >= DATAGRAM_TURNS and (streams.active or streams.new_streams):
             self._datagram_turns = 0
@@ -160,7 +160,7 @@ class PacketBuilder:
         return room
 
     def _add_small_frames(self, parts: list[bytes | bytearray], items: list[Item], room: int) -> int:
-        """Resets, stops and credit, in this order; the room left."""
+        """Add resets, stops and credit, in this order; return the room left."""
         for frames in self._streams.small_frames:
             while frames.due and room >= FRAME_ROOM:
                 id_, frame = frames.take()
@@ -183,7 +183,7 @@ class PacketBuilder:
         return b"".join((self._prefix, HEADER.pack(self._send_tag, number & _MASK), frame))
 
     def ack_only(self, now: float) -> bytes:
-        """An Ack alone: neither acknowledged itself nor counted against the window, unless it asks for it."""
+        """Return an Ack alone: neither acknowledged nor counted against the window, unless it asks for it."""
         room = self._max_packet - len(self._prefix) - HEADER_SIZE - 1
         ack, largest = self._acks.take(room, now)
         if not self._acks.wants_ping():

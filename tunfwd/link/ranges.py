@@ -71,7 +71,7 @@ class RangeSet:
             self.remove(self.starts[0], limit)
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """The parts of [start, stop) that are not in the set."""
+        """Return the parts of [start, stop) that are not in the set."""
         gaps: list[tuple[int, int]] = []
         starts, stops = self.starts, self.stops
         index = bisect_right(stops, start)

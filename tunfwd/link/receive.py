@@ -39,7 +39,7 @@ class Gaps:
         self._have.add(offset, stop)
 
     def take(self, offset: int) -> list[bytes]:
-        """All that continues a stream which is whole up to `offset`; what is below is forgotten."""
+        """Return all that continues a stream which is whole up to `offset`; what is below is forgotten."""
         self._have.pop_below(offset)
         stop = self._have.stops[0] if self._have.starts and self._have.starts[0] == offset else offset
         count = 0
@@ -182,7 +182,7 @@ class ReceiveStream:
         self.received = self.read_offset = self.highest
 
     def read(self, limit: int) -> bytes:
-        """Up to `limit` bytes, in order."""
+        """Return up to `limit` bytes, in order."""
         ready = self._ready
         if self.received - self.read_offset <= limit:
             data = b"".join(ready)

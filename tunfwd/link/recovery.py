@@ -33,10 +33,10 @@ class DeliveryHandler(Protocol):
     """Something a packet carries that has to know whether it arrived."""
 
     def acked(self, start: int, stop: int, fin: bool, /) -> None:
-        """It did."""
+        """The packet arrived."""
 
     def lost(self, start: int, stop: int, fin: bool, /) -> None:
-        """It did not, or may not have."""
+        """The packet did not arrive, or may not have."""
 
 
 Item: TypeAlias = tuple[DeliveryHandler, int, int, bool]  # what to tell of, and the arguments to tell
@@ -109,7 +109,7 @@ class Recovery:
         self._spurious = True  # every loss of the episode, so far
 
     def restart(self, path: Path, controller: Controller, now: float) -> None:
-        """The path may be another: what is in flight is sent again, and everything is measured anew."""
+        """Send again what is in flight and measure everything anew: the path may be another."""
         lost = list(self.sent)
         self.sent.clear()
         self.probes_due = 0
@@ -219,7 +219,7 @@ class Recovery:
             pending.acked(first, last, False)
 
     def _measure(self, sample: Sample, newest: SentPacket, size: int, now: float) -> None:
-        """The delivery rate, as draft-ietf-ccwg-bbr 4.1.2.3 has it."""
+        """Compute the delivery rate, as draft-ietf-ccwg-bbr 4.1.2.3 has it."""
         path, snapshot = self.path, newest.snapshot
         path.in_flight -= size
         path.delivered += size
@@ -306,7 +306,7 @@ class Recovery:
     # -- the timers --------------------------------------------------------------------------------------
 
     def next_timeout(self) -> float | None:
-        """When to call `on_timeout`; None while nothing is in flight."""
+        """Return when to call `on_timeout`; None while nothing is in flight."""
         if self._loss_time is not None:
             return self._loss_time
         if self.path.in_flight == 0:
@@ -315,7 +315,7 @@ class Recovery:
         return self.last_sent_time + min(timeout, MAX_PROBE_TIMEOUT)
 
     def on_timeout(self, now: float) -> None:
-        """The time of `next_timeout` has come."""
+        """Do what is due at `next_timeout`."""
         if self._loss_time is not None:
             self._declare_lost(now, now)
             return

@@ -36,5 +36,5 @@ class RttEstimator:
         self.smoothed += (sample - self.smoothed) / 8
 
     def probe_timeout(self, max_ack_delay: float) -> float:
-        """RFC 9002 6.2.1, without the backoff."""
+        """Return the probe timeout of RFC 9002 6.2.1, without the backoff."""
         return self.smoothed + max(4 * self.variation, GRANULARITY) + max_ack_delay

@@ -101,7 +101,7 @@ class SendStream:
         self._activity.sendable(self)
 
     def finish(self) -> None:
-        """No more will be written."""
+        """End the half after what was written."""
         if not self.finished and self.reset_reason is None:
             self.finished = True
             self._activity.sendable(self)
@@ -116,7 +116,7 @@ class SendStream:
         return True
 
     def ready(self, credit: int) -> int:
-        """New bytes that may be sent, by what is written, the stream's credit and the link's."""
+        """Return how many new bytes may be sent, by what is written, the stream's credit and the link's."""
         return min(self.written - self.sent, self.limit - self.sent, credit)
 
     def has_pending(self, credit: int) -> bool:
@@ -131,7 +131,7 @@ class SendStream:
         return self.lost_ranges is not None and bool(self.lost_ranges)
 
     def take(self, room: int, credit: int) -> tuple[int, int, bool]:
-        """The next [start, stop) to send and whether the stream ends there. Call only if `has_pending`."""
+        """Return the next [start, stop) to send and whether it is the end. Call only if `has_pending`."""
         if self.lost_ranges:
             start = self.lost_ranges.starts[0]
             stop = min(self.lost_ranges.stops[0], start + room)
@@ -145,7 +145,7 @@ class SendStream:
         return start, stop, fin
 
     def data(self, start: int, stop: int) -> bytes | bytearray:
-        """The bytes of a range that is not acknowledged."""
+        """Return the bytes of a range that is not acknowledged."""
         index = start >> _BLOCK_BITS
         first = start & _BLOCK_MASK
         length = stop - start
@@ -159,7 +159,7 @@ class SendStream:
         return data
 
     def acked(self, start: int, stop: int, fin: bool) -> None:
-        """The peer has this range."""
+        """Forget a range: the peer has it."""
         if self.reset_reason is not None:
             return
         if fin:
@@ -189,7 +189,7 @@ class SendStream:
             self._activity.progressed(self, self.base - before)
 
     def lost(self, start: int, stop: int, fin: bool) -> None:
-        """This range was in a packet that is lost, or may be: send it again."""
+        """Send a range again: it was in a packet that is lost, or may be."""
         if self.reset_reason is not None:
             return
         start = max(start, self.base)

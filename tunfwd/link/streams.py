@@ -123,7 +123,7 @@ class DueFrames:
         return id_, None if frame is None else encode_frame(frame)
 
     def acked(self, id_: int, _stop: int, _fin: bool, /) -> None:
-        """The peer has it."""
+        """Note that the peer has it."""
         self._on_acked(id_)
 
     def lost(self, id_: int, _stop: int, _fin: bool, /) -> None:
@@ -208,7 +208,7 @@ class Streams:
         return burnt or (stream is not None and stream.claimed)
 
     def write(self, id_: int, data: bytes | bytearray | memoryview) -> int:
-        """How many bytes of `data` were taken; all, and for nothing, if the stream is gone or reset."""
+        """Return how many bytes of `data` were taken; all, in vain, if the stream is gone or reset."""
         stream = self._claim(id_)
         if stream is None or stream.send.reset_reason is not None:
             return len(data)
@@ -223,7 +223,7 @@ class Streams:
         return len(data)
 
     def space(self, id_: int) -> int:
-        """How many bytes `write` would take."""
+        """Return how many bytes `write` would take."""
         stream = self._streams.get(id_)
         return self._space(stream.send) if stream is not None else MIN_SEND_BUFFER
 
@@ -267,7 +267,7 @@ class Streams:
         self._close_if_done(id_, stream)
 
     def read(self, id_: int, limit: int) -> bytes:
-        """Up to `limit` bytes in order; b"" if there are none now."""
+        """Return up to `limit` bytes in order; b"" if there are none now."""
         stream = self._claim(id_)
         if stream is None:
             return b""
@@ -295,7 +295,7 @@ class Streams:
     # -- the peer's frames -------------------------------------------------------------------------------
 
     def on_stream(self, frame: StreamFrame) -> bool:
-        """Data of a stream; False where there is no room for it, and its packet is to count as lost."""
+        """Take in data of a stream; False where there is no room, and its packet is to count as lost."""
         id_, offset, data, fin = frame
         stream = self._streams.get(id_)
         if stream is None:
@@ -338,7 +338,7 @@ class Streams:
         return self._opened > 0 and self._is_trusted()
 
     def check_unearned(self, held: int = 0) -> None:
-        """Nothing is agreed on that would carry data: the peer has room for a few KB, `held` included."""
+        """Raise where more than a few KB wait, `held` included, for streams that nobody agreed on."""
         for stream in self._unclaimed.values():
             receive = stream.receive
             held += receive.received - receive.read_offset
@@ -347,7 +347,7 @@ class Streams:
             raise PeerViolation("too much data of streams nobody asked for")
 
     def on_reset(self, frame: ResetStream) -> None:
-        """The peer gives its half up. Of a stream that is not there, only the id has to be remembered."""
+        """Drop the peer's half, which it gives up; of a stream that is not there, remember the id."""
         stream = self._streams.get(frame.id)
         if frame.id == CONTROL:
             raise PeerViolation("reset of the control stream")
@@ -372,7 +372,7 @@ class Streams:
         self._close_if_done(frame.id, stream)
 
     def _count_unseen(self, final_size: int) -> None:
-        """All that was sent of a stream that is not there counts, and is given back at once."""
+        """Count what was sent of a stream that is not there, and give the credit back at once."""
         if final_size > INITIAL_WINDOW:
             raise PeerViolation(f"reset at {final_size} of a stream without credit")
         self._received += final_size
@@ -381,7 +381,7 @@ class Streams:
         self._consume(final_size)
 
     def on_stop(self, frame: StopSending) -> bool:
-        """The peer reads no further. Of a stream that is not there, it is told that nothing comes.
+        """Reset our half, as the peer asks; of a stream that is not there, say that nothing comes.
 
         False where too many of those wait for it to know, and the packet is to count as lost.
         """
@@ -405,14 +405,14 @@ class Streams:
         return True
 
     def on_stream_credit(self, frame: MaxStreamData) -> None:
-        """The peer takes more of one stream."""
+        """Send more of one stream."""
         stream = self.control if frame.id == CONTROL else self._streams.get(frame.id)
         if stream is not None and frame.limit > stream.send.limit:
             stream.send.limit = frame.limit
             self.sendable(stream.send)
 
     def on_credit(self, limit: int) -> None:
-        """The peer takes more in all."""
+        """Send more in all."""
         if limit > self._send_limit:
             waiting = self.send_credit == 0
             self.send_credit += limit - self._send_limit
@@ -457,7 +457,7 @@ class Streams:
             self.new_streams.append(half)
 
     def progressed(self, half: SendStream, freed: int) -> None:
-        """The peer has more of a stream."""
+        """Make use of the room that an acknowledgement gives."""
         if half.id == CONTROL:
             return
         self.unacked -= freed
@@ -469,7 +469,7 @@ class Streams:
             self._close_if_done(half.id, stream)
 
     def _on_reset_acked(self, id_: int) -> None:
-        """The peer knows that we gave our half up."""
+        """Forget our half: the peer knows that we gave it up."""
         if self._refused.pop(id_, None) is not None:
             self._forget(id_)
             return

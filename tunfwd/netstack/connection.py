@@ -130,7 +130,7 @@ class Connection:
         self.muted = False
         """Whether the owner wants to hear no more."""
         self.handler: StreamHandler | None = None
-        """Whom the owner passes its events to: the owner's, let go of when it is muted."""
+        """Where the owner passes its events to. The owner sets it; muting clears it."""
         self.will_send = False
         """Whether `transmit` is going to be called; the stack's."""
         self.timer = ConnectionTimer()
@@ -179,11 +179,6 @@ class Connection:
         self._environment.report_unreachable(self)
         self._close()
 
-    @property
-    def send_space(self) -> int:
-        """How many bytes `write` would take now."""
-        return 0 if self.state is State.CLOSED else self._send.space
-
     def write(self, data: Buffer) -> int:
         """Take as much of `data` as there is room for, and return how many bytes that was.
 
@@ -196,11 +191,6 @@ class Connection:
         accepted = self._send.write(data)
         self._wants_to_send()
         return accepted
-
-    @property
-    def read_available(self) -> int:
-        """How many bytes `read` would return now."""
-        return len(self._receive)
 
     def read(self, limit: int) -> bytes:
         """Return up to `limit` bytes that have arrived; reading is what opens the window."""
@@ -339,7 +329,7 @@ class Connection:
                 self.timer.start(Purpose.TIME_WAIT, now + TIME_WAIT)
 
     def _arrives_acknowledgment(self, segment: tcp.Segment, start: int, now: float) -> bool:
-        """The fifth step; whether to go on with the segment."""
+        """Do the fifth step; return whether to go on with the segment."""
         send = self._send
         acknowledgment = unwrap(segment.acknowledgment, send.una)
         if self.state is State.SYN_RECEIVED:
@@ -498,12 +488,13 @@ class Connection:
     # Ends
 
     def icmp_error(self, failure: Reason, sequence: int) -> None:
-        """An ICMP error about a segment of ours. Only one about a SYN ends a connection (RFC 5927)."""
+        """Take in an ICMP error about a segment of ours; only one about a SYN ends a connection."""
+        # RFC 5927
         if self.state is State.SYN_SENT and sequence == (self._send.una - 1) & 0xFFFFFFFF:
             self._fail(failure)
 
     def packet_too_big(self, mtu: int, sequence: int) -> None:
-        """A segment of ours did not fit the path (RFC 1191): send smaller ones, beginning with those lost."""
+        """Send smaller segments, beginning with those lost: one did not fit the path (RFC 1191)."""
         number = unwrap(sequence, self._send.una)
         mss = max(MIN_MSS, mtu - self._path.mtu + self._path.mss)
         if self._send.una <= number < self._send.next and mss < self._send.mss:

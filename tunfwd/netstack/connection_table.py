@@ -64,11 +64,11 @@ class ConnectionTable:
         return len(self._connections)
 
     def get(self, key: Key) -> Connection | None:
-        """The connection that a packet belongs to."""
+        """Return the connection that a packet belongs to."""
         return self._connections.get(key)
 
     def new_incoming(self, local: Endpoint, remote: Endpoint, now: float) -> Connection | None:
-        """A connection for a SYN; None if there is no room."""
+        """Return a connection for a SYN; None if there is no room."""
         if not self._undecided.take(local.address):
             return None
         if not self._to_hosts.take(local.address):
@@ -77,7 +77,10 @@ class ConnectionTable:
         return self._new(local, remote, self._to_hosts, now)
 
     def new_outgoing(self, local: Endpoint, remote: Endpoint, now: float) -> Connection:
-        """A connection from a virtual address, with a free port if `local` has port 0. Exhausted, Misuse."""
+        """Return a connection from a virtual address, with a free port if `local` has port 0.
+
+        Raises Exhausted, and Misuse if there is such a connection already.
+        """
         if local.port == 0:
             local = Endpoint(local.address, self._free_port(local.address, remote))
         elif _key(local, remote) in self._connections:
@@ -87,11 +90,11 @@ class ConnectionTable:
         return self._new(local, remote, self._from_hosts, now)
 
     def decided(self, connection: Connection) -> None:
-        """One SYN less waits for the owner."""
+        """Count one SYN less that waits for the owner."""
         self._undecided.give_back(connection.local.address)
 
     def remove(self, connection: Connection) -> None:
-        """The endpoints of a connection are free again."""
+        """Free the endpoints of a connection."""
         key = _key(connection.local, connection.remote)
         if self._connections.get(key) is connection:
             del self._connections[key]
@@ -107,13 +110,13 @@ class ConnectionTable:
         return connection
 
     def _initial_sequence(self, local: Endpoint, remote: Endpoint, now: float) -> int:
-        """RFC 6528: increasing for each pair of endpoints, so that TIME_WAIT over there lets a SYN pass."""
+        """Return a number that grows for each pair of endpoints (RFC 6528): TIME_WAIT passes a SYN."""
         name = local.address + remote.address + struct.pack(">HH", local.port, remote.port)
         digest = hashlib.blake2s(name, key=self._secret, digest_size=4).digest()
         return (int.from_bytes(digest, "big") + int(now * 250_000)) & 0xFFFFFFFF
 
     def _free_port(self, address: bytes, remote: Endpoint) -> int:
-        """RFC 6056 3.3.5, with steps of up to 16."""
+        """Return a free port by RFC 6056 3.3.5, with steps of up to 16."""
         count = 65536 - FIRST_EPHEMERAL_PORT
         self._next_port += self._random.getrandbits(4)
         for _ in range(count):

@@ -47,7 +47,7 @@ class DatagramQueue:
         queue.append(_Queued(source, destination, payload))
 
     def frames(self) -> list[Frame]:
-        """Everything that is queued."""
+        """Return everything that is queued."""
         frames: list[Frame] = []
         if self._queues:
             queues, self._queues = self._queues, {}
@@ -65,7 +65,7 @@ class DatagramQueue:
             frames += path.datagrams(source.port, destination.port, payloads, self.next_identification())
 
     def next_identification(self) -> int:
-        """A number for a packet that is, or may come to be, in fragments."""
+        """Return a number for a packet that is, or may come to be, in fragments."""
         self._identification = (self._identification + 1) & 0xFFFFFFFF
         return self._identification
 

@@ -45,7 +45,7 @@ class ErrorQueue:
         self._queue.append((source, [vnet.PLAIN + header, message]))
 
     def frames(self, now: float) -> list[Frame]:
-        """All that may be sent now; the rest is dropped."""
+        """Return all that may be sent now; the rest is dropped."""
         frames: list[Frame] = []
         if not self._queue:
             return frames

@@ -50,7 +50,7 @@ class Path:
         payload: Buffer = b"",
         mss: int = 0,
     ) -> Frame:
-        """A TCP segment; with a payload larger than `mss` (bytes), a super-segment for the kernel to cut."""
+        """Return a TCP segment; with a payload above `mss` (bytes), a super-segment for the kernel to cut."""
         transport_length = tcp.HEADER_LENGTH + len(options)
         length = transport_length + len(payload)
         gso_type, gso_size = vnet.GSO_NONE, 0
@@ -82,7 +82,7 @@ class Path:
     def datagrams(
         self, source_port: int, destination_port: int, payloads: list[bytes], identification: int
     ) -> list[Frame]:
-        """UDP datagrams: several of one size (the last may be shorter) in one frame, or one in fragments.
+        """Return datagrams: several of one size (the last may be shorter) in one frame, or one in fragments.
 
         Several must fit the MTU each, and one packet together.
         """
@@ -113,7 +113,7 @@ class Path:
         return [[header, *payloads]]
 
     def fragments(self, protocol: int, message: bytes, identification: int) -> list[Frame]:
-        """A message whose checksum is complete, in as many packets as the MTU asks for."""
+        """Return a message whose checksum is complete, in as many packets as the MTU asks for."""
         if self.network_length + len(message) <= self.mtu:
             header = ip.build_header(self.source, self.destination, protocol, len(message))
             return [[vnet.PLAIN + header, message]]

@@ -148,18 +148,18 @@ class ReceiveBuffer:
             self.next = end
 
     def sack_blocks(self) -> list[tuple[int, int]]:
-        """The islands, the one touched last first (RFC 2018 4), as many as an option holds."""
+        """Return the islands, the one touched last first (RFC 2018 4), as many as an option holds."""
         if not self._ranges:
             return []
         latest = sorted(self._ranges, key=_touched, reverse=True)[: tcp.MAX_SACK_BLOCKS]
         return [(island.start, island.end) for island in latest]
 
     def read(self, limit: int) -> bytes:
-        """Up to `limit` bytes in order."""
+        """Return up to `limit` bytes in order."""
         return bytes(self._ready.take(limit))
 
     def _reachable(self) -> int:
-        """How far the window could extend now."""
+        """Return how far the window could extend now."""
         room = CAPACITY - len(self._ready)
         if self.window_scale == 0:
             room = min(room, MAX_UNSCALED_WINDOW)
@@ -171,7 +171,7 @@ class ReceiveBuffer:
         return not self.finished and self._reachable() - self.edge >= step
 
     def advertise(self) -> int:
-        """The window field of a segment sent now; the peer may use what it says from now on."""
+        """Return the window field of a segment sent now; the peer may use what it says from now on."""
         field = max(self._reachable() - self.next, self.edge - self.next) >> self.window_scale
         field = max(0, min(field, MAX_UNSCALED_WINDOW))
         self.edge = max(self.edge, self.next + (field << self.window_scale))

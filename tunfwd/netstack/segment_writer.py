@@ -24,7 +24,7 @@ class SegmentWriter:
         self.sack_permitted = True
 
     def syn(self, answer: bool) -> Frame:
-        """A SYN with all the options we know, or the answer to one, with those that it had."""
+        """Return a SYN with all the options we know, or the answer to one, with those that it had."""
         scale = WINDOW_SCALE if self._receive.window_scale else None
         options = tcp.Options(self._path.mss, scale, self.sack_permitted)
         return self._path.segment(
@@ -37,7 +37,7 @@ class SegmentWriter:
         )
 
     def data(self, piece: Piece) -> Frame:
-        """A segment, or a super-segment, with data or FIN."""
+        """Return a segment, or a super-segment, with data or FIN."""
         return self._path.segment(
             *self._ports,
             sequence=piece.sequence,
@@ -49,7 +49,7 @@ class SegmentWriter:
         )
 
     def acknowledgment(self, *, probe: bool = False) -> Frame:
-        """An empty segment. A probe bears an acknowledged number, and so has to be answered."""
+        """Return an empty segment. A probe bears an acknowledged number, and so has to be answered."""
         blocks = self._receive.sack_blocks() if self.sack_permitted else []
         return self._path.segment(
             *self._ports,
@@ -61,7 +61,7 @@ class SegmentWriter:
         )
 
     def reset(self) -> Frame:
-        """A reset of what is there."""
+        """Return a reset of what is there."""
         return self._path.segment(
             *self._ports,
             sequence=self._send.next,
@@ -70,11 +70,11 @@ class SegmentWriter:
         )
 
     def refusal(self) -> Frame:
-        """A reset that answers a SYN."""
+        """Return a reset that answers a SYN."""
         return self._path.segment(
             *self._ports, sequence=0, acknowledgment=self._receive.next, flags=tcp.RST | tcp.ACK
         )
 
     def reset_unknown(self, acknowledgment: int) -> Frame:
-        """A reset that answers an acknowledgment of what was never sent (RFC 9293 3.5.2)."""
+        """Return a reset that answers an acknowledgment of what was never sent (RFC 9293 3.5.2)."""
         return self._path.segment(*self._ports, sequence=acknowledgment, flags=tcp.RST)

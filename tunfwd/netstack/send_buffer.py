@@ -186,7 +186,7 @@ class SendBuffer:
         return self._fin_sent and self.una == self.next
 
     def next_piece(self) -> Piece | None:
-        """What to send now; None if there is nothing, or the window forbids it."""
+        """Return what to send now; None if there is nothing, or the window forbids it."""
         if self._repair:
             self._repair = False
             piece = self._first_in_flight()

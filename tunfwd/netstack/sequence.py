@@ -9,5 +9,5 @@ _MASK = (1 << 32) - 1
 
 
 def unwrap(wire: int, near: int) -> int:
-    """The number that `wire` stands for: of all those with these 32 low bits, the one nearest to `near`."""
+    """Return the number that `wire` stands for: of those with these 32 low bits, the nearest to `near`."""
     return near - _HALF + (wire - near + _HALF & _MASK)

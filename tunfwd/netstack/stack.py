@@ -75,7 +75,7 @@ class Stack:
         self._statistics = Statistics()
 
     def statistics(self) -> Statistics:
-        """A copy of the counters."""
+        """Return a copy of the counters."""
         return replace(
             self._statistics,
             fragments_dropped=self._reassembly.dropped,
@@ -192,7 +192,7 @@ class Stack:
         self._keep_time(connection)
 
     def _reset(self, packet: ip.Packet, segment: tcp.Segment) -> None:
-        """RFC 9293 3.10.7.1."""
+        """Answer a segment that no connection is for (RFC 9293 3.10.7.1)."""
         self._statistics.resets_sent += 1
         path = Path(packet.destination, packet.source, self._mtu)
         ports = segment.destination_port, segment.source_port
@@ -214,7 +214,7 @@ class Stack:
     def _receive_other(
         self, data: Buffer, packet: ip.Packet, header: vnet.Header, first: memoryview | None = None
     ) -> None:
-        """`first` is the first fragment, of a packet that came in several."""
+        """Process what is not TCP; `first` is the first fragment, of a packet that came in several."""
         original = memoryview(data)[packet.start : packet.end] if first is None else first
         if packet.protocol == ip.UDP:
             self._receive_udp(data, packet, header, original)
@@ -308,7 +308,7 @@ class Stack:
     # The owner's calls
 
     def next_event(self) -> Event | None:
-        """What happened next; None if the owner knows all."""
+        """Return what happened next; None if the owner knows all."""
         return self._events.next()
 
     def connect(
@@ -330,15 +330,15 @@ class Stack:
         self._datagrams.append(local, remote, payload)
 
     def port_unreachable(self, event: events.Datagram) -> None:
-        """Nothing listens on the port that the datagram is for."""
+        """Say that nothing listens on the port that the datagram is for."""
         self._datagram_error(icmp.Error.PORT_UNREACHABLE, event)
 
     def host_unreachable(self, event: events.Datagram) -> None:
-        """The host that the datagram is for cannot be reached after all."""
+        """Say that the host that the datagram is for cannot be reached after all."""
         self._datagram_error(icmp.Error.HOST_UNREACHABLE, event)
 
     def too_big(self, event: events.Datagram, mtu: int) -> None:
-        """The datagram cannot be carried; an IP packet of `mtu` bytes could. Silent if it may be cut."""
+        """Say that an IP packet of `mtu` bytes is the most that can be carried. Silent if it may be cut."""
         if event.dont_fragment:
             least = ip.MIN_MTU_V4 if len(event.source.address) == 4 else ip.MIN_MTU_V6
             self._datagram_error(icmp.Error.TOO_BIG, event, max(mtu, least))
@@ -363,7 +363,7 @@ class Stack:
     # Out
 
     def packets_to_send(self, now: float) -> list[Frame]:
-        """Frames to write now, in order. When the list was not all, `next_timeout` is not after `now`."""
+        """Return the frames to write now, in order. If there are more, `next_timeout` is not after `now`."""
         frames, self._frames = self._frames, []
         frames += self._errors.frames(now)
         frames += self._datagrams.frames()
@@ -384,7 +384,7 @@ class Stack:
         return frames
 
     def next_timeout(self) -> float | None:
-        """When to call handle_timeout, and packets_to_send after it; None if nothing is due, ever."""
+        """Return when to call handle_timeout, and packets_to_send after it; None if nothing is due, ever."""
         if self._senders or self._frames or self._errors or self._datagrams:
             return 0.0
         due, of_fragments = self._timers.next(), self._reassembly.deadline
@@ -410,7 +410,7 @@ class Stack:
             self._timers.set(connection, deadline)
 
     def _give_up(self, connection: Connection, error: Exception) -> None:
-        """A mistake in here came to light in serving a connection: reset it, and tell the owner."""
+        """Reset a connection in whose serving a mistake of ours came to light, and tell the owner."""
         handler = connection.handler
         self._events.append(Fault(error, connection))
         connection.timer.stop()
@@ -445,10 +445,10 @@ class Stack:
         )
 
     def decided(self, connection: Connection) -> None:
-        """One SYN less waits for the owner."""
+        """Count one SYN less that waits for the owner."""
         self._table.decided(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Its endpoints are free again, and nothing wakes it."""
+        """Free a connection's endpoints, and wake it no more."""
         self._table.remove(connection)
         self._keep_time(connection)

@@ -52,7 +52,6 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
 """Besides these, any state is left for CLOSED by a reset, either way, and by giving up."""
 
 SYNCHRONIZED = frozenset(State) - {State.INCOMING, State.SYN_SENT, State.SYN_RECEIVED, State.CLOSED}
-SENDING = frozenset({State.ESTABLISHED, State.CLOSE_WAIT})
 """FIN has not been sent."""
 RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
 """The peer's FIN has not arrived."""

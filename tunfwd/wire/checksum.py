@@ -8,7 +8,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 def ones_complement_sum(data: Buffer, initial: int = 0) -> int:
-    """Folded 16-bit one's complement sum of `data`, an odd last byte padded with zero, plus `initial`."""
+    """Return the folded 16-bit one's complement sum of `data`, zero-padded to be even, plus `initial`."""
     number = int.from_bytes(data, "big")
     if len(data) & 1:
         number <<= 8
@@ -17,12 +17,12 @@ def ones_complement_sum(data: Buffer, initial: int = 0) -> int:
 
 
 def checksum(data: Buffer, initial: int = 0) -> int:
-    """The value for a checksum field that is zero in `data`; 0 over data with the right one in place."""
+    """Return the checksum for a field that is zero in `data`; 0 over data with the right one in place."""
     return 0xFFFF ^ ones_complement_sum(data, initial)
 
 
 def pseudo_header_sum(source: bytes, destination: bytes, protocol: int, length: int) -> int:
-    """Folded sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) of `length` bytes of transport.
+    """Return the folded sum of the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) of `length` bytes of transport.
 
     The same for both families: only the positions of the words differ, and a sum has none.
     """

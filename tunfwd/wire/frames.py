@@ -158,17 +158,17 @@ Frame: TypeAlias = (
 
 
 def link_tag(sender_epoch: int, receiver_epoch: int) -> int:
-    """The 32 bits that mark packets of this pair of epochs in this direction."""
+    """Return the 32 bits that mark packets of this pair of epochs in this direction."""
     return zlib.crc32(struct.pack("<QQ", sender_epoch, receiver_epoch))
 
 
 def expand_number(truncated: int, expected: int) -> int:
-    """The packet number nearest to `expected` that ends in these 32 bits (RFC 9000 A.3), or less than 0."""
+    """Return the number nearest to `expected` with these 32 low bits (RFC 9000 A.3); it may be below 0."""
     return expected + ((truncated - expected + 0x80000000) & _MASK) - 0x80000000
 
 
 def decode_frames(packet: bytes, position: int) -> list[Frame]:
-    """All frames from `position` to the end of the packet.
+    """Return all frames from `position` to the end of the packet.
 
     Malformed if they are not there, whole and known.
     """
@@ -290,7 +290,7 @@ def encode_ack(starts: list[int], stops: list[int], delay: float, room: int) -> 
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """Any frame but an Ack, whose ranges `encode_ack` takes from where they are kept."""
+    """Encode any frame but an Ack, whose ranges `encode_ack` takes from where they are kept."""
     match frame:
         case Stream(stream, offset, data, fin):
             return STREAM_HEADER.pack(STREAM_FIN if fin else STREAM, stream, offset, len(data)) + data

@@ -71,7 +71,7 @@ class Quoted(NamedTuple):
 
 
 def parse(data: Buffer, packet: ip.Packet) -> Echo | Report | None:
-    """The message in `packet`; None if it is of a kind that does not concern us. Raises Malformed."""
+    """Return the message in `packet`; None if it is of a kind that does not concern us. Raises Malformed."""
     if packet.end - packet.payload < HEADER_LENGTH:
         raise Malformed("ICMP header cut short")
     kind, code, _, rest = _HEADER.unpack_from(data, packet.payload)
@@ -91,7 +91,7 @@ def parse(data: Buffer, packet: ip.Packet) -> Echo | Report | None:
 
 
 def parse_quote(quote: memoryview) -> Quoted:
-    """What a Report quotes: the IP header and 8 bytes of ours, possibly no more. Raises Malformed."""
+    """Return what a Report quotes: the IP header and 8 bytes of ours, possibly no more. Raises Malformed."""
     version = quote[0] >> 4 if quote else 0
     offset = 0
     if version == 4 and len(quote) >= 28:
@@ -115,7 +115,7 @@ def parse_quote(quote: memoryview) -> Quoted:
 def build_error(
     source: bytes, destination: bytes, error: Error, quote: Buffer, mtu: int = 0
 ) -> tuple[bytes, bytes]:
-    """IP header and message of an error from `source` that quotes as much of an IP packet as is allowed."""
+    """Return the header and message of an error from `source`, which quotes as much as it may of a packet."""
     if len(source) == 4:
         kind, code = _TYPES_V4[error]
         limit = QUOTE_V4 - ip.HEADER_LENGTH_V4 - HEADER_LENGTH
@@ -129,7 +129,7 @@ def build_error(
 
 
 def build_echo_reply(source: bytes, destination: bytes, echo: Echo) -> bytes:
-    """The message that answers `echo`; an IP header goes before it, or fragments' headers."""
+    """Return the message that answers `echo`; an IP header goes before it, or fragments' headers."""
     kind = (_ECHO_V4 if len(source) == 4 else _ECHO_V6)[1]
     return _build(source, destination, (kind, 0, echo.rest), echo.payload)[1]
 

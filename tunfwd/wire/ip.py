@@ -58,7 +58,7 @@ class Packet(NamedTuple):
 
 
 def parse(data: Buffer, start: int = 0) -> Packet:
-    """The packet that begins at `start`; what follows its end is link padding. Raises Malformed."""
+    """Return the packet that begins at `start`; what follows its end is link padding. Raises Malformed."""
     if len(data) <= start:
         raise Malformed("no packet")
     version = data[start] >> 4
@@ -149,7 +149,7 @@ def build_header(
     dont_fragment: bool = False,
     hop_limit: int = 64,
 ) -> bytes:
-    """The header for `length` bytes of payload, checksum (IPv4) or fragment header (IPv6) included.
+    """Return the header for `length` bytes of payload, checksum (IPv4) or fragment header (IPv6) included.
 
     `identification` is for IPv4 packets that others may fragment; a fragment's own goes before it.
     """

@@ -50,7 +50,7 @@ class Options(NamedTuple):
 
 
 def parse(data: Buffer, start: int, end: int) -> Segment:
-    """The segment in data[start:end]; raises Malformed. The checksum is not looked at."""
+    """Return the segment in data[start:end]; raises Malformed. The checksum is not looked at."""
     if end - start < HEADER_LENGTH:
         raise Malformed("TCP header cut short")
     source_port, destination_port, sequence, acknowledgment, offset, flags, window, _, _ = (
@@ -73,7 +73,7 @@ def parse(data: Buffer, start: int, end: int) -> Segment:
 
 
 def parse_options(options: Buffer) -> Options:
-    """What the options say that we know; those of a wrong length are passed over, as others do."""
+    """Return what the options say that we know; those of a wrong length are passed over, as others do."""
     mss: int | None = None
     window_scale: int | None = None
     sack_permitted = False
@@ -101,7 +101,7 @@ def parse_options(options: Buffer) -> Options:
 
 
 def build_syn_options(options: Options) -> bytes:
-    """The options of a SYN, padded to a multiple of 4 bytes."""
+    """Return the options of a SYN, padded to a multiple of 4 bytes."""
     built = b""
     if options.mss is not None:
         built += struct.pack(">BBH", _MSS, 4, options.mss)
@@ -113,7 +113,7 @@ def build_syn_options(options: Options) -> bytes:
 
 
 def build_sack(blocks: list[tuple[int, int]]) -> bytes:
-    """A SACK option of at most MAX_SACK_BLOCKS blocks (left edge, right edge), numbers of any size."""
+    """Return a SACK option of at most MAX_SACK_BLOCKS blocks (left edge, right edge), numbers of any size."""
     edges = [edge & 0xFFFFFFFF for block in blocks[:MAX_SACK_BLOCKS] for edge in block]
     return struct.pack(f">BBBB{len(edges)}I", _NOP, _NOP, 5, 2 + 4 * len(edges), *edges)
 
@@ -129,7 +129,7 @@ def build_header(
     checksum: int,
     options: bytes = b"",
 ) -> bytes:
-    """A header; sequence numbers of any size are cut to 32 bits."""
+    """Return a header; sequence numbers of any size are cut to 32 bits."""
     offset = (HEADER_LENGTH + len(options)) << 2
     header = _HEADER.pack(
         source_port,

@@ -24,7 +24,7 @@ class Datagram(NamedTuple):
 
 
 def parse(data: Buffer, start: int, end: int) -> Datagram:
-    """The datagram in data[start:end], which may be longer than the datagram; raises Malformed.
+    """Return the datagram in data[start:end], which may be longer than the datagram; raises Malformed.
 
     With segmentation offload the length field is that of all datagrams together, and so is the payload.
     """
@@ -38,5 +38,5 @@ def parse(data: Buffer, start: int, end: int) -> Datagram:
 
 
 def build_header(source_port: int, destination_port: int, length: int, checksum: int) -> bytes:
-    """A header; `length` is that of the payload, in bytes."""
+    """Return a header; `length` is that of the payload, in bytes."""
     return _HEADER.pack(source_port, destination_port, HEADER_LENGTH + length, checksum)

@@ -38,12 +38,12 @@ PLAIN = _HEADER.pack(0, GSO_NONE, 0, 0, 0, 0)  # a packet that is complete as it
 
 
 def parse(frame: Buffer) -> Header:
-    """The header of a frame of at least LENGTH bytes."""
+    """Return the header of a frame of at least LENGTH bytes."""
     return Header._make(_HEADER.unpack_from(frame))
 
 
 def build(
     gso_type: int, header_length: int, gso_size: int, checksum_start: int, checksum_offset: int
 ) -> bytes:
-    """A header that asks for the transport checksum and, unless `gso_type` is GSO_NONE, for segmentation."""
+    """Return a header that asks for the checksum and, unless `gso_type` is GSO_NONE, for segmentation."""
     return _HEADER.pack(FLAG_NEEDS_CSUM, gso_type, header_length, gso_size, checksum_start, checksum_offset)
