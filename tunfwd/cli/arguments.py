@@ -1,7 +1,7 @@
 """The kinds of arguments and options that several commands have, with their completion in the shell."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -29,12 +29,12 @@ def written(read: Callable[[str], T]) -> Callable[[str], T]:
     return convert
 
 
-PORT = written(read_port)
-PORTS = written(read_ports)
-TARGET = written(lambda text: str(read_target(text)))
-ADDRESS = written(read_address)
-CONTACT_NAME = written(read_contact_name)
-OFFER_NAME = written(read_name)
+PORT: Final = written(read_port)
+PORTS: Final = written(read_ports)
+TARGET: Final = written(lambda text: str(read_target(text)))
+ADDRESS: Final = written(read_address)
+CONTACT_NAME: Final = written(read_contact_name)
+OFFER_NAME: Final = written(read_name)
 
 
 def assume_tcp(ranges: Sequence[PortRange]) -> list[str]:

@@ -13,7 +13,7 @@ from tunfwd.common.errors import UserError
 from tunfwd.control import api
 
 DOCTOR_TIME: Final = 30.0  # s for the daemon to look around, which takes asking nodes
-MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
+MARKS: Final = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """`tunfwd id`, `status`, `ping`, `version`: who we are, who is there, and how well."""
 
 import time
+from typing import Final
 
 import click
 
@@ -11,7 +12,7 @@ from tunfwd.cli.session import Session
 from tunfwd.common.errors import EXIT_CODES, UserError
 from tunfwd.control import api
 
-PING_INTERVAL = 1.0  # s from one ping to the next, as ping(8)
+PING_INTERVAL: Final = 1.0  # s from one ping to the next, as ping(8)
 
 
 @click.command("id")

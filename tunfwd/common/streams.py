@@ -6,8 +6,6 @@ holds. What happens to a stream is told to a `StreamHandler`; datagram flows hav
 the two implementations are in netstack and services, and the relay is in daemon.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from tunfwd.common.values import Reason

@@ -16,7 +16,7 @@ SOCKET_VARIABLE: Final = "TUNFWD_SOCKET"  # the control socket
 LOG_VARIABLE: Final = "TUNFWD_LOG"  # the log level: debug, info, warning or error
 NODES_VARIABLE: Final = "TUNFWD_PUBLIC_NODES"  # 0, 1, or a list of nodes in place of the bundled one
 
-SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its terminating zero (unix(7))
+SOCKET_PATH_BYTES: Final = 107  # sockaddr_un.sun_path holds 108 with its terminating zero (unix(7))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from tunfwd.common import notation
 from tunfwd.common.names import KEY_PREFIX, composed
@@ -17,8 +17,8 @@ from tunfwd.common.schema import Mismatch, Parse
 from tunfwd.forwarding.policy import KEY_BEGINNING, Action, Party, Rule, means
 from tunfwd.wire.packets import Direction, Protocol
 
-MAX_PATTERN = 256  # characters
-_HEX = re.compile(r"[0-9a-fA-F]+")
+MAX_PATTERN: Final = 256  # characters
+_HEX: Final = re.compile(r"[0-9a-fA-F]+")
 
 
 def _read_pattern(text: str) -> str:

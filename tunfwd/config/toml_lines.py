@@ -6,19 +6,20 @@ it for valid TOML 1.0 and has only to keep strings, comments, tables, arrays and
 
 import re
 import tomllib
+from typing import Final
 
 Path = tuple[str | int, ...]
 
-_BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
-_KEY_PART = re.compile(r'[ \t]*("(?:[^"\\]|\\.)*"|\'[^\']*\'|[A-Za-z0-9_-]+)[ \t]*')
-_STRING = re.compile(
+_BLANK: Final = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_KEY_PART: Final = re.compile(r'[ \t]*("(?:[^"\\]|\\.)*"|\'[^\']*\'|[A-Za-z0-9_-]+)[ \t]*')
+_STRING: Final = re.compile(
     r'"""(?:[^\\]|\\.)*?"""(?:"{0,2})'  # up to two quotes may stand before the closing three
     r"|'''.*?'''(?:'{0,2})"
     r'|"(?:[^"\\\n]|\\.)*"'
     r"|'[^'\n]*'",
     re.DOTALL,
 )
-_PLAIN = re.compile(r"[^,\]}\n#]+")  # a number, a date, true or false
+_PLAIN: Final = re.compile(r"[^,\]}\n#]+")  # a number, a date, true or false
 
 
 def locate(document: str) -> dict[Path, int]:

@@ -10,7 +10,7 @@ group, "group:GROUP/NAME"; for an offer or mapping its name or the beginning of 
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Final, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 from tunfwd.common.names import ContactName, OfferName, Spoken
 from tunfwd.common.notation import Port, PortSpec, Protocol, TargetText, read_address
@@ -28,7 +28,7 @@ Source = Literal["auto", "peer", "host"]
 Sees = Literal["peer", "host"]
 NodeOrigin = Literal["bootstrap", "relays", "bundled", "added"]
 NodeAnswer = Literal["answers", "wrong key", "no answer", "refused", "unreachable"]
-MAX_PASSWORD = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
+MAX_PASSWORD: Final = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
 
 
 # Parameters
@@ -541,41 +541,41 @@ class Method(Generic[P, R]):
     changes: bool = False  # what is to outlive the daemon
 
 
-IDENTITY = Method("id", Nothing, IdentityResult)
-STATUS = Method("status", Nothing, StatusResult)
-VERSION = Method("version", Nothing, VersionResult)
-NODES = Method("nodes", Nodes, NodesResult)
-NODES_UPDATE = Method("nodes.update", NodesUpdate, NodesUpdateResult)
-DOCTOR = Method("doctor", Nothing, DoctorResult)
-PING = Method("ping", Ping, PingResult)
+IDENTITY: Final = Method("id", Nothing, IdentityResult)
+STATUS: Final = Method("status", Nothing, StatusResult)
+VERSION: Final = Method("version", Nothing, VersionResult)
+NODES: Final = Method("nodes", Nodes, NodesResult)
+NODES_UPDATE: Final = Method("nodes.update", NodesUpdate, NodesUpdateResult)
+DOCTOR: Final = Method("doctor", Nothing, DoctorResult)
+PING: Final = Method("ping", Ping, PingResult)
 
-FRIEND_ADD = Method("friend.add", FriendAdd, FriendResult, changes=True)
-FRIEND_ACCEPT = Method("friend.accept", FriendAccept, FriendResult, changes=True)
-FRIEND_REJECT = Method("friend.reject", FriendReject, FriendResult)
-FRIEND_RENAME = Method("friend.rename", FriendRename, FriendResult, changes=True)
-FRIEND_REMOVE = Method("friend.remove", FriendRemove, FriendResult, changes=True)
-FRIEND_LIST = Method("friend.list", Nothing, FriendsResult)
+FRIEND_ADD: Final = Method("friend.add", FriendAdd, FriendResult, changes=True)
+FRIEND_ACCEPT: Final = Method("friend.accept", FriendAccept, FriendResult, changes=True)
+FRIEND_REJECT: Final = Method("friend.reject", FriendReject, FriendResult)
+FRIEND_RENAME: Final = Method("friend.rename", FriendRename, FriendResult, changes=True)
+FRIEND_REMOVE: Final = Method("friend.remove", FriendRemove, FriendResult, changes=True)
+FRIEND_LIST: Final = Method("friend.list", Nothing, FriendsResult)
 
-OFFER_ADD = Method("offer.add", OfferAdd, OffersResult, changes=True)
-OFFER_LIST = Method("offer.list", Nothing, OffersResult)
-OFFER_ACCEPT = Method("offer.accept", OfferAccept, MappingResult, changes=True)
-OFFER_DENY = Method("offer.deny", OfferDeny, OffersResult)
-REQUEST = Method("request", Ask, OffersResult, changes=True)
-PORTS = Method("ports", Nothing, MappingsResult)
-KILL = Method("kill", Kill, KilledResult, changes=True)
+OFFER_ADD: Final = Method("offer.add", OfferAdd, OffersResult, changes=True)
+OFFER_LIST: Final = Method("offer.list", Nothing, OffersResult)
+OFFER_ACCEPT: Final = Method("offer.accept", OfferAccept, MappingResult, changes=True)
+OFFER_DENY: Final = Method("offer.deny", OfferDeny, OffersResult)
+REQUEST: Final = Method("request", Ask, OffersResult, changes=True)
+PORTS: Final = Method("ports", Nothing, MappingsResult)
+KILL: Final = Method("kill", Kill, KilledResult, changes=True)
 
-GROUP_CREATE = Method("group.create", GroupCreate, GroupResult, changes=True)
-GROUP_JOIN = Method("group.join", GroupJoin, GroupResult, changes=True)
-GROUP_RENAME = Method("group.rename", GroupRename, GroupResult, changes=True)
-GROUP_INVITE = Method("group.invite", Invite, GroupResult)
-GROUP_LIST = Method("group.list", Nothing, GroupsResult)
-GROUP_PEERS = Method("group.peers", Group, MembersResult)
-GROUP_KICK = Method("group.kick", Kick, GroupResult, changes=True)
-GROUP_LEAVE = Method("group.leave", Group, GroupResult, changes=True)
+GROUP_CREATE: Final = Method("group.create", GroupCreate, GroupResult, changes=True)
+GROUP_JOIN: Final = Method("group.join", GroupJoin, GroupResult, changes=True)
+GROUP_RENAME: Final = Method("group.rename", GroupRename, GroupResult, changes=True)
+GROUP_INVITE: Final = Method("group.invite", Invite, GroupResult)
+GROUP_LIST: Final = Method("group.list", Nothing, GroupsResult)
+GROUP_PEERS: Final = Method("group.peers", Group, MembersResult)
+GROUP_KICK: Final = Method("group.kick", Kick, GroupResult, changes=True)
+GROUP_LEAVE: Final = Method("group.leave", Group, GroupResult, changes=True)
 
-CONFERENCE_CREATE = Method("conference.create", ConferenceCreate, GroupResult, changes=True)
-CONFERENCE_JOIN = Method("conference.join", Group, GroupResult, changes=True)
-CONFERENCE_INVITE = Method("conference.invite", Invite, GroupResult)
-CONFERENCE_LIST = Method("conference.list", Nothing, GroupsResult)
-CONFERENCE_PEERS = Method("conference.peers", Group, MembersResult)
-CONFERENCE_LEAVE = Method("conference.leave", Group, GroupResult, changes=True)
+CONFERENCE_CREATE: Final = Method("conference.create", ConferenceCreate, GroupResult, changes=True)
+CONFERENCE_JOIN: Final = Method("conference.join", Group, GroupResult, changes=True)
+CONFERENCE_INVITE: Final = Method("conference.invite", Invite, GroupResult)
+CONFERENCE_LIST: Final = Method("conference.list", Nothing, GroupsResult)
+CONFERENCE_PEERS: Final = Method("conference.peers", Group, MembersResult)
+CONFERENCE_LEAVE: Final = Method("conference.leave", Group, GroupResult, changes=True)

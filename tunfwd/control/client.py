@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 from time import monotonic
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from tunfwd.common.errors import UserError
 from tunfwd.common.schema import Mismatch, decode
@@ -18,7 +18,7 @@ from tunfwd.control.protocol import MAX_ANSWER, Request, decode_answer, encode_r
 P = TypeVar("P")
 R = TypeVar("R")
 
-DEFAULT_TIMEOUT = 15.0  # s for connecting, and for each answer
+DEFAULT_TIMEOUT: Final = 15.0  # s for connecting, and for each answer
 
 
 class Client:

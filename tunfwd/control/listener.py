@@ -15,16 +15,17 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import trio
 
 from tunfwd.common.errors import ConfigurationError, UserError
 from tunfwd.config.paths import SOCKET_PATH_BYTES
 
-BACKLOG = 64  # connections the kernel holds until we accept them
+BACKLOG: Final = 64  # connections the kernel holds until we accept them
 
-_SO_PEERGROUPS = 59  # <asm-generic/socket.h>, Linux 4.13; Python has no name for it
-_UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
+_SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>, Linux 4.13; Python has no name for it
+_UCRED: Final = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)

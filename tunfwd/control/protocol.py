@@ -11,12 +11,13 @@ answer to a line that could not be read.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from tunfwd.common.errors import EXIT_CODES, UserError
 from tunfwd.common.text import MESSAGE_LIMIT, clean
 
-MAX_REQUEST = 64 * 1024  # bytes of a request's line
-MAX_ANSWER = 16 * 1024 * 1024  # bytes of an answer's line: thousands of contacts
+MAX_REQUEST: Final = 64 * 1024  # bytes of a request's line
+MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes of an answer's line: thousands of contacts
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ async def serve(
 
 
 # errnos of accept(2) that concern one connection or this moment, not the listening socket
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPERM)
+_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPERM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import Final
 
 import trio
 
@@ -54,9 +55,10 @@ from tunfwd.tun.listeners import Listeners, local_interface
 from tunfwd.tun.local_addresses import LocalAddresses
 from tunfwd.tun.upkeep import Layout, set_guards
 
-GC_THRESHOLD = 50_000  # allocations; at the default of 700 collecting takes a part of every packet's time
+GC_THRESHOLD: Final = 50_000
+"""Allocations; at the default of 700 collecting takes a part of every packet's time."""
 
-CONTROLLERS: dict[str, ControllerFactory] = {"bbr": Bbr, "cubic": Cubic, "newreno": NewReno}
+CONTROLLERS: Final[dict[str, ControllerFactory]] = {"bbr": Bbr, "cubic": Cubic, "newreno": NewReno}
 
 log = logging.getLogger(__name__)
 

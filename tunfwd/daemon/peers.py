@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
 from tunfwd.common.errors import UserError
 from tunfwd.common.names import KEY_PREFIX, folded, harmless
@@ -22,9 +23,9 @@ from tunfwd.services.target import Target
 from tunfwd.tox.contacts import Contact, Member
 from tunfwd.wire.packets import Protocol
 
-SILENCE = 10  # datagrams without an answer that are worth a word; what only ever sends does not mind
-FIRST_FREE_PORT = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
-NO_ADDRESS = "no IPv4 address is left in the range"
+SILENCE: Final = 10  # datagrams without an answer that are worth a word; what only ever sends does not mind
+FIRST_FREE_PORT: Final = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
+NO_ADDRESS: Final = "no IPv4 address is left in the range"
 
 
 @dataclass(slots=True)

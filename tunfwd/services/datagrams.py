@@ -5,12 +5,11 @@ UDP does not say whether anybody is there; so until something answers, the last 
 the time the name is resolved, and for the next address when one refuses.
 """
 
-from __future__ import annotations
-
 import errno
 import socket
 from collections import deque
 from collections.abc import Hashable
+from typing import Final
 
 import trio
 
@@ -26,15 +25,15 @@ from tunfwd.services.target import (
     resolve_datagram,
 )
 
-RESOLVE_TIMEOUT = 10.0  # s
-RESOLVE_AGAIN = 5.0  # s after a failure
-KEPT_LIMIT = 8  # datagrams; the oldest goes first
-DATAGRAM_LIMIT = 65_535  # bytes
-BATCH = 64  # datagrams received before other sockets get their turn
-RECEIVE_BUFFER = 1 << 20  # bytes; the kernel cuts it to its rmem_max
+RESOLVE_TIMEOUT: Final = 10.0  # s
+RESOLVE_AGAIN: Final = 5.0  # s after a failure
+KEPT_LIMIT: Final = 8  # datagrams; the oldest goes first
+DATAGRAM_LIMIT: Final = 65_535  # bytes
+BATCH: Final = 64  # datagrams received before other sockets get their turn
+RECEIVE_BUFFER: Final = 1 << 20  # bytes; the kernel cuts it to its rmem_max
 
 # linux/in.h and linux/in6.h: fragment what is larger than the path takes, rather than refuse it
-DONT_DISCOVER_MTU = {
+DONT_DISCOVER_MTU: Final = {
     socket.AF_INET: (socket.IPPROTO_IP, 10, 0),
     socket.AF_INET6: (socket.IPPROTO_IPV6, 23, 0),
 }

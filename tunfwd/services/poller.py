@@ -5,26 +5,25 @@ one epoll set, whose descriptor trio waits on, and whoever owns a socket is call
 and datagram flows register here; daemon runs it.
 """
 
-from __future__ import annotations
-
 import resource
 import select
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
 from tunfwd.faults import note, survives
 from tunfwd.netstack.shares import Shares
 
-READABLE = select.EPOLLIN
-WRITABLE = select.EPOLLOUT
-BROKEN = select.EPOLLERR | select.EPOLLHUP  # always reported, asked for or not
+READABLE: Final = select.EPOLLIN
+WRITABLE: Final = select.EPOLLOUT
+BROKEN: Final = select.EPOLLERR | select.EPOLLHUP  # always reported, asked for or not
 
-RESERVED = 256  # descriptors for all but services: toxcore, the device, the control socket, name resolution
-LEAST = 16  # sockets that each contact may have, however many others have
+RESERVED: Final = 256
+"""Descriptors for all but services: toxcore, the device, the control socket, name resolution."""
+LEAST: Final = 16  # sockets that each contact may have, however many others have
 
-READY_LIMIT = 256  # sockets served before other tasks get their turn
+READY_LIMIT: Final = 256  # sockets served before other tasks get their turn
 
 
 class Watcher(Protocol):

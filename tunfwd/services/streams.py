@@ -5,14 +5,13 @@ the service back. What is written goes to the kernel at once, and what the kerne
 buffer of SEND_LIMIT. Events come from the poller, never from within a call.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import socket
 import struct
 from collections.abc import Hashable
 from enum import Enum, auto
+from typing import Final
 
 import trio
 
@@ -21,10 +20,10 @@ from tunfwd.common.values import Reason
 from tunfwd.services.poller import BROKEN, READABLE, WRITABLE, Poller
 from tunfwd.services.target import ConnectFailed, Target, connect_stream
 
-SEND_LIMIT = 1 << 20  # bytes that wait for the kernel's send buffer
-CONNECT_TIMEOUT = 10.0  # s; a service is near, but its name may need a resolver
+SEND_LIMIT: Final = 1 << 20  # bytes that wait for the kernel's send buffer
+CONNECT_TIMEOUT: Final = 10.0  # s; a service is near, but its name may need a resolver
 
-OPTIONS = (
+OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # the application has decided what belongs together
     (socket.SOL_SOCKET, socket.SO_RCVBUF, 2 << 20),  # bytes; by itself the kernel goes up to 32 MB
     (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 18),  # bytes; more only adds to what is in flight
@@ -34,7 +33,7 @@ OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),  # s
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
 )
-RESET_ON_CLOSE = struct.pack("@ii", 1, 0)  # struct linger: on, for 0 s
+RESET_ON_CLOSE: Final = struct.pack("@ii", 1, 0)  # struct linger: on, for 0 s
 
 
 class State(Enum):

@@ -3,21 +3,19 @@
 Used by streams.py and datagrams.py.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import socket
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import trio
 
 from tunfwd.common.values import Reason
 
-LOOPBACK = ("127.0.0.1", "::1")  # in this order: more services listen on IPv4 only than on IPv6 only
+LOOPBACK: Final = ("127.0.0.1", "::1")  # in this order: more services listen on IPv4 only than on IPv6 only
 
-FAILURES = {
+FAILURES: Final = {
     errno.ECONNREFUSED: Reason.REFUSED,
     errno.ECONNRESET: Reason.REFUSED,  # accepted, and reset before we could look
     errno.EHOSTUNREACH: Reason.UNREACHABLE,
@@ -32,7 +30,7 @@ FAILURES = {
 }
 
 # Of several addresses that failed, the failure to report: the one that says most about the service.
-TELLING = (
+TELLING: Final = (
     Reason.REFUSED,
     Reason.TIMED_OUT,
     Reason.UNREACHABLE,

@@ -12,7 +12,7 @@ import time
 from functools import partial
 from random import SystemRandom
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import trio
 
@@ -51,13 +51,12 @@ from tunfwd.tox.sockets import (
 
 log = logging.getLogger(__name__)
 
-CHECK_INTERVAL = (
-    5.0  # s between looks at what toxcore does not tell: how members are reached, who uses our relay
-)
-REUNION_INTERVAL = 1.0  # s between writes of what friends tell of themselves
-SAVE_DELAY = 2.0  # s from a change that toxcore made by itself to the file
-SAVE_RETRY = 60.0  # s until an identity that could not be written is tried again
-INTRODUCTIONS = (0.2, 0.8, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # s between; toxcore forgets a key in time
+CHECK_INTERVAL: Final = 5.0
+"""Seconds between looks at what toxcore does not tell: how members are reached, who uses our relay."""
+REUNION_INTERVAL: Final = 1.0  # s between writes of what friends tell of themselves
+SAVE_DELAY: Final = 2.0  # s from a change that toxcore made by itself to the file
+SAVE_RETRY: Final = 60.0  # s until an identity that could not be written is tried again
+INTRODUCTIONS: Final = (0.2, 0.8, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # s between; toxcore forgets a key in time
 
 
 class Client:

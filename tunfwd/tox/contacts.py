@@ -9,7 +9,7 @@ conferences.py make all of these and keep them in step with toxcore.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import (
@@ -29,11 +29,11 @@ from tunfwd.tox.pacing import GROUP_BURST, GROUP_STUCK, ROUND, Pacing
 from tunfwd.tox.reunion import Reunion
 from tunfwd.wire import carriers
 
-NAME_LIMIT = 128  # characters of a nickname or a room's name; toxcore allows at most 128 bytes
+NAME_LIMIT: Final = 128  # characters of a nickname or a room's name; toxcore allows at most 128 bytes
 
-NONE = Tox_Connection.TOX_CONNECTION_NONE
-TCP = Tox_Connection.TOX_CONNECTION_TCP
-UDP = Tox_Connection.TOX_CONNECTION_UDP
+NONE: Final = Tox_Connection.TOX_CONNECTION_NONE
+TCP: Final = Tox_Connection.TOX_CONNECTION_TCP
+UDP: Final = Tox_Connection.TOX_CONNECTION_UDP
 
 
 class ContactOffline(Exception):

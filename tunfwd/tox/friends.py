@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 from tunfwd.common.text import clean_bytes as clean
 from tunfwd.tox.binding.enums import Tox_Connection
@@ -21,11 +22,12 @@ from tunfwd.tox.reunion import Reunion
 
 log = logging.getLogger(__name__)
 
-MAX_REQUESTS = 256  # that wait for a person; the one heard of longest ago gives way, and is heard of again
-REQUEST_LIFE = (
+MAX_REQUESTS: Final = 256
+"""Requests that wait for a person; the one heard of longest ago gives way, and is heard of again."""
+REQUEST_LIFE: Final = (
     7 * 86400.0
 )  # s that a request waits since it was last heard of; toxcore repeats it all the while
-MESSAGE_LIMIT = 256  # characters of a request's message that are kept
+MESSAGE_LIMIT: Final = 256  # characters of a request's message that are kept
 
 
 class NoSuchRequest(LookupError):

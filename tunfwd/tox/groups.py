@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from tunfwd.common.text import clean_bytes as clean
 from tunfwd.tox.binding.enums import (
@@ -44,18 +45,19 @@ from tunfwd.wire import carriers
 
 log = logging.getLogger(__name__)
 
-INVITATION_DELAY = 2.0  # s that a friend is online before its invitations are told; see tell_invitations
-MAX_EARLY_PEERS = 32  # of all groups, whose packets are kept until toxcore announces them
-MAX_EARLY_PACKETS = 64  # of one such peer
-MAX_NUMBER = 4096  # the highest of toxcore's group numbers looked for at start
+INVITATION_DELAY: Final = 2.0
+"""Seconds that a friend is online before its invitations are told; see tell_invitations."""
+MAX_EARLY_PEERS: Final = 32  # of all groups, whose packets are kept until toxcore announces them
+MAX_EARLY_PACKETS: Final = 64  # of one such peer
+MAX_NUMBER: Final = 4096  # the highest of toxcore's group numbers looked for at start
 
-_LOSSY = (carriers.GROUP.lossy, carriers.GROUP.extension)
-_REFUSALS = {
+_LOSSY: Final = (carriers.GROUP.lossy, carriers.GROUP.extension)
+_REFUSALS: Final = {
     Tox_Group_Join_Fail.TOX_GROUP_JOIN_FAIL_PEER_LIMIT: "the group is full",
     Tox_Group_Join_Fail.TOX_GROUP_JOIN_FAIL_INVALID_PASSWORD: "wrong password",
     Tox_Group_Join_Fail.TOX_GROUP_JOIN_FAIL_UNKNOWN: "refused",
 }
-_EXITS = {
+_EXITS: Final = {
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT: "left",
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_TIMEOUT: "timed out",
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_DISCONNECTED: "disconnected",
@@ -63,7 +65,10 @@ _EXITS = {
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_KICK: "kicked",
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_SYNC_ERROR: "out of step with the group",
 }
-_FOR_GOOD = (Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT, Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_KICK)
+_FOR_GOOD: Final = (
+    Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT,
+    Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_KICK,
+)
 
 
 class Groups(RoomList[Group]):

@@ -23,16 +23,17 @@ from tunfwd.files import previous, put_aside, read_whole, write_whole
 from tunfwd.tox.binding import encryptsave
 from tunfwd.tox.binding.errors import DecryptionFailed, ToxError
 
-_COOKIE = b"\0\0\0\0\x1f\x1b\xed\x15"  # savedata begins with a zero u32 and 0x15ED1B1F, both little-endian
-_SECTION = struct.Struct("<IHH")  # then come sections: length, type, mark
-_MARK = 0x01CE
+_COOKIE: Final = b"\0\0\0\0\x1f\x1b\xed\x15"
+"""Savedata begins with a zero u32 and 0x15ED1B1F, both little-endian."""
+_SECTION: Final = struct.Struct("<IHH")  # then come sections: length, type, mark
+_MARK: Final = 0x01CE
 _RELAYS: Final = 10  # type of the section with relays; toxcore, state.h: STATE_TYPE_TCP_RELAY
 _KEY_SIZE: Final = 32
 # A node there: family, address, port, key. toxcore, network.h: TOX_AF_* and TOX_TCP_*
 _NODE_SIZES: Final = dict.fromkeys((2, 130), 1 + 4 + 2 + _KEY_SIZE) | dict.fromkeys(
     (10, 138), 1 + 16 + 2 + _KEY_SIZE
 )
-_END = 255  # type of the last section; zeros may follow, when toxcore reserved more than it wrote
+_END: Final = 255  # type of the last section; zeros may follow, when toxcore reserved more than it wrote
 _SEAL: Final = b"tunfwd\0\1"  # then the checksum
 _CHECKSUM_SIZE: Final = 16
 _WAY_OUT: Final = "restore it from a backup, or move its directory away to begin as somebody new"

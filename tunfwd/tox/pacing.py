@@ -25,18 +25,19 @@ member is bounded here. The receiving side is given only one packet a round of t
 lost one: after each lossless packet of a group comes another round at once.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
-ROUND = 0.004  # s between rounds while something goes on that no socket announces
-CALM = 0.05  # s; the longest interval toxcore asks for, when it has nothing to do
-IDLE = 0.2  # s between rounds then, if UDP announces everything: toxcore's own timers run a second or more
-CREDITS = 4  # packets to wait for before a full queue is tried again
-BURST = 100  # packets; a socket buffer of Linux's default size holds 180 of toxcore's largest
-GROUP_BURST = 40  # lossless packets to a member of a group in each ROUND: 4 MB/s of 500 bytes
-GROUP_STUCK = 0.5  # s until a member's queue is tried again that holds all it can
-SHORTEST = 0.001  # s; the resolution of toxcore's clock
-LONGEST = 2.0  # s; at toxcore's least rate 8 credits, enough to climb from it
-LINGER = 1.0  # s after its last packet that a relayed contact counts as active
+ROUND: Final = 0.004  # s between rounds while something goes on that no socket announces
+CALM: Final = 0.05  # s; the longest interval toxcore asks for, when it has nothing to do
+IDLE: Final = 0.2
+"""Seconds between rounds then, if UDP announces everything: toxcore's own timers run a second or more."""
+CREDITS: Final = 4  # packets to wait for before a full queue is tried again
+BURST: Final = 100  # packets; a socket buffer of Linux's default size holds 180 of toxcore's largest
+GROUP_BURST: Final = 40  # lossless packets to a member of a group in each ROUND: 4 MB/s of 500 bytes
+GROUP_STUCK: Final = 0.5  # s until a member's queue is tried again that holds all it can
+SHORTEST: Final = 0.001  # s; the resolution of toxcore's clock
+LONGEST: Final = 2.0  # s; at toxcore's least rate 8 credits, enough to climb from it
+LINGER: Final = 1.0  # s after its last packet that a relayed contact counts as active
 
 
 class Queue(Protocol):

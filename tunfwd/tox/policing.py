@@ -139,9 +139,9 @@ class SocketGate:
 # Instructions of linux/filter.h.
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30
 _AND, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x54, 0x15, 0x35, 0x06
-_IP_HEADER = 0xFFF00000  # SKF_NET_OFF
-_RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
-_ALL = 0xFFFFFFFF
+_IP_HEADER: Final = 0xFFF00000  # SKF_NET_OFF
+_RANDOM: Final = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
+_ALL: Final = 0xFFFFFFFF
 
 
 def filter_program(shares: Mapping[Source, float]) -> bytes:

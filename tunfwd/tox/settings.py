@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, Self
 
-_NODE = re.compile(
+_NODE: Final = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5}):(?P<key>[0-9A-Fa-f]{64})"
 )
 

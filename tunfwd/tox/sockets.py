@@ -16,15 +16,16 @@ import select
 import socket
 import stat
 from collections.abc import Iterable
+from typing import Final
 
 import trio
 
 from tunfwd.tox.reunion import FIRST_PORT, LAST_PORT
 from tunfwd.tox.settings import Settings
 
-_WILDCARDS = {"0.0.0.0", "::"}
-_ANY_PORT = 9  # discard
-_FAMILIES = {socket.AF_INET, socket.AF_INET6}
+_WILDCARDS: Final = {"0.0.0.0", "::"}
+_ANY_PORT: Final = 9  # discard
+_FAMILIES: Final = {socket.AF_INET, socket.AF_INET6}
 
 
 def descriptors() -> set[int]:

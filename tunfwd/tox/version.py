@@ -4,18 +4,18 @@ Used at start, where it refuses, and by `tunfwd doctor` and `tunfwd version`, wh
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from tunfwd.tox.binding.cdef import load
 from tunfwd.tox.binding.errors import ToxcoreUnusable
 
 Version = tuple[int, int, int]
 
-GROUPS_SINCE: Version = (0, 2, 19)
-FIXED_SINCE: Version = (0, 2, 23)
-ADVISORY = "GHSA-42vg-9mg3-399f"
+GROUPS_SINCE: Final[Version] = (0, 2, 19)
+FIXED_SINCE: Final[Version] = (0, 2, 23)
+ADVISORY: Final = "GHSA-42vg-9mg3-399f"
 
-_NEEDED = {
+_NEEDED: Final = {
     "custom packets": ("tox_friend_send_lossless_packet", "tox_friend_send_lossy_packet"),
     "groups": ("tox_group_new", "tox_group_join", "tox_group_send_custom_private_packet"),
     "encrypted identities": ("tox_pass_key_derive_with_salt", "tox_is_data_encrypted"),

@@ -9,8 +9,6 @@ The device is not persistent: the kernel removes it, its addresses and its route
 however the process ends.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -18,22 +16,23 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import Final
 
 import pytun
 import trio
 
 from tunfwd.tun.privileges import PrivilegeError
 
-FRAME_LIMIT = 10 + 40 + 65_535  # bytes: virtio_net_hdr and the largest IPv6 packet
+FRAME_LIMIT: Final = 10 + 40 + 65_535  # bytes: virtio_net_hdr and the largest IPv6 packet
 # Per read: how long the netstack is kept from answering. With 4 MB, a byte beside a full transfer took twice
 # as long as with 256 KB, and the transfer was up to a tenth faster.
-READ_FRAMES = 256
-READ_BYTES = 256 << 10
+READ_FRAMES: Final = 256
+READ_BYTES: Final = 256 << 10
 
 # ioctl requests, linux/if_tun.h
-TUNSETOFFLOAD = 0x400454D0
-TUNSETVNETHDRSZ = 0x400454D8
-TUNSETVNETLE = 0x400454DC
+TUNSETOFFLOAD: Final = 0x400454D0
+TUNSETVNETHDRSZ: Final = 0x400454D8
+TUNSETVNETLE: Final = 0x400454DC
 
 
 class Offload(IntFlag):
@@ -48,8 +47,9 @@ class Offload(IntFlag):
     USO6 = 0x40
 
 
-TSO = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN
-OFFLOADS = (TSO | Offload.USO4 | Offload.USO6, TSO, Offload.NONE)  # the best first; USO is of Linux 6.2
+TSO: Final = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.TSO_ECN
+OFFLOADS: Final = (TSO | Offload.USO4 | Offload.USO6, TSO, Offload.NONE)
+"""The best first; USO is of Linux 6.2."""
 
 
 class DeviceError(Exception):
@@ -89,7 +89,7 @@ class Device:
         self.statistics = Statistics()
 
     @classmethod
-    def open(cls, name: str, mtu: int = 1500) -> Device:
+    def open(cls, name: str, mtu: int = 1500) -> "Device":
         """Create a device. A `name` that is taken gives way to the next free number, as in tunfwd0, tunfwd1.
 
         Never takes over a device that exists, not even an unused one: it is somebody else's. Raises

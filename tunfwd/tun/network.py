@@ -4,8 +4,6 @@ Called by daemon between opening the device and giving up privileges. Nothing is
 and routes go when the device does. Only this package uses pyroute2; a call blocks for a few milliseconds.
 """
 
-from __future__ import annotations
-
 import errno
 import socket
 from collections.abc import Iterable, Iterator
@@ -16,16 +14,15 @@ from typing import Final, Generic, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-TXQUEUELEN = (
-    10_000  # packets the kernel keeps for us; its 500 overflow under load, and TCP pays for each loss
-)
+TXQUEUELEN: Final = 10_000
+"""Packets the kernel keeps for us; its 500 overflow under load, and TCP pays for each loss."""
 RTN_UNICAST, RTN_LOCAL = 1, 2  # linux/rtnetlink.h
-IFA_F_NODAD = 0x02  # linux/if_addr.h
-IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
+IFA_F_NODAD: Final = 0x02  # linux/if_addr.h
+IN6_ADDR_GEN_MODE_NONE: Final = 1  # linux/if_link.h
 
 # Where another range is looked for: RFC 1918 without 192.168 (too often a home network), the shared space of
 # RFC 6598, and at last the benchmarking space of RFC 2544.
-PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10", "198.18.0.0/15")))
+PRIVATE: Final = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10", "198.18.0.0/15")))
 UNIQUE_LOCAL: Final = IPv6Network("fd00::/8")  # RFC 4193
 PREFIXES: Final = 4096  # that are tried in IPv6, where each has more room than all of IPv4
 

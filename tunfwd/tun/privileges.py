@@ -18,7 +18,7 @@ from typing import Final
 import pyprctl
 from pyprctl import Cap, CapState
 
-TUN_PATH = "/dev/net/tun"
+TUN_PATH: Final = "/dev/net/tun"
 USER: Final = "tunfwd"  # whom a daemon started as root becomes; scripts/setup makes it
 USERADD: Final = "useradd --system --user-group --home-dir /var/lib/tunfwd --shell /usr/sbin/nologin"
 START_UP: Final = frozenset({Cap.NET_ADMIN, Cap.NET_BIND_SERVICE})  # what is kept until `drop`

@@ -7,6 +7,7 @@ with the sessions; fills the ports of virtual addresses. Commands go through her
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import trio
 
@@ -37,7 +38,7 @@ from tunfwd.wire.packets import Direction, Protocol
 Place = tuple[Protocol, int]
 """A port of a contact, or of ours."""
 
-MAX_BY_RULE = 256  # acceptances by rule from members of groups that are kept from one run to the next
+MAX_BY_RULE: Final = 256  # acceptances by rule from members of groups that are kept from one run to the next
 
 log = logging.getLogger(__name__)
 

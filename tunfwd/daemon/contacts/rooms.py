@@ -8,6 +8,7 @@ are friends, over their friend sessions, now and later. Both stand in the state 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -30,7 +31,7 @@ from tunfwd.tox.groups import Groups
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Direction, Kill, Lossless, Offer, Protocol, encode
 
-ID_DIGITS = 8  # hex digits of an id that stand for a room without a name
+ID_DIGITS: Final = 8  # hex digits of an id that stand for a room without a name
 
 log = logging.getLogger(__name__)
 

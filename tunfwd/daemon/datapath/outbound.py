@@ -4,6 +4,8 @@ In the order of a connection's life: a SYN or a datagram comes out of the netsta
 mapping; the mapping gives a flow; what the contact answers is what the application hears.
 """
 
+from typing import Final
+
 import trio
 
 from tunfwd.common.values import Reason
@@ -18,7 +20,7 @@ from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint
 from tunfwd.wire.packets import Protocol
 
-UDP_OVERHEAD = {4: 28, 16: 48}  # bytes of IP and UDP header, by the length of an address
+UDP_OVERHEAD: Final = {4: 28, 16: 48}  # bytes of IP and UDP header, by the length of an address
 
 
 class OutboundFlows:

@@ -1,6 +1,7 @@
 """Round trips to contacts: for `tunfwd ping`, and for an ordinary ping of a virtual address."""
 
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
@@ -10,8 +11,8 @@ from tunfwd.daemon.peers import Peer
 from tunfwd.netstack.events import EchoRequest
 from tunfwd.netstack.stack import Stack
 
-MAX_WAITING = 1024  # unanswered pings; the oldest give way
-AGAIN = 1.0  # s until an unanswered Ping is followed by another: it goes in a lossy packet
+MAX_WAITING: Final = 1024  # unanswered pings; the oldest give way
+AGAIN: Final = 1.0  # s until an unanswered Ping is followed by another: it goes in a lossy packet
 
 
 class Pings:

@@ -54,7 +54,7 @@ class FileAccess:
 # The system calls of Landlock have the same numbers on all architectures but Alpha.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
-_SCOPED = 1 << 0 | 1 << 1  # abstract Unix sockets and signals of processes outside; version 6
+_SCOPED: Final = 1 << 0 | 1 << 1  # abstract Unix sockets and signals of processes outside; version 6
 
 CLONE_THREAD: Final = 0x00010000
 CLONE_NEW: Final = (

@@ -8,8 +8,9 @@ are to be kept. IPv6 has room for 80 bits of hash: no collision to expect, and n
 from collections.abc import MutableMapping
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
 
-_PERSON = b"tunfwd address"  # keeps this hash apart from any other use of the same ids
+_PERSON: Final = b"tunfwd address"  # keeps this hash apart from any other use of the same ids
 
 
 class NoAddressLeft(Exception):

@@ -32,7 +32,7 @@ LOCK: Final = "lock"
 MAX_ASIDE: Final = 256  # entries that do not fit; the newest are kept
 MAX_TOLD: Final = 8  # lines of the log about them at a start
 
-_ID = re.compile(r"[0-9A-F]{64}(/([0-9A-F]{64})?)?|conference:[0-9A-F]{64}")
+_ID: Final = re.compile(r"[0-9A-F]{64}(/([0-9A-F]{64})?)?|conference:[0-9A-F]{64}")
 
 log = logging.getLogger(__name__)
 

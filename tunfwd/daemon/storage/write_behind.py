@@ -1,14 +1,15 @@
 """Writes the state file when it has changed: soon, and once for changes that come together."""
 
 import logging
+from typing import Final
 
 import trio
 
 from tunfwd.daemon.storage.state import State
 from tunfwd.faults import note
 
-DELAY = 0.2  # s: changes that come together are one write
-RETRY = 30.0  # s until a write that failed (a full disk) is tried again
+DELAY: Final = 0.2  # s: changes that come together are one write
+RETRY: Final = 30.0  # s until a write that failed (a full disk) is tried again
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ whose layout changes between versions.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from cffi import FFI
 
 from tunfwd.tox.binding.errors import ToxcoreUnusable
 
-SONAME = "libtoxcore.so.2"
+SONAME: Final = "libtoxcore.so.2"
 
 ffi = FFI()
 ffi.cdef("""

@@ -4,14 +4,14 @@ Other Tox programs write the same format, so an identity can be moved between th
 """
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from tunfwd.tox.binding.calls import call, expect, fixed
 from tunfwd.tox.binding.cdef import ffi, load
 from tunfwd.tox.binding.errors import UseAfterFree
 
-SALT_LENGTH = 32
-ENCRYPTION_EXTRA_LENGTH = 80
+SALT_LENGTH: Final = 32
+ENCRYPTION_EXTRA_LENGTH: Final = 80
 """Bytes that encryption adds, and that telling encrypted data from other needs."""
 
 

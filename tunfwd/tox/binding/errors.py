@@ -7,9 +7,9 @@ declared here; the others come into being when they first happen and are caught 
 """
 
 import enum
-from typing import NoReturn
+from typing import Final, NoReturn
 
-_NAMES = {
+_NAMES: Final = {
     "TOX_ERR_OPTIONS_NEW": "MALLOC",
     "TOX_ERR_NEW": "NULL MALLOC PORT_ALLOC PROXY_BAD_TYPE PROXY_BAD_HOST PROXY_BAD_PORT PROXY_NOT_FOUND"
     " LOAD_ENCRYPTED LOAD_BAD_FORMAT",
@@ -57,7 +57,7 @@ def _enumeration(family: str, names: str) -> type[enum.IntEnum]:
     return enum.IntEnum(python_name, members, start=0)  # type: ignore[return-value]  # a class, not a member
 
 
-CODES = {family: _enumeration(family, names) for family, names in _NAMES.items()}
+CODES: Final = {family: _enumeration(family, names) for family, names in _NAMES.items()}
 
 
 class ToxcoreUnusable(Exception):

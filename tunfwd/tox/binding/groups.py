@@ -1,7 +1,7 @@
 """The parts of `Tox_Ptr` that concern groups (NGC) and conferences; instance.py joins them to the rest."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from tunfwd.tox.binding.calls import buffer, call, error, expect, fixed
 from tunfwd.tox.binding.cdef import ffi
@@ -16,12 +16,12 @@ from tunfwd.tox.binding.enums import (
 )
 from tunfwd.tox.binding.errors import raise_code
 
-KEY_SIZE = 32  # bytes; chat ids, conference ids and public keys alike
+KEY_SIZE: Final = 32  # bytes; chat ids, conference ids and public keys alike
 
-_SELF = "TOX_ERR_GROUP_SELF_QUERY"
-_PEER = "TOX_ERR_GROUP_PEER_QUERY"
-_STATE = "TOX_ERR_GROUP_STATE_QUERY"
-_MEMBER = "TOX_ERR_CONFERENCE_PEER_QUERY"
+_SELF: Final = "TOX_ERR_GROUP_SELF_QUERY"
+_PEER: Final = "TOX_ERR_GROUP_PEER_QUERY"
+_STATE: Final = "TOX_ERR_GROUP_STATE_QUERY"
+_MEMBER: Final = "TOX_ERR_CONFERENCE_PEER_QUERY"
 
 
 class _Instance:

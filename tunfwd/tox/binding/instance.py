@@ -10,7 +10,7 @@ Sending is on the hot path: one C call, with `bytes` passed as they are and one 
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from tunfwd.tox.binding.calls import buffer, call, error, expect, fixed
 from tunfwd.tox.binding.cdef import ffi, load
@@ -21,8 +21,8 @@ from tunfwd.tox.binding.options import Tox_Options_Ptr
 
 __all__ = ["Tox_Options_Ptr", "Tox_Ptr"]
 
-PUBLIC_KEY_SIZE = 32
-ADDRESS_SIZE = 38
+PUBLIC_KEY_SIZE: Final = 32
+ADDRESS_SIZE: Final = 38
 
 
 class Tox_Ptr(Groups, Conferences):

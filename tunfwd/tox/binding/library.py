@@ -9,13 +9,17 @@ import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from tunfwd.tox.binding import encryptsave
 from tunfwd.tox.binding import instance as binding
 from tunfwd.tox.binding.errors import ToxcoreUnusable, from_code
 
-_NEEDED = ("friend_send_lossless_packet", "group_send_custom_private_packet", "group_peer_get_public_key")
+_NEEDED: Final = (
+    "friend_send_lossless_packet",
+    "group_send_custom_private_packet",
+    "group_peer_get_public_key",
+)
 
 
 @dataclass(frozen=True, slots=True)
