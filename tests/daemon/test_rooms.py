@@ -15,6 +15,7 @@ import trio.testing
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.daemon.contacts.rooms import RoomOffer
+from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.handshake import next_epoch
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, Session
@@ -111,7 +112,7 @@ async def test_a_group_at_rest_costs_nothing(autojump_clock: trio.testing.MockCl
     daemon.forget_traffic()
     await trio.sleep(60)
     looked: list[object] = []
-    daemon.engine._serve_peer = looked.append  # type: ignore[method-assign,assignment]
+    daemon.engine._serve_peer = lambda peer, until: looked.append(peer)  # type: ignore[method-assign]
     for _ in range(1000):
         daemon.contacts.iterated()
     assert not looked
@@ -127,9 +128,9 @@ async def test_packets_of_one_member_concern_that_member_alone() -> None:
     looked: list[object] = []
     serve = daemon.engine._serve_peer
 
-    def look(peer: object) -> None:
+    def look(peer: Peer, until: float) -> None:
         looked.append(peer)
-        serve(peer)  # type: ignore[arg-type]
+        serve(peer, until)
 
     daemon.engine._serve_peer = look  # type: ignore[method-assign]
     daemon.hear(group, 7, Accept(made.msg_id))
@@ -208,7 +209,7 @@ async def test_an_offer_while_nobody_is_there() -> None:
     made = offer(daemon, group)
     daemon.join(group, 0, "first")
     assert Offer in map(type, said([data for _, data in daemon.tox.private]))
-    with pytest.raises(UserError, match="stands already"):
+    with pytest.raises(UserError, match="is already offered"):
         offer(daemon, group)
     daemon.rooms.kill(made)
     daemon.settle()

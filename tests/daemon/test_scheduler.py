@@ -22,12 +22,17 @@ def count_servings(hosts: dict[str, Host]) -> Counter[str]:
     for name, host in hosts.items():
         engine: Any = host.daemon.engine
 
-        def serve(peer: Peer, name: str = name, real: Any = engine._serve_peer) -> None:
+        def serve(peer: Peer, until: float, name: str = name, real: Any = engine._serve_peer) -> None:
             counted[name] += 1
-            real(peer)
+            real(peer, until)
 
         engine._serve_peer = serve
     return counted
+
+
+def whose_turn(scheduler: Scheduler) -> Peer | None:
+    turn = scheduler.next_turn()
+    return None if turn is None else turn[0]
 
 
 async def test_each_packet_is_served_once(autojump_clock: trio.testing.MockClock) -> None:
@@ -56,8 +61,8 @@ async def test_what_is_touched_between_rounds_asks_for_one() -> None:
     scheduler.touch(alice)
     await scheduler.wait_requested()
     scheduler.begin_round()
-    assert scheduler.next_peer() is alice
-    assert scheduler.next_peer() is None
+    assert whose_turn(scheduler) is alice
+    assert whose_turn(scheduler) is None
     scheduler.end_round()
     assert not scheduler.has_work
 
@@ -67,10 +72,10 @@ async def test_what_is_touched_in_a_round_is_served_in_it() -> None:
     scheduler = Scheduler()
     scheduler.begin_round()
     scheduler.touch(alice)
-    assert scheduler.next_peer() is alice
+    assert whose_turn(scheduler) is alice
     scheduler.touch(alice)
     scheduler.served(alice)  # what it did to itself goes with what is about to be sent
-    assert scheduler.next_peer() is None
+    assert whose_turn(scheduler) is None
     scheduler.touch(alice)  # by something that came after
     scheduler.end_round()
     with trio.fail_after(1):
@@ -82,10 +87,9 @@ async def test_who_is_forgotten_has_no_turn() -> None:
     scheduler = Scheduler()
     scheduler.touch(alice)
     scheduler.begin_round()
-    assert scheduler.next_peer() is alice
-    scheduler.begin_turn(alice)
+    assert whose_turn(scheduler) is alice
     scheduler.too_short(alice)
     scheduler.touch(alice)
     scheduler.forget(alice)
     assert scheduler.next_round() is None
-    assert scheduler.next_peer() is None
+    assert whose_turn(scheduler) is None

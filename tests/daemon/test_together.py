@@ -108,7 +108,7 @@ async def test_requests_are_all_or_none(autojump_clock: object) -> None:
     command = Command(daemon)
     asked = await command("request", contact="alice", ports=["22/tcp", "5000-5003/udp"], name="tools")
     assert len(asked["offers"]) == 5
-    with pytest.raises(UserError, match="5002/udp stands already"):
+    with pytest.raises(UserError, match="5002/udp is already asked for"):
         await command("request", contact="alice", ports=["6000/tcp", "5002/udp"])
     assert len(alice.session.mappings) == len(daemon.content.requests) == 5
     assert len((await command("kill", id="tools"))["killed"]) == 5
@@ -145,7 +145,7 @@ async def test_a_group_is_offered_a_game_as_one(autojump_clock: object) -> None:
     command = Command(daemon)
     await command("offer.add", to=["group:lan"], ports=["27020/udp"], name="other")
     daemon.forget_traffic()
-    with pytest.raises(UserError, match="27020/udp stands already"):
+    with pytest.raises(UserError, match="27020/udp is already offered"):
         await command("offer.add", to=["bob", "group:lan"], ports=GAME, name="game")
     assert not daemon.tox.public
     assert len(daemon.content.offers) == 1

@@ -85,7 +85,7 @@ def test_conference(three: Three) -> None:
         for node in (ben, cat):
             use_udp(node, node.contact("ann")["address"], PORT)
             assert service.peers[-1][0] == ann.contact(node.name)["address"]
-    with pytest.raises(UserError, match="stands already"):
+    with pytest.raises(UserError, match="is already offered"):
         offer(ann, "udp", PORT, to="conference:table", name="dice")
 
 

@@ -110,7 +110,7 @@ def test_offer_to_all_and_kill(lan: Lan) -> None:
     port = next(_ports)
     for name in ("first", "again"):
         identifier = offer(ann, "tcp", port, name=name)
-        with pytest.raises(UserError, match="stands already"):
+        with pytest.raises(UserError, match="is already offered"):
             offer(ann, "tcp", port, name=name)
         for node in others:
             wait_running(node, f"group:{GROUP}/ann", name)

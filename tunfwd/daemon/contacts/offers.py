@@ -233,11 +233,12 @@ class Offers:
         """Raise UserError where not all of some ports can be offered to a contact, or asked for."""
         ours = [mapping for mapping in peer.session.mappings if mapping.origin is Origin.LOCAL]
         standing = {(m.protocol, m.port) for m in ours if m.direction is direction}
+        done = "offered" if direction is Direction.SERVER else "asked for"
         for protocol, port in ports:
             if (protocol, port) in standing:
                 raise UserError(
                     "failed",
-                    f"{peer.label}: {port}/{protocol_name(protocol)} stands already; kill it first",
+                    f"{peer.label}: {port}/{protocol_name(protocol)} is already {done}; kill it first",
                 )
         if len(ours) + len(ports) > MAX_MAPPINGS:
             raise UserError(

@@ -177,7 +177,7 @@ class Rooms:
         """Raise UserError where a port is offered to a room already."""
         places = ((o.standing.contact, o.protocol, o.standing.port) for o in self.offers)
         if (room_id(room), protocol, port) in places:
-            raise UserError("failed", f"{port}/{protocol_name(protocol)} stands already; kill it first")
+            raise UserError("failed", f"{port}/{protocol_name(protocol)} is already offered; kill it first")
 
     def offer(
         self, room: Room, protocol: Protocol, port: int, name: str, target: Target | None, source: Source

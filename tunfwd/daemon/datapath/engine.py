@@ -254,10 +254,11 @@ class Engine:
         for _ in range(TURNS):
             while (event := stack.next_event()) is not None:
                 self._hand_out(event)
-            peer = scheduler.next_peer()
-            if peer is None:
+            turn = scheduler.next_turn()
+            if turn is None:
                 break
-            self._attend(peer, self._serve_peer, peer)
+            peer, until = turn
+            self._attend(peer, self._serve_peer, peer, until)
         scheduler.end_round()
         self._write_frames()
         deadline = self._next_deadline()
@@ -284,9 +285,9 @@ class Engine:
             case _:
                 connections.hand_over(event)
 
-    def _serve_peer(self, peer: Peer) -> None:
+    def _serve_peer(self, peer: Peer, until: float) -> None:
         """Serve a peer for as long as it may take."""
-        if not self._serve_until(peer, self._scheduler.begin_turn(peer)):
+        if not self._serve_until(peer, until):
             self._scheduler.too_short(peer)
 
     def _serve_until(self, peer: Peer, until: float = float("inf")) -> bool:

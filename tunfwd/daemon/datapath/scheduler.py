@@ -91,30 +91,33 @@ class Scheduler:
 
     # -- for the engine: turns
 
-    def next_peer(self) -> Peer | None:
-        """Return whose turn it is; of those who are behind, one a round, whose turn is longest ago."""
+    def next_turn(self) -> tuple[Peer, float] | None:
+        """Return whose turn it is in this round, and until when, by the clock; None: nobody's.
+
+        Of those who are behind one has a turn in a round, whose last is longest ago.
+        """
         pending, behind = self._pending, self._behind
         while pending:
             peer = pending.pop()
             if peer not in behind:
-                return peer
-        if behind and self._behind_may_go:
-            now = self._clock()
-            for peer, ready_at in behind.items():
-                if ready_at <= now:
-                    del behind[peer]
-                    self._behind_may_go = False
-                    return peer
-        return None
-
-    def begin_turn(self, peer: Peer) -> float:
-        """Return until when the peer may be served, by the clock."""
-        began = self._turn_began = self._clock()
+                break
+        else:
+            ready = self._ready() if behind and self._behind_may_go else None
+            if ready is None:
+                return None
+            peer = ready
+            del behind[peer]
+            self._behind_may_go = False
+        now = self._turn_began = self._clock()
         if peer is not self._last:
             self._last = peer
-            self._company_until = began + COMPANY
-        self._is_alone = began >= self._company_until
-        return began + (TURN_ALONE if self._is_alone else TURN)
+            self._company_until = now + COMPANY
+        self._is_alone = now >= self._company_until
+        return peer, now + (TURN_ALONE if self._is_alone else TURN)
+
+    def _ready(self) -> Peer | None:
+        now = self._clock()
+        return next((peer for peer, ready_at in self._behind.items() if ready_at <= now), None)
 
     def served(self, peer: Peer) -> None:
         """Note that all is about to be sent that the session has so far; what comes later is touched anew."""
