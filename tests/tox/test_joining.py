@@ -158,7 +158,7 @@ async def test_ports_take_turns(autojump_clock: trio.testing.MockClock) -> None:
     relays = [(at, port) for at, call, _, port in attempts.tox.calls if call == "relay"]
     assert [port for _, port in relays[:4]] == [443, 3389, 33445, 443]
     assert all(later - at >= PENDING for (at, _), (later, _) in pairwise(relays))
-    assert relays[1][0] < 20
+    assert [round(at) for at, _ in relays[:4]] == [0, 11, 22, 33]
 
 
 async def test_a_relay_that_is_also_a_node_to_bootstrap_from_is_used_at_its_own_port_first(
@@ -202,7 +202,7 @@ async def test_udp_that_is_refused_keeps_no_relay_from_being_added(
 async def test_what_is_configured_is_asked_in_each_attempt(autojump_clock: trio.testing.MockClock) -> None:
     own = NetworkNode.of(Node("198.51.100.1", 33445, key(99)), "bootstrap")
     attempts = Attempts(*(node(number) for number in range(1, 29)), own)
-    await attempts.run(9.5)  # at 0, 2, 5 s
+    await attempts.run(9.5)  # at 0, 2 and 5 s
     asked = [host for host, _ in attempts.tox.of("bootstrap")]
     assert asked.count("198.51.100.1") == 3
     assert len(asked) == 3 * AT_ONCE

@@ -30,18 +30,8 @@ from tunfwd.tox.settings import NetworkNode, is_address
 
 AT_ONCE: Final = 5  # nodes in an attempt
 CONFIGURED_AT_ONCE: Final = 3  # of them, where there are public ones too
-OFFLINE_DELAYS: Final = (
-    2.0,
-    3.0,
-    5.0,
-    5.0,
-    5.0,
-    10.0,
-    10.0,
-    20.0,
-    30.0,
-    60.0,
-)  # s to the next; the last stays
+OFFLINE_DELAYS: Final = (2.0, 3.0, 6.0, 5.0, 6.0, 11.0, 11.0, 22.0, 33.0, 60.0)
+"""s to the next attempt; the last stays. The turn of a port is over after 11 s (PENDING)."""
 RELAYS: Final = 3  # toxcore, TCP_connection.h: RECOMMENDED_FRIEND_TCP_CONNECTIONS
 RELAY_DELAYS: Final = (12.0, 12.0, 12.0, 30.0, 60.0, 300.0)  # s likewise, while online
 PENDING: Final = 11.0  # s; toxcore, TCP_client.h: TCP_CONNECTION_TIMEOUT is 10
