@@ -218,6 +218,12 @@ def test_public_nodes(tmp_path: Path, written: str, variable: str, used: bool | 
     assert _load(file, {"TUNFWD_PUBLIC_NODES": variable}).tox.public_nodes == used
 
 
+@pytest.mark.parametrize("wrong", ['"no"', '"nodes.json"', "1", "[]"])
+def test_public_nodes_that_the_file_names_wrongly(wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"line 2: \[tox\] public_nodes must be true"):
+        parse(f"[tox]\npublic_nodes = {wrong}\n", "config.toml")
+
+
 @pytest.mark.parametrize("wrong", ["yes", "false", "2", "nodes.json"])
 def test_public_nodes_that_the_environment_names_wrongly(wrong: str) -> None:
     with pytest.raises(ConfigurationError, match=r"\$TUNFWD_PUBLIC_NODES must be 0, 1 or the absolute path"):

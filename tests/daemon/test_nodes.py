@@ -106,7 +106,7 @@ class World:
         self.list = NodeList(folder, own=public)
         self.commands = NodeCommands(client, self.list)
 
-    async def _ask(self, nodes: Mapping[NetworkNode, Sequence[str]]) -> list[Outcome]:
+    async def _ask(self, nodes: Mapping[NetworkNode, Sequence[str]], **_: bool) -> list[Outcome]:
         outcomes = []
         for node in nodes:
             udp, relay = self.answers[node]

@@ -81,6 +81,7 @@ class Attempts:
         self.tox = FakeTox()
         self.alive = False  # the nodes, when we ask ourselves
         self.probed: list[set[NetworkNode]] = []
+        self.pinged: set[NetworkNode] = set()
         self.joining = Joining(
             self.tox,
             nodes,
@@ -91,8 +92,12 @@ class Attempts:
             random=Random(7),
         )
 
-    async def ask(self, nodes: Mapping[NetworkNode, Sequence[str]]) -> list[Outcome]:
-        self.probed.append(set(nodes))
+    async def ask(self, nodes: Mapping[NetworkNode, Sequence[str]], *, udp: bool, tcp: bool) -> list[Outcome]:
+        assert udp
+        if tcp:
+            self.probed.append(set(nodes))
+        else:
+            self.pinged |= set(nodes)
         await trio.sleep(0.1)
         answer: Answer = "answers" if self.alive else "no answer"
         return [Outcome(node, answer) for node in nodes]
@@ -365,3 +370,21 @@ async def test_with_a_proxy_nothing_is_asked_past_it(autojump_clock: trio.testin
     await attempts.run(100)
     await attempts.joining.probe(attempts.joining.records)
     assert not attempts.probed
+
+
+async def test_how_those_did_that_let_us_in_is_found_out_over_udp_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts = Attempts(*(node(number) for number in range(1, 29)))
+    async with trio.open_nursery() as nursery:
+        with attempts.running(nursery):
+            await trio.sleep(1)
+            attempts.alive = True
+            attempts.tox.relays = {key(1), key(2), key(3)}
+            attempts.joining.connected(True)
+            await trio.sleep(60)
+    asked = [record for record in attempts.joining.records if record.asked]
+    assert len(asked) == AT_ONCE
+    assert attempts.pinged == {record.node for record in asked}
+    assert all(record.outcome is not None and record.outcome.udp == "answers" for record in asked)
+    assert not any(attempts.probed)

@@ -67,6 +67,15 @@ def _read_file(text: str) -> Path:
     return path
 
 
+def _read_public_nodes(value: bool | str) -> bool | Path:
+    if isinstance(value, bool):
+        return value
+    try:
+        return _read_file(value)
+    except ValueError:
+        raise ValueError(f"must be true, false or the absolute path of a list, not {value!r}") from None
+
+
 def _read_seconds(seconds: float) -> float:
     if not 0 < seconds <= 86400:
         raise ValueError("must be more than 0 and at most 86400 seconds")
@@ -118,6 +127,7 @@ Seconds = Annotated[float, Parse(float, _read_seconds)]
 File = Annotated[Path, Parse(str, _read_file)]
 Account = Annotated[str, Parse(str, _read_account)]
 NodeText = Annotated[Node, Parse(str, Node.parse)]
+PublicNodes = Annotated[bool | Path, Parse(bool | str, _read_public_nodes)]
 PortOr0 = Annotated[int, Parse(int, _read_port_or_0)]
 
 
@@ -125,7 +135,7 @@ PortOr0 = Annotated[int, Parse(int, _read_port_or_0)]
 class Tox:
     """[tox]: how we take part in the Tox network."""
 
-    public_nodes: bool | File = True  # join at the nodes that come with the program, or at those of a list
+    public_nodes: PublicNodes = True  # join at the nodes that come with the program, or at those of a list
     bootstrap: tuple[NodeText, ...] = ()  # nodes to join the network at, before the public ones
     relays: tuple[NodeText, ...] = ()  # TCP relays to use besides those toxcore finds
     udp: bool = True  # without it, everything goes through TCP relays
@@ -284,7 +294,7 @@ def load(
         tox=replace(
             document.tox,
             public_nodes=_from_environment(
-                environ, paths.NODES_VARIABLE, _read_public_nodes, document.tox.public_nodes
+                environ, paths.NODES_VARIABLE, _read_whether_public, document.tox.public_nodes
             ),
         ),
         network=document.network,
@@ -374,7 +384,7 @@ def _read_level(text: str) -> LogLevel:
     return decode(Literal["debug", "info", "warning", "error"], text.lower())  # type: ignore[arg-type]
 
 
-def _read_public_nodes(text: str) -> bool | Path:
+def _read_whether_public(text: str) -> bool | Path:
     if text in ("0", "1"):
         return text == "1"
     if not os.path.isabs(text):

@@ -101,7 +101,8 @@ class Client:
             resolve=None if settings.proxy is not None else resolve,
             is_routable=partial(is_routable, ipv6=settings.ipv6, proxied=settings.proxy is not None),
             connected_relays=lambda: relays_of(self._tox.savedata),
-            ask=None if settings.proxy is not None else partial(probing.ask, udp=settings.udp),
+            ask=None if settings.proxy is not None else probing.ask,
+            udp=settings.udp,
             random=SystemRandom(),
         )
         """How we get into the network."""

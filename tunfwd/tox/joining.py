@@ -71,8 +71,13 @@ class Record:
     addresses: list[str] = field(default_factory=list)  # as last resolved
 
 
-Ask = Callable[[Mapping[NetworkNode, Sequence[str]]], Awaitable[Sequence[Outcome]]]
-"""Asks nodes at their addresses whether they are there."""
+class Ask(Protocol):
+    """Asks nodes at their addresses whether they are there, by whichever way is on."""
+
+    async def __call__(
+        self, nodes: Mapping[NetworkNode, Sequence[str]], *, udp: bool, tcp: bool
+    ) -> Sequence[Outcome]:
+        """Return what they said."""
 
 
 class _Turns:
@@ -106,6 +111,7 @@ class Joining:
         is_routable: Callable[[str], bool],
         connected_relays: Callable[[], frozenset[bytes]],
         ask: Ask | None,
+        udp: bool = True,
         random: Random,
     ) -> None:
         """`resolve` and `ask` are None where a proxy is in use. `connected_relays` tells their keys."""
@@ -114,6 +120,7 @@ class Joining:
         self._is_routable = is_routable
         self.connected_relays = connected_relays
         self._ask = ask
+        self._udp = udp
         self._random = random
         self._own_relays, self._configured, self._public = _Turns([]), _Turns([]), _Turns([])
         self._changed = trio.Event()
@@ -162,7 +169,7 @@ class Joining:
             record.relay_at = None  # trio's time begins anew with each run
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell)
-            nursery.start_soon(self._look_at_configured)
+            nursery.start_soon(self._look_around)
             while True:
                 if self.online:
                     await self._keep_relays(nursery)
@@ -269,7 +276,7 @@ class Joining:
 
     # What is said
 
-    async def probe(self, records: Collection[Record]) -> None:
+    async def probe(self, records: Collection[Record], *, tcp: bool = True) -> None:
         """Ask nodes ourselves whether they are there, and note it as their outcome; takes up to 6 s.
 
         With a proxy nothing is done: it would be to go around it.
@@ -281,7 +288,7 @@ class Joining:
                 if not record.addresses:
                     nursery.start_soon(self._find_addresses, record)
         reachable = {record.node: record.addresses for record in records if record.addresses}
-        outcomes = {outcome.node: outcome for outcome in await self._ask(reachable)}
+        outcomes = {outcome.node: outcome for outcome in await self._ask(reachable, udp=self._udp, tcp=tcp)}
         for record in records:
             unreachable = Outcome(record.node, "unreachable") if record.node.is_numeric else None
             record.outcome = outcomes.get(record.node, unreachable)
@@ -313,9 +320,14 @@ class Joining:
                         )
                     told += 1
 
-    async def _look_at_configured(self) -> None:
-        """Say in the log which configured nodes are not there: the others may hide it for long."""
+    async def _look_around(self) -> None:
+        """Find out how the nodes did that were asked at the start, for `tunfwd nodes`.
+
+        Which configured ones are not there is said in the log: the others may hide it for long.
+        """
         await trio.sleep(TOLD_AFTER[0])
+        if self.online:
+            await self.probe([record for record in self._public.records if record.asked], tcp=False)
         configured = [*self._configured.records, *self._own_relays.records]
         await self.probe(configured)
         for record in configured:

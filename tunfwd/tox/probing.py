@@ -76,7 +76,9 @@ class Outcome:
         return ", ".join(said) or "was not asked"
 
 
-async def ask(nodes: Mapping[NetworkNode, Sequence[str]], *, udp: bool) -> list[Outcome]:
+async def ask(
+    nodes: Mapping[NetworkNode, Sequence[str]], *, udp: bool = True, tcp: bool = True
+) -> list[Outcome]:
     """Ask all nodes, at the addresses given, at the same time; takes up to 3 s."""
     outcomes = [Outcome(node) for node in nodes]
     async with trio.open_nursery() as nursery:
@@ -84,7 +86,7 @@ async def ask(nodes: Mapping[NetworkNode, Sequence[str]], *, udp: bool) -> list[
             for address in nodes[outcome.node]:
                 if udp and outcome.node.udp_port is not None:
                     nursery.start_soon(_ask_udp, outcome, address, outcome.node.udp_port)
-                for port in outcome.node.tcp_ports:
+                for port in outcome.node.tcp_ports if tcp else ():
                     nursery.start_soon(_ask_tcp, outcome, address, port)
     return outcomes
 
