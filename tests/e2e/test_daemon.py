@@ -504,8 +504,8 @@ def ticks(pid: int) -> int:
 
 def test_json_is_for_programs(node: Node) -> None:
     node.start()
-    for command in ("id", "status", "friend list", "offers", "ports", "doctor", "version"):
-        document = json.loads(node.cli(*command.split(), "--json").stdout)
+    for command in ("id", "status", "friend list", "offers", "ports", "nodes", "doctor", "version"):
+        document = json.loads(node.cli(*command.split(), "--json", check=False).stdout)  # doctor may fail
         assert document["schema"] == 1
 
 

@@ -94,7 +94,7 @@ SITES = {
     "proxied": Site(udp=Udp.DROPPED, tcp=(PROXY_PORT,)),
     "gate": Site(),
 }
-ONLINE = 40.0  # s; 6 to 20 are usual on a machine at rest
+GIVE_UP = 60.0  # s; 5 to 20 are usual
 
 
 def socks5(gate: Host) -> Callable[[socket.socket], None]:
@@ -149,7 +149,9 @@ class Joined:
     """A daemon at a site, and how long it took to get into the network."""
 
     node: Node
-    seconds: float = 0.0
+    start: float
+    seconds: float | None = None
+    """At the most: those that start later are waited for."""
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +181,10 @@ def joined() -> Iterator[dict[str, Joined]]:
                 node.environment["TUNFWD_PUBLIC_NODES"] = str(listed)
             else:
                 del node.environment["TUNFWD_PUBLIC_NODES"]  # as its configuration says
-            nodes[name] = Joined(stack.enter_context(node))
+            nodes[name] = Joined(node, time.monotonic())
+            stack.enter_context(node)
             if name == "late":
                 late_hosts = hosts
-        start = time.monotonic()
         late = nodes["late"].node
         late.wait_for(lambda: "node.test:33445 does not resolve" in late.log, 20, "the name does not resolve")
         late_hosts.write_text(f"{net.nodes[0].host.address} node.test\n")
@@ -190,10 +192,9 @@ def joined() -> Iterator[dict[str, Joined]]:
         while waiting:
             for name, one in list(waiting.items()):
                 if "connected to the Tox network" in one.node.log:
-                    one.seconds = time.monotonic() - start
+                    one.seconds = time.monotonic() - one.start
+                if one.seconds or time.monotonic() - one.start > GIVE_UP:
                     del waiting[name]
-            if time.monotonic() - start > ONLINE:
-                break
             time.sleep(0.1)
         yield nodes
         for one in nodes.values():
@@ -203,8 +204,7 @@ def joined() -> Iterator[dict[str, Joined]]:
 @pytest.mark.parametrize("name", sorted(SITES.keys() - {"gate"}))
 def test_gets_in_through_whatever_passes(joined: dict[str, Joined], name: str) -> None:
     one = joined[name]
-    assert one.seconds, f"not in the network after {ONLINE:g} s: {one.node.log[-3000:]}"
-    print(f"{name}: {one.seconds:.1f} s")
+    assert one.seconds, f"not in the network after {GIVE_UP:g} s: {one.node.log[-3000:]}"
     assert one.node.json("status")["network"] == "online"
     assert counted(one.node.host) == 0
     relays = one.node.wait_for(lambda: relays_of(one.node), 30, "a relay is connected")
@@ -267,10 +267,10 @@ def test_nodes_are_added_to_a_daemon_that_knows_none(joined: dict[str, Joined], 
         with fresh:
             fresh.wait_for(lambda: "for 10 s: 1 node asked, none answers" in fresh.log, 30, "it is said")
             assert fresh.cli("doctor", check=False).returncode == 1
-            assert "not connected to the Tox network" in fresh.cli("status").stderr.lower()
+            assert fresh.cli("status").stderr.startswith("Not connected to the Tox network for 1")
             mine = list_of(tmp_path / "mine.json", *alive)
             assert "8 new, 8 added in all" in fresh.cli("nodes", "update", str(mine)).stdout
-            fresh.wait_for(lambda: fresh.json("status")["network"] == "online", ONLINE, "it is in")
+            fresh.wait_for(lambda: fresh.json("status")["network"] == "online", GIVE_UP, "it is in")
             bad = list_of(tmp_path / "bad.json", {"ipv4": "x"})
             assert fresh.cli("nodes", "update", str(bad), check=False).returncode == 1
             assert len(fresh.json("nodes")["nodes"]) == 9
