@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,29 +30,46 @@ def two() -> Iterator[tuple[Node, Node]]:
             ann.start()
             ben.start()
             befriend(ann, ben)
-            ben.cli("offer", "8080/tcp", "--to", "ann", "--name", "web")
-            ann.wait_for(lambda: ann.offer("web"), BACK, "the offer is there")
-            ann.cli("accept", "web")
             yield ann, ben
         finally:
             stop_all(nodes)
 
 
+def test_friends_who_share_nothing(two: tuple[Node, Node]) -> None:
+    ann, ben = two
+    for restarted in (ben, ann):
+        for node in two:
+            node.wait_for(partial(_greeted, node), BACK, "they have told each other where they are")
+        restarted.kill()
+        restarted.start()
+        _wait_back(ann, ben)
+
+
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_back_after_each_restart(two: tuple[Node, Node], how: str) -> None:
     ann, ben = two
+    if ann.port("web") is None:
+        ben.cli("offer", "8080/tcp", "--to", "ann", "--name", "web")
+        ann.wait_for(lambda: ann.offer("web"), BACK, "the offer is there")
+        ann.cli("accept", "web")
+        ann.wait_for(lambda: _running(ann), BACK, "the mapping runs")
     for restarted in (ben, ann, ben, ann):
         getattr(restarted, how)()
         restarted.start()
-        deadline = time.monotonic() + BACK
-        for node, far in ((ann, ben), (ben, ann)):
-            key = far.identity()["public_key"]
-            node.wait_for(
-                lambda node=node, key=key: node.is_online(key),  # type: ignore[misc]
-                deadline - time.monotonic(),
-                f"{far.name} is back",
-            )
+        _wait_back(ann, ben)
         ann.wait_for(lambda: _running(ann), BACK, "the mapping runs again")
+
+
+def _wait_back(ann: Node, ben: Node) -> None:
+    deadline = time.monotonic() + BACK
+    for node, far in ((ann, ben), (ben, ann)):
+        key = far.identity()["public_key"]
+        node.wait_for(partial(node.is_online, key), deadline - time.monotonic(), f"{far.name} is back")
+
+
+def _greeted(node: Node) -> bool:
+    contacts = node.json("status")["contacts"]
+    return all("node" in contact["features"] for contact in contacts)
 
 
 def _running(node: Node) -> dict[str, object] | None:

@@ -835,6 +835,20 @@ def test_friends_tell_each_other_their_nodes_once_in_an_online_period() -> None:
         pair.disconnect()
 
 
+def test_friends_who_share_nothing_tell_each_other_their_nodes_all_the_same() -> None:
+    pair = Pair(Side(1, node_key=b"a" * 32), Side(2, node_key=b"b" * 32))
+    pair.connect()
+    pair.run(10)
+    assert pair.a.events.count(ev.NodeArrived(b"b" * 32)) == 1
+    assert pair.b.events.count(ev.NodeArrived(b"a" * 32)) == 1
+
+
+def test_members_who_share_nothing_are_told_nothing() -> None:
+    side = Side(1, node_key=b"a" * 32, carrier=GROUP)
+    side.session.online(0.0)
+    assert side.session.next_packet() is None
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [

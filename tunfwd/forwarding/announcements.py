@@ -43,7 +43,7 @@ class Announcements:
     @property
     def are_due(self) -> bool:
         """Whether there is something to tell, should the contact understand it."""
-        return bool(self._claims)
+        return bool(self._node_key or self._claims)
 
     def new_period(self) -> None:
         """Have all of it told again."""

@@ -101,7 +101,8 @@ class Session:
         self._carriage = Carriage(carrier, self._handshake, random, self._settings.controller)
         parts = self._clock, self._handshake, self._carriage, self._events, self.counters
         self._negotiation = Negotiation(*parts, random, self._settings.limits)
-        self._announcements = Announcements(*parts, self._settings.node_key)
+        node_key = self._settings.node_key if carrier is FRIEND else b""
+        self._announcements = Announcements(*parts, node_key)
         self._orphans: list[int] = []  # flows the contact may still believe in
         self._pongs = Budget(*PONGS)
         self._farewell: Farewell | None = None
