@@ -2,9 +2,10 @@
 
     python -m scripts.benchmarks.restarts [--restarts N] [--how stop,kill] [--members] [NETWORK ...]
 
-Each network is made anew. The two restart in turns, by SIGTERM or by SIGKILL; a restart counts as over when
-each sees the other online again and a port that was accepted before runs. The pause until the next one is
-random, from the seed. `--members` measures members of a group who are not friends. Needs root.
+Each network is made anew. The two restart in turns, by SIGTERM or by SIGKILL, or both are killed at once; a
+restart counts as over when each sees the other online again and a port that was accepted before runs. The
+pause until the next one is random, from the seed. `--members` measures members of a group who are not
+friends. Needs root.
 """
 
 import argparse
@@ -35,6 +36,7 @@ FIRST_TIME = 120.0  # s until the two have found each other at all
 PAUSE = (0.0, 6.0)  # s between a reunion and the next restart
 INTERVAL = 0.05  # s between looks
 GROUP = "lan"
+BOTH = "both"  # killed at the same time, as when the power fails
 
 NETWORKS: dict[str, Callable[[], Topology]] = {
     "alone": lambda: Topology(NAMES),
@@ -154,9 +156,12 @@ class Restarts:
 
 def restart(node: Node, other: Node, how: str, using: Node) -> float:
     """Restart one, and return how long it took until all was as before."""
-    getattr(node, how)()
+    restarted = [node, other] if how == BOTH else [node]
+    for one in restarted:
+        (one.stop if how == "stop" else one.kill)()
     start = time.monotonic()
-    node.start()
+    for one in restarted:
+        one.start()
     while time.monotonic() < start + GIVE_UP:
         if is_online(node) and is_online(other) and runs(using):
             return time.monotonic() - start
@@ -189,7 +194,7 @@ def main() -> None:
     )
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--restarts", type=int, default=50, help="of each kind; default 50")
-    parser.add_argument("--how", default="stop,kill", help="stop, kill, or both")
+    parser.add_argument("--how", default="stop,kill", help="of stop, kill and both (killed at once)")
     parser.add_argument("--members", action="store_true", help="of a group, who are not friends")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
