@@ -22,7 +22,7 @@ RESERVED: Final = frozenset(
 )
 
 _HEX = re.compile(r"[0-9a-fA-F]+")
-_KEY_LIKE = 8  # hex digits; offers' ids and the shown beginnings of keys have as many
+_KEY_LIKE: Final = 8  # hex digits; offers' ids and the shown beginnings of keys have as many
 
 
 def composed(text: str) -> str:

@@ -14,8 +14,8 @@ from tunfwd.common.schema import INTEGER_BITS, Parse
 Protocol = Literal["tcp", "udp"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
 
-KEY_DIGITS = 64  # hex digits of a 32-byte public key
-ADDRESS_DIGITS = 76  # hex digits of a Tox address: key, 4 bytes of nospam, 2 of checksum
+KEY_DIGITS: Final = 64  # hex digits of a 32-byte public key
+ADDRESS_DIGITS: Final = 76  # hex digits of a Tox address: key, 4 bytes of nospam, 2 of checksum
 
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _LABEL = r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?"  # RFC 1035 2.3.4: 63 octets

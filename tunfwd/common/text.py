@@ -6,17 +6,18 @@ would make two names look alike. The daemon cleans what it keeps; the command li
 """
 
 import unicodedata
+from typing import Final
 
-NAME_LIMIT = 64  # characters of a name that are shown
-MESSAGE_LIMIT = 1024  # characters of a friend request's message; toxcore allows 921 bytes
-MARKS_IN_A_ROW = 3  # combining marks on one base; Vietnamese and Thai need 2, Hebrew 3
+NAME_LIMIT: Final = 64  # characters of a name that are shown
+MESSAGE_LIMIT: Final = 1024  # characters of a friend request's message; toxcore allows 921 bytes
+MARKS_IN_A_ROW: Final = 3  # combining marks on one base; Vietnamese and Thai need 2, Hebrew 3
 
-_SPACES = frozenset({"Zs", "Zl", "Zp"})
+_SPACES: Final = frozenset({"Zs", "Zl", "Zp"})
 _UNSEEN = frozenset(
     {"Cc", "Cf", "Cs", "Co", "Cn"}
 )  # control, format (bidi too), surrogate, private, unassigned
-_MARKS = frozenset({"Mn", "Me"})
-_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols that show as nothing
+_MARKS: Final = frozenset({"Mn", "Me"})
+_FILLERS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols that show as nothing
 
 
 def clean(text: str, limit: int = NAME_LIMIT) -> str:

@@ -4,6 +4,7 @@ Stands where `lossless` stands with a contact that has no link, and turns the li
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from tunfwd.common.values import Random, Reason
 from tunfwd.forwarding.transport import Sink
@@ -24,7 +25,7 @@ from tunfwd.link.congestion import ControllerFactory
 from tunfwd.wire.carriers import Carrier
 from tunfwd.wire.packets import Credit, Data, ExtensionType, Fin, Kill, Lossless, encode
 
-MAX_DATAGRAM = 65_507  # bytes; the largest UDP payload of IPv4
+MAX_DATAGRAM: Final = 65_507  # bytes; the largest UDP payload of IPv4
 
 
 class LinkTransport:

@@ -8,6 +8,7 @@ would leave the service waiting, so ours is sent when the contact has been quiet
 """
 
 from collections import OrderedDict, deque
+from typing import Final
 
 from tunfwd.common.timers import Timers
 from tunfwd.common.values import Reason
@@ -15,18 +16,18 @@ from tunfwd.forwarding.transport import Sink
 from tunfwd.wire.carriers import Carrier
 from tunfwd.wire.packets import Credit, Data, Fin, Kill, Lossless, Reset, data_header, datagram_header, encode
 
-SEND_BUFFER = 256 * 1024  # bytes a channel holds that the carrier has not taken
+SEND_BUFFER: Final = 256 * 1024  # bytes a channel holds that the carrier has not taken
 MAX_UNSENT = 64 * 1024 * 1024  # bytes of all flows of a contact; past it a channel holds less:
 SCARCE_BUFFER = 16 * 1024  # bytes; what a contact that opens many flows and reads none can make each cost
-WINDOW = 1024 * 1024  # bytes of credit; 4 MB/s over 250 ms
+WINDOW: Final = 1024 * 1024  # bytes of credit; 4 MB/s over 250 ms
 PLAIN_UNREAD = 16 * 1024 * 1024  # bytes; SPEC.md 5: a plain peer is killed past it, as nothing else bounds it
 MAX_UNREAD = 256 * 1024 * 1024  # bytes of all flows of a contact; the flow that goes past it is reset
-UNLIMITED = 1 << 62
-LINGER = 2.0  # s
-TURN = 8  # packets a channel sends before the next one's turn
-MAX_CONTROL = 8192  # packets; a contact that provokes more answers than it reads gets no more of them
-PACKET_COST = 64  # bytes that a control packet is taken to need
-MAX_DATAGRAMS = 1024  # packets waiting for the carrier; the oldest are dropped
+UNLIMITED: Final = 1 << 62
+LINGER: Final = 2.0  # s
+TURN: Final = 8  # packets a channel sends before the next one's turn
+MAX_CONTROL: Final = 8192  # packets; a contact that provokes more answers than it reads gets no more of them
+PACKET_COST: Final = 64  # bytes that a control packet is taken to need
+MAX_DATAGRAMS: Final = 1024  # packets waiting for the carrier; the oldest are dropped
 
 
 class LosslessTransport:

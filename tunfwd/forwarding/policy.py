@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+from typing import Final
 
 from tunfwd.wire.packets import Direction, Protocol
 
-KEY_BEGINNING = 16  # hex digits; a key that begins as somebody else's cannot be made with so many
+KEY_BEGINNING: Final = 16  # hex digits; a key that begins as somebody else's cannot be made with so many
 _HEX = re.compile(r"[0-9a-fA-F]+")
 
 

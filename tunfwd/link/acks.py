@@ -1,7 +1,5 @@
 """Which packets have arrived, and when to say so (RFC 9000 13.2). Fed and asked by link.py; never sends."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tunfwd.link.ranges import RangeSet

@@ -12,8 +12,6 @@ short to show (SHALLOW_LOSS). And losses do not lower the short-term bounds in D
 the queue is that of our own probe and on its way out.
 """
 
-from __future__ import annotations
-
 from enum import Enum
 from typing import Final
 

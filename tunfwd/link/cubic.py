@@ -1,7 +1,5 @@
 """CUBIC (RFC 9438), with the slow start and recovery of newreno.py. Selectable; bbr.py is the default."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tunfwd.common.values import Random

@@ -4,8 +4,6 @@ Nothing here is sent twice. What is too old, or too much, is dropped and counted
 that was split arrives whole or not at all.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Final
 

@@ -1,7 +1,5 @@
 """What a link tells its owner, through ``Link.next_event``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TypeAlias
 

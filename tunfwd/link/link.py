@@ -9,8 +9,6 @@ packet that makes no sense is counted and dropped, one that breaks the rules end
 `LinkClosed`. `Misuse` is ours.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """NewReno as RFC 9002 7 and appendix B have it. Selectable; bbr.py is the default."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from tunfwd.common.values import Random

@@ -3,8 +3,6 @@
 Asked by link.py, told the rate by it.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 SLACK: Final = 0.002  # s a late wake-up may make up for: the timers of an event loop are not finer

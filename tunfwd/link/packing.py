@@ -4,8 +4,6 @@ Called by link.py, which has decided that a packet may leave. Every packet that 
 recovery.py together with what it carries.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from tunfwd.link.acks import Acknowledger

@@ -4,8 +4,6 @@ Serves packet numbers received (acks.py) and bytes acknowledged or lost (send.py
 the upper end, and that costs the same however many ranges there are.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 
 

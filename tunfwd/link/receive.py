@@ -3,8 +3,6 @@
 Bytes that arrived, put in order, and the credit the sender has for more.
 """
 
-from __future__ import annotations
-
 from bisect import insort
 from collections import deque
 from typing import Final

@@ -6,8 +6,6 @@ of each that it builds (`on_sent`). Acks and the timer take records out, tell wh
 packet what became of it, and feed the controller.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Final, Protocol, TypeAlias
 

@@ -1,7 +1,5 @@
 """Round-trip time as RFC 9002 5 estimates it. Fed by recovery.py; all times in seconds."""
 
-from __future__ import annotations
-
 from typing import Final
 
 # s; RFC 9002 6.2.2 says 333 ms before a handshake, and here the peer has just said Hello

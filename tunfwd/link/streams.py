@@ -13,8 +13,6 @@ take turns, a packet each.
 A long file, because table, credit and turns are decided together, on the same few numbers.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias

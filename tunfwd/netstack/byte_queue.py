@@ -4,11 +4,12 @@ Holds what a connection has received and not read, and what it was given and has
 """
 
 from collections import deque
+from typing import Final
 
 from tunfwd.wire.checksum import Buffer
 
-_SMALL = 2048  # bytes; below this a chunk costs less to copy than to keep as an object
-_JOINED = 65536  # bytes; how far small chunks are joined
+_SMALL: Final = 2048  # bytes; below this a chunk costs less to copy than to keep as an object
+_JOINED: Final = 65536  # bytes; how far small chunks are joined
 
 
 class ByteQueue:

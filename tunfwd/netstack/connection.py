@@ -7,7 +7,7 @@ Nothing is sent from within a call of the owner or on arrival of a segment, save
 `transmit` sends all, once for each round of arrivals, and so acknowledges once however many segments came.
 """
 
-from typing import Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 from tunfwd.common.errors import Misuse
 from tunfwd.common.streams import StreamHandler
@@ -24,11 +24,11 @@ from tunfwd.netstack.types import NEVER, AbortReason, Endpoint, Frame
 from tunfwd.wire import tcp
 from tunfwd.wire.checksum import Buffer
 
-SUPER_SEGMENTS = 8  # a round and connection: enough to fill the window of a reader that keeps up
-CONNECT_TIMEOUT = 75.0  # s; RFC 9293 3.8.3 lets the owner choose less
-PATIENCE = 130.0  # s a SYN waits for the owner; a Linux client gives up after 127 s
-TIME_WAIT = 1.0  # s; RFC 9293 3.4.2 says 4 minutes; the path is a queue in this machine
-MIN_MSS = 88  # bytes; less would make a super-segment of more packets than the kernel cuts
+SUPER_SEGMENTS: Final = 8  # a round and connection: enough to fill the window of a reader that keeps up
+CONNECT_TIMEOUT: Final = 75.0  # s; RFC 9293 3.8.3 lets the owner choose less
+PATIENCE: Final = 130.0  # s a SYN waits for the owner; a Linux client gives up after 127 s
+TIME_WAIT: Final = 1.0  # s; RFC 9293 3.4.2 says 4 minutes; the path is a queue in this machine
+MIN_MSS: Final = 88  # bytes; less would make a super-segment of more packets than the kernel cuts
 
 
 class Environment(Protocol):

@@ -6,6 +6,7 @@ that are opened from it to services here. So no contact is in another's way, nor
 
 import hashlib
 import struct
+from typing import Final
 
 from tunfwd.common.errors import Misuse
 from tunfwd.common.values import Random
@@ -14,13 +15,13 @@ from tunfwd.netstack.path import Path
 from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.types import Endpoint, Exhausted
 
-MAX_CONNECTIONS = 16384  # each way, in any state; and LEAST for each virtual address beyond
-MAX_PER_ADDRESS = 4096
-LEAST = 256
-MAX_INCOMING = 2048  # SYNs that wait for the owner; and LEAST_INCOMING for each virtual address beyond
-MAX_INCOMING_PER_ADDRESS = 512
-LEAST_INCOMING = 64
-FIRST_EPHEMERAL_PORT = 49152  # RFC 6335 6
+MAX_CONNECTIONS: Final = 16384  # each way, in any state; and LEAST for each virtual address beyond
+MAX_PER_ADDRESS: Final = 4096
+LEAST: Final = 256
+MAX_INCOMING: Final = 2048  # SYNs that wait for the owner; and LEAST_INCOMING for each virtual address beyond
+MAX_INCOMING_PER_ADDRESS: Final = 512
+LEAST_INCOMING: Final = 64
+FIRST_EPHEMERAL_PORT: Final = 49152  # RFC 6335 6
 
 Key = tuple[bytes, bytes, int, int]
 """As in the packets that arrive: source and destination address, source and destination port."""

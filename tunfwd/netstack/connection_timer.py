@@ -4,19 +4,20 @@ Kept by connection.py; stack.py finds it when it is due.
 """
 
 import enum
+from typing import Final
 
 from tunfwd.netstack.send_buffer import SendBuffer
 from tunfwd.netstack.types import NEVER
 
 SYN_TIMEOUT = 0.3  # s before the first SYN or SYN/ACK is sent again; RFC 6298 2.1 says 1 s for the Internet
-SYN_ACK_ATTEMPTS = 6  # doublings of 0.3 s make 38 s
-RETRANSMISSION_TIMEOUT = 0.2  # s; RFC 6298 2.4 says 1 s; a kernel here answers in 40 ms at the latest
-MAX_ATTEMPTS = 9  # doublings of 0.2 s make 102 s; RFC 9293 3.8.3 wants at least 100 s
-PROBE_INTERVAL = 0.3  # s before the first probe of a closed window
-PROBE_SILENCE = 100.0  # s without any answer to probes before the peer is taken for gone
-MAX_INTERVAL = 60.0  # s; RFC 6298 2.5
-KEEP_ALIVE = 7200.0  # s of silence; RFC 9293 3.8.4
-KEEP_ALIVE_INTERVAL = 75.0  # s between keep-alive probes
+SYN_ACK_ATTEMPTS: Final = 6  # doublings of 0.3 s make 38 s
+RETRANSMISSION_TIMEOUT: Final = 0.2  # s; RFC 6298 2.4 says 1 s; a kernel here answers in 40 ms at the latest
+MAX_ATTEMPTS: Final = 9  # doublings of 0.2 s make 102 s; RFC 9293 3.8.3 wants at least 100 s
+PROBE_INTERVAL: Final = 0.3  # s before the first probe of a closed window
+PROBE_SILENCE: Final = 100.0  # s without any answer to probes before the peer is taken for gone
+MAX_INTERVAL: Final = 60.0  # s; RFC 6298 2.5
+KEEP_ALIVE: Final = 7200.0  # s of silence; RFC 9293 3.8.4
+KEEP_ALIVE_INTERVAL: Final = 75.0  # s between keep-alive probes
 
 
 class Purpose(enum.Enum):

@@ -4,13 +4,13 @@ Each virtual address has a queue of its own, so that what a contact sends too mu
 """
 
 from collections import deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.types import Endpoint, Frame
 from tunfwd.wire import ip, udp
 
-MAX_QUEUED = 1024  # datagrams of one virtual address; the oldest gives way
+MAX_QUEUED: Final = 1024  # datagrams of one virtual address; the oldest gives way
 MAX_PAYLOAD_V4 = ip.MAX_PACKET - ip.HEADER_LENGTH_V4 - udp.HEADER_LENGTH  # bytes
 MAX_PAYLOAD_V6 = ip.MAX_PACKET - udp.HEADER_LENGTH
 

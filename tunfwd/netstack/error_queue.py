@@ -4,15 +4,17 @@ The rate is shared out among the virtual addresses that errors come from: a cont
 often does not keep programs from hearing that another has gone.
 """
 
+from typing import Final
+
 from tunfwd.netstack.shares import Shares
 from tunfwd.netstack.types import Frame
 from tunfwd.wire import icmp, vnet
 from tunfwd.wire.checksum import Buffer
 
-WINDOW = 0.5  # s
-RATE = 500  # errors in a window: icmp_msgs_per_sec of Linux
+WINDOW: Final = 0.5  # s
+RATE: Final = 500  # errors in a window: icmp_msgs_per_sec of Linux
 BURST = 250  # errors of one address in a window. Linux has 50; a page that makes many connections needs more
-MAX_QUEUED = 1024  # errors since frames were last asked for; of one address half as many
+MAX_QUEUED: Final = 1024  # errors since frames were last asked for; of one address half as many
 
 
 class ErrorQueue:

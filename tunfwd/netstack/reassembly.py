@@ -5,15 +5,16 @@ demands of IPv6; an exact repetition is harmless.
 """
 
 from collections import OrderedDict
+from typing import Final
 
 from tunfwd.netstack.types import NEVER
 from tunfwd.wire import ip
 from tunfwd.wire.checksum import Buffer
 
-LIFETIME = 30.0  # s; as Linux has it; RFC 8200 says 60 s
-MAX_PACKETS = 256  # incomplete at a time; the oldest gives way
-MAX_BYTES = 4 << 20  # bytes of fragments kept
-MAX_FRAGMENTS = 128  # of one packet; 64 KB over the smallest MTU of IPv6 are 53
+LIFETIME: Final = 30.0  # s; as Linux has it; RFC 8200 says 60 s
+MAX_PACKETS: Final = 256  # incomplete at a time; the oldest gives way
+MAX_BYTES: Final = 4 << 20  # bytes of fragments kept
+MAX_FRAGMENTS: Final = 128  # of one packet; 64 KB over the smallest MTU of IPv6 are 53
 
 _Key = tuple[bytes, bytes, int, int]
 

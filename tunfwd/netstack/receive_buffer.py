@@ -7,15 +7,16 @@ eighth step) and 3.8.6.2.2, RFC 2018.
 import enum
 from bisect import bisect_right
 from operator import attrgetter
+from typing import Final
 
 from tunfwd.netstack.byte_queue import ByteQueue
 from tunfwd.wire import tcp
 
-CAPACITY = 1 << 20  # bytes read in and not read out; also the largest window
-WINDOW_SCALE = 8
-MAX_UNSCALED_WINDOW = 65535  # bytes; all that a SYN, or a peer without window scaling, can be told
+CAPACITY: Final = 1 << 20  # bytes read in and not read out; also the largest window
+WINDOW_SCALE: Final = 8
+MAX_UNSCALED_WINDOW: Final = 65535  # bytes; all that a SYN, or a peer without window scaling, can be told
 UPDATE_STEP = CAPACITY // 4  # bytes; how far the window must have opened to be worth a segment of its own
-MAX_RANGES = 256  # islands kept beyond a gap; what would make more is dropped, and sent again
+MAX_RANGES: Final = 256  # islands kept beyond a gap; what would make more is dropped, and sent again
 
 
 class Arrival(enum.Enum):

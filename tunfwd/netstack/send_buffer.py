@@ -7,14 +7,14 @@ are unwrapped; SYN is not counted here, FIN is.
 """
 
 from collections import deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tunfwd.netstack.byte_queue import ByteQueue
 from tunfwd.wire.checksum import Buffer
 
-CAPACITY = 1 << 20  # bytes unacknowledged and unsent together
+CAPACITY: Final = 1 << 20  # bytes unacknowledged and unsent together
 WRITABLE = CAPACITY // 4  # bytes of space that end a shortage
-DUPLICATE_THRESHOLD = 3  # duplicate acknowledgments that tell of a loss; RFC 5681 3.2
+DUPLICATE_THRESHOLD: Final = 3  # duplicate acknowledgments that tell of a loss; RFC 5681 3.2
 
 
 class Piece(NamedTuple):

@@ -4,8 +4,10 @@ On the wire they are 32 bits and wrap every 4 GiB. Inside the stack they are pla
 `unwrap` converts at the door, headers cut them down again, and everything between compares with `<`.
 """
 
-_HALF = 1 << 31
-_MASK = (1 << 32) - 1
+from typing import Final
+
+_HALF: Final = 1 << 31
+_MASK: Final = (1 << 32) - 1
 
 
 def unwrap(wire: int, near: int) -> int:

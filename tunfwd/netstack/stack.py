@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import assert_never
+from typing import Final, assert_never
 
 from tunfwd.common.errors import Malformed, Misuse
 from tunfwd.common.timers import Timers
@@ -32,9 +32,9 @@ from tunfwd.netstack.virtual_network import Verdict, VirtualNetwork
 from tunfwd.wire import icmp, ip, tcp, udp, vnet
 from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
 
-MAX_ECHO_REQUESTS = 256  # that wait for the owner; the oldest gives way
-MAX_FRAMES = 4096  # resets and the like that wait to be sent
-FRAMES_A_ROUND = 256  # of TCP; how long sending may keep us from receiving
+MAX_ECHO_REQUESTS: Final = 256  # that wait for the owner; the oldest gives way
+MAX_FRAMES: Final = 4096  # resets and the like that wait to be sent
+FRAMES_A_ROUND: Final = 256  # of TCP; how long sending may keep us from receiving
 
 
 class Stack:

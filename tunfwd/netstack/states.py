@@ -1,6 +1,7 @@
 """The states of a TCP connection (RFC 9293 3.3.2) and all ways from one to another."""
 
 import enum
+from typing import Final
 
 
 class State(enum.Enum):
@@ -51,7 +52,7 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
 }
 """Besides these, any state is left for CLOSED by a reset, either way, and by giving up."""
 
-SYNCHRONIZED = frozenset(State) - {State.INCOMING, State.SYN_SENT, State.SYN_RECEIVED, State.CLOSED}
+SYNCHRONIZED: Final = frozenset(State) - {State.INCOMING, State.SYN_SENT, State.SYN_RECEIVED, State.CLOSED}
 """FIN has not been sent."""
-RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
+RECEIVING: Final = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
 """The peer's FIN has not arrived."""

@@ -5,9 +5,10 @@ what kind of contact it serves.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
-MAX_PACKET = 1373  # bytes, prefix included; toxcore's TOX_MAX_CUSTOM_PACKET_SIZE
-GROUP_CHUNK = 500  # bytes; toxcore splits longer lossless group packets, at more than half the speed
+MAX_PACKET: Final = 1373  # bytes, prefix included; toxcore's TOX_MAX_CUSTOM_PACKET_SIZE
+GROUP_CHUNK: Final = 500  # bytes; toxcore splits longer lossless group packets, at more than half the speed
 
 
 @dataclass(frozen=True, slots=True)

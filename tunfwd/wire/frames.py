@@ -5,8 +5,6 @@ nothing: a packet with one bad frame is Malformed as a whole, so that it changes
 little-endian.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from typing import Final, NamedTuple, TypeAlias

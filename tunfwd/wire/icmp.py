@@ -3,17 +3,17 @@
 import enum
 import struct
 from builtins import memoryview  # where mypyc looks for the type of a field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tunfwd.common.errors import Malformed
 from tunfwd.wire import ip
 from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
 
-HEADER_LENGTH = 8
-QUOTE_V4 = 576  # bytes an error packet may have at most; RFC 1812 4.3.2.3
+HEADER_LENGTH: Final = 8
+QUOTE_V4: Final = 576  # bytes an error packet may have at most; RFC 1812 4.3.2.3
 QUOTE_V6 = ip.MIN_MTU_V6  # bytes; RFC 4443 2.4 (c)
 
-_HEADER = struct.Struct(">BBHI")
+_HEADER: Final = struct.Struct(">BBHI")
 
 
 class Error(enum.Enum):

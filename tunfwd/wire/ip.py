@@ -4,35 +4,35 @@ Addresses are packed bytes, 4 or 16 of them: that is what tables are keyed by, a
 """
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tunfwd.common.errors import Malformed
 from tunfwd.wire.checksum import Buffer, checksum
 
-ICMP = 1
-TCP = 6
-UDP = 17
-FRAGMENT = 44  # IPv6 alone
-ICMPV6 = 58
+ICMP: Final = 1
+TCP: Final = 6
+UDP: Final = 17
+FRAGMENT: Final = 44  # IPv6 alone
+ICMPV6: Final = 58
 
-MAX_PACKET = 65535  # bytes; what a TUN device takes and IPv4 can say
-MIN_MTU_V4 = 68  # bytes; RFC 791
-MIN_MTU_V6 = 1280  # bytes; RFC 8200 5
-HEADER_LENGTH_V4 = 20
-HEADER_LENGTH_V6 = 40
-FRAGMENT_HEADER_LENGTH = 8
+MAX_PACKET: Final = 65535  # bytes; what a TUN device takes and IPv4 can say
+MIN_MTU_V4: Final = 68  # bytes; RFC 791
+MIN_MTU_V6: Final = 1280  # bytes; RFC 8200 5
+HEADER_LENGTH_V4: Final = 20
+HEADER_LENGTH_V6: Final = 40
+FRAGMENT_HEADER_LENGTH: Final = 8
 
-_V4 = struct.Struct(">BBHHHBBH4s4s")
-_V6 = struct.Struct(">IHBB16s16s")
-_FRAGMENT_V6 = struct.Struct(">BxHI")
+_V4: Final = struct.Struct(">BBHHHBBH4s4s")
+_V6: Final = struct.Struct(">IHBB16s16s")
+_FRAGMENT_V6: Final = struct.Struct(">BxHI")
 
-_DONT_FRAGMENT = 0x4000
-_MORE_FRAGMENTS = 0x2000
+_DONT_FRAGMENT: Final = 0x4000
+_MORE_FRAGMENTS: Final = 0x2000
 
-_HOP_BY_HOP = 0
-_ROUTING = 43
-_DESTINATION_OPTIONS = 60
-_MAX_EXTENSION_HEADERS = 8
+_HOP_BY_HOP: Final = 0
+_ROUTING: Final = 43
+_DESTINATION_OPTIONS: Final = 60
+_MAX_EXTENSION_HEADERS: Final = 8
 
 
 class Fragment(NamedTuple):

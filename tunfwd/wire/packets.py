@@ -8,18 +8,18 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import assert_never
+from typing import Final, assert_never
 
 from tunfwd.common.errors import Malformed
 from tunfwd.common.values import Reason
 from tunfwd.wire.carriers import Carrier
 
-VERSION = 1  # of Hello
-MAX_NAME = 255  # bytes of UTF-8
-MAX_PORT = 0xFFFF
-MAX_MSG_ID = 0xFFFF_FFFF
-NODE_KEY = 32  # bytes
-TOKEN = 16  # bytes of the token of a ticket: random, and nobody guesses one
+VERSION: Final = 1  # of Hello
+MAX_NAME: Final = 255  # bytes of UTF-8
+MAX_PORT: Final = 0xFFFF
+MAX_MSG_ID: Final = 0xFFFF_FFFF
+NODE_KEY: Final = 32  # bytes
+TOKEN: Final = 16  # bytes of the token of a ticket: random, and nobody guesses one
 
 
 class Protocol(IntEnum):
@@ -184,12 +184,12 @@ class Pong:
 Lossless = Offer | Accept | AckAcc | Kill | Data | Hello | Fin | Reset | Credit | Node | Claim | Claimed
 Extension = Ping | Pong
 
-_OFFER = struct.Struct("<IBBHB")
-_ID = struct.Struct("<I")
-_HELLO = struct.Struct("<BIQ")
-_RESET = struct.Struct("<IB")
-_CREDIT = struct.Struct("<IQ")
-_TOKEN = struct.Struct("<Q")
+_OFFER: Final = struct.Struct("<IBBHB")
+_ID: Final = struct.Struct("<I")
+_HELLO: Final = struct.Struct("<BIQ")
+_RESET: Final = struct.Struct("<IB")
+_CREDIT: Final = struct.Struct("<IQ")
+_TOKEN: Final = struct.Struct("<Q")
 
 
 def is_name(name: str) -> bool:

@@ -2,30 +2,30 @@
 
 import struct
 from builtins import memoryview  # where mypyc looks for the type of a field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tunfwd.common.errors import Malformed
 from tunfwd.wire.checksum import Buffer
 
-FIN = 0x01
-SYN = 0x02
-RST = 0x04
-PSH = 0x08
-ACK = 0x10
+FIN: Final = 0x01
+SYN: Final = 0x02
+RST: Final = 0x04
+PSH: Final = 0x08
+ACK: Final = 0x10
 
-HEADER_LENGTH = 20
-CHECKSUM_OFFSET = 16
-DEFAULT_MSS_V4 = 536  # bytes; RFC 9293 3.7.1, when the option is missing
-DEFAULT_MSS_V6 = 1220
-MAX_WINDOW_SCALE = 14  # RFC 7323 2.3
-MAX_SACK_BLOCKS = 4  # what 40 bytes of options hold; RFC 2018 3
+HEADER_LENGTH: Final = 20
+CHECKSUM_OFFSET: Final = 16
+DEFAULT_MSS_V4: Final = 536  # bytes; RFC 9293 3.7.1, when the option is missing
+DEFAULT_MSS_V6: Final = 1220
+MAX_WINDOW_SCALE: Final = 14  # RFC 7323 2.3
+MAX_SACK_BLOCKS: Final = 4  # what 40 bytes of options hold; RFC 2018 3
 
-_HEADER = struct.Struct(">HHIIBBHHH")
-_END = 0
-_NOP = 1
-_MSS = 2
-_WINDOW_SCALE = 3
-_SACK_PERMITTED = 4
+_HEADER: Final = struct.Struct(">HHIIBBHHH")
+_END: Final = 0
+_NOP: Final = 1
+_MSS: Final = 2
+_WINDOW_SCALE: Final = 3
+_SACK_PERMITTED: Final = 4
 
 
 class Segment(NamedTuple):

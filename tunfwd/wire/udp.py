@@ -2,16 +2,16 @@
 
 import struct
 from builtins import memoryview  # where mypyc looks for the type of a field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tunfwd.common.errors import Malformed
 from tunfwd.wire.checksum import Buffer
 
-HEADER_LENGTH = 8
-CHECKSUM_OFFSET = 6
-MAX_SEGMENTS = 64  # datagrams in one super-segment; UDP_MAX_SEGMENTS of Linux before 6.9
+HEADER_LENGTH: Final = 8
+CHECKSUM_OFFSET: Final = 6
+MAX_SEGMENTS: Final = 64  # datagrams in one super-segment; UDP_MAX_SEGMENTS of Linux before 6.9
 
-_HEADER = struct.Struct(">HHHH")
+_HEADER: Final = struct.Struct(">HHHH")
 
 
 class Datagram(NamedTuple):

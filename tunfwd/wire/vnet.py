@@ -5,22 +5,22 @@ checksums to whoever needs them. Fields are little-endian: tun.Device asks for t
 """
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tunfwd.wire.checksum import Buffer
 
-LENGTH = 10
+LENGTH: Final = 10
 
-FLAG_NEEDS_CSUM = 1  # the transport checksum field holds only the pseudo-header's sum
-FLAG_DATA_VALID = 2  # checked already
+FLAG_NEEDS_CSUM: Final = 1  # the transport checksum field holds only the pseudo-header's sum
+FLAG_DATA_VALID: Final = 2  # checked already
 
-GSO_NONE = 0
-GSO_TCPV4 = 1
-GSO_TCPV6 = 4
-GSO_UDP_L4 = 5
-GSO_ECN = 0x80  # a bit beside the type: CWR is set in the first segment only
+GSO_NONE: Final = 0
+GSO_TCPV4: Final = 1
+GSO_TCPV6: Final = 4
+GSO_UDP_L4: Final = 5
+GSO_ECN: Final = 0x80  # a bit beside the type: CWR is set in the first segment only
 
-_HEADER = struct.Struct("<BBHHHH")
+_HEADER: Final = struct.Struct("<BBHHHH")
 
 
 class Header(NamedTuple):
