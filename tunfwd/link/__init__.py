@@ -40,7 +40,6 @@ __all__ = [
     "Event",
     "Link",
     "LinkClosed",
-    "Misuse",
     "NewReno",
     "Statistics",
     "StreamClosed",
