@@ -4,7 +4,7 @@ A connection's story ends with exactly one of ConnectFailed, Aborted and Closed,
 (refuse, unreachable, abort), after which nothing is heard of it.
 """
 
-from builtins import memoryview  # compiled, a dataclass looks up its fields' types here
+from builtins import Exception, memoryview  # compiled, a dataclass looks up the types of its fields here
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
