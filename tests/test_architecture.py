@@ -50,6 +50,7 @@ KEPT_FOR = {
     "cffi": "tox",
     "click": "cli",
     "pyprctl": "tun",
+    "segno": "cli",
     "pyroute2": "tun",
     "pytox": "tox",
     "pytun": "tun",

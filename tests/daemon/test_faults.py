@@ -104,7 +104,7 @@ class Scene:
         self.daemon.scheduler.touch(self.bob)
         self.daemon.settle()
         assert self.bob.session.is_online
-        hello = encode(FRIEND, Hello(FEATURES, epoch))
+        hello = encode(FRIEND, Hello(FEATURES | Feature.TICKET, epoch))
         number = self.bob.contact.number  # type: ignore[attr-defined]
         assert self.daemon.tox.to_friends[0] == (number, hello)
 

@@ -12,9 +12,10 @@ import trio
 from tests.tox.conftest import Person, running
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import FriendAddAlreadySent, FriendAddOwnKey, FriendCustomPacketInvalid
-from tunfwd.tox.contacts import ContactOffline
+from tunfwd.tox.contacts import ContactOffline, FriendRequest
 from tunfwd.tox.friends import REQUEST_LIFE, NoSuchRequest
 from tunfwd.tox.settings import Node
+from tunfwd.wire.ticket import write_message
 
 pytestmark = [pytest.mark.toxnet, pytest.mark.patient, pytest.mark.timeout(600)]
 
@@ -246,3 +247,39 @@ async def test_relay_alone_carries_packets(people: tuple[Person, ...], tmp_path:
                 assert finn.friend(erin).send_lossy(b"\xc8back")
                 await finn.seen.until(lambda: finn.seen.of("lossless"))
                 await erin.seen.until(lambda: erin.seen.of("lossy"))
+
+
+async def test_who_has_asked_may_ask_again_with_a_ticket(
+    people: tuple[Person, Person, Person], folder: Path
+) -> None:
+    """toxcore tells of one request of a key alone; the next may come with a token, and is told of, too."""
+    alice, *_ = people
+    token = bytes(range(16))
+    with Person(folder, "dora", alice) as dora:
+        async with running(*people, dora):
+            friend = dora.friends.add(bytes.fromhex(alice.address), "Hello")
+            await alice.seen.until(lambda: any(r.key == dora.public_key for r in alice.friends.requests))
+            alice.seen.events.clear()
+            dora.friends.ask(friend, bytes.fromhex(alice.address), write_message(token, "with a ticket"))
+            assert dora.friends.get(alice.public_key) is friend
+            assert dora.friends.by_number(friend.number) is friend
+            await alice.seen.until(lambda: alice.seen.of("request"))
+            (_, request) = alice.seen.of("request")[0]
+            assert isinstance(request, FriendRequest)
+            assert (request.token, request.message) == (token, "with a ticket")
+            assert [(r.key, r.token) for r in alice.friends.requests] == [(dora.public_key, token)]
+            alice.friends.accept(dora.public_key)
+            await dora.seen.until(lambda: friend.online)  # the same contact as before
+            dora.friends.remove(friend)
+        alice.friends.remove(alice.friend(dora))
+
+
+async def test_another_nospam_is_another_address(people: tuple[Person, Person, Person]) -> None:
+    alice, bob, _ = people
+    before, key = alice.address, alice.public_key
+    async with running(*people):
+        alice.change_address()
+        assert alice.address != before
+        assert alice.address[:64] == before[:64] == key.hex().upper()
+        await trio.sleep(1)
+        assert alice.friend(bob).online  # friends notice nothing

@@ -1,6 +1,7 @@
 """The kinds of arguments and options that several commands have, with their completion in the shell."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -87,3 +88,27 @@ def from_option(command: F) -> F:
     return click.option(
         "--from", "contact", metavar="NAME", shell_complete=complete_contacts, help="The contact it is from."
     )(command)
+
+
+def _password(ctx: click.Context, param: click.Parameter, file: Path | None) -> str | None:
+    """The first line of a file: on the command line itself, everyone on the machine could read it."""
+    if file is None:
+        return None
+    try:
+        with file.open(encoding="utf-8") as opened:
+            password = opened.readline(4 * api.MAX_PASSWORD).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise UserError("usage", f"the password in {file} cannot be read: {wrong}") from None
+    if not 0 < len(password.encode()) <= api.MAX_PASSWORD:
+        raise UserError("usage", f"the first line of {file} is no password of 1 to {api.MAX_PASSWORD} bytes")
+    return password
+
+
+password_option = click.option(
+    "--password-file",
+    "password",
+    type=click.Path(path_type=Path),
+    callback=_password,
+    metavar="FILE",
+    help="A file whose first line is the group's password.",
+)

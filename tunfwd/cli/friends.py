@@ -83,6 +83,53 @@ def remove(ctx: click.Context, name: str, as_json: bool) -> None:
     show(result, as_json, lambda shown: say(f"{_called(shown['friend'])} is no friend any more"))
 
 
+@friend.command()
+@click.argument("who", metavar="NAME|KEY|ADDRESS", shell_complete=complete_contacts)
+@json_option
+@click.pass_context
+def block(ctx: click.Context, who: str, as_json: bool) -> None:
+    """Drop all friend requests of a key, whatever they come with; a friend is a friend no more.
+
+    They are not told.
+    """
+    result = Session.of(ctx).call(api.FRIEND_BLOCK, who=who)
+    show(result, as_json, lambda shown: say(*(f"{_blocked(one)} is blocked" for one in shown["blocked"])))
+
+
+@friend.command()
+@click.argument("who", metavar="NAME|KEY")
+@json_option
+@click.pass_context
+def unblock(ctx: click.Context, who: str, as_json: bool) -> None:
+    """Let someone ask to be a friend again."""
+    result = Session.of(ctx).call(api.FRIEND_UNBLOCK, who=who)
+    show(
+        result,
+        as_json,
+        lambda shown: say(*(f"{_blocked(one)} may ask again" for one in shown["blocked"])),
+    )
+
+
+@friend.command()
+@json_option
+@click.pass_context
+def blocked(ctx: click.Context, as_json: bool) -> None:
+    """List who is blocked."""
+    show(
+        Session.of(ctx).call(api.FRIEND_BLOCKED),
+        as_json,
+        lambda shown: show_table(
+            ("NAME", "PUBLIC KEY"),
+            ([one["name"], one["public_key"]] for one in shown["blocked"]),
+            empty="Nobody is blocked.",
+        ),
+    )
+
+
+def _blocked(one: api.BlockedEntry) -> str:
+    return one["name"] or one["public_key"]
+
+
 def _table(result: api.FriendsResult) -> None:
     friends = result["friends"]
     show_table(

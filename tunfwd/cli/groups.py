@@ -5,43 +5,16 @@ its members who are our friends.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import click
 
-from tunfwd.cli.arguments import CONTACT_NAME, complete_contacts, json_option
+from tunfwd.cli.arguments import CONTACT_NAME, complete_contacts, json_option, password_option
 from tunfwd.cli.output import hint, say, show, show_table
 from tunfwd.cli.session import Session
-from tunfwd.common.errors import UserError
+from tunfwd.cli.share import for_option, tell_ticket, uses_option, wait_for_joiners, wait_option
 from tunfwd.control import api
 from tunfwd.control.api import Method
-
-MAX_PASSWORD: Final = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
-
-
-def _password(ctx: click.Context, param: click.Parameter, file: Path | None) -> str | None:
-    """The first line of a file: on the command line itself, everyone on the machine could read it."""
-    if file is None:
-        return None
-    try:
-        with file.open(encoding="utf-8") as opened:
-            password = opened.readline(4 * MAX_PASSWORD).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise UserError("usage", f"the password in {file} cannot be read: {wrong}") from None
-    if not 0 < len(password.encode()) <= MAX_PASSWORD:
-        raise UserError("usage", f"the first line of {file} is no password of 1 to {MAX_PASSWORD} bytes")
-    return password
-
-
-password_option = click.option(
-    "--password-file",
-    "password",
-    type=click.Path(path_type=Path),
-    callback=_password,
-    metavar="FILE",
-    help="A file whose first line is the group's password.",
-)
 
 
 @click.group(no_args_is_help=False)
@@ -79,6 +52,35 @@ def group_join(ctx: click.Context, group: str, name: str | None, password: str |
     """Join a group by its chat id, or accept an invitation, named by its group's name or id."""
     result = Session.of(ctx).call(api.GROUP_JOIN, group=group, name=name, password=password)
     show(result, as_json, lambda shown: _joined(shown["group"]))
+
+
+@group.command("share")
+@click.argument("group")
+@uses_option
+@for_option
+@click.option("--no-password", is_flag=True, help="Leave the group's password out of the ticket.")
+@wait_option
+@json_option
+@click.pass_context
+def group_share(
+    ctx: click.Context,
+    *,
+    group: str,
+    uses: int,
+    seconds: float,
+    no_password: bool,
+    wait: bool | None,
+    as_json: bool,
+) -> None:
+    """Make a ticket to a group, for `tunfwd join`.
+
+    A private group's invites whoever comes by it. A public group's has its chat id and password, and no end.
+    """
+    result = Session.of(ctx).call(
+        api.GROUP_SHARE, group=group, uses=uses, seconds=seconds, with_password=not no_password
+    )
+    show(result, as_json, tell_ticket)
+    wait_for_joiners(ctx, result["invite"], wait, as_json)
 
 
 @group.command("rename")

@@ -19,6 +19,9 @@ from tunfwd.common.text import clean
 COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "daemon": "tunfwd.cli.daemon:daemon",
     "id": "tunfwd.cli.overview:identity",
+    "share": "tunfwd.cli.share:share",
+    "join": "tunfwd.cli.share:join",
+    "invites": "tunfwd.cli.share:invites",
     "status": "tunfwd.cli.overview:status",
     "friend": "tunfwd.cli.friends:friend",
     "group": "tunfwd.cli.groups:group",

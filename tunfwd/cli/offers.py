@@ -236,7 +236,9 @@ def _ended(killed: list[api.Killed]) -> list[str]:
     ]
 
 
-def tell_what_it_sees(entries: Sequence[api.OfferEntry] | Sequence[api.MappingEntry]) -> None:
+def tell_what_it_sees(
+    entries: Sequence[api.OfferEntry] | Sequence[api.MappingEntry] | Sequence[api.InviteOffer],
+) -> None:
     """Say what a person should know of services that were just opened to others; of many, what most have."""
     lines: dict[str, list[str]] = {}
     for entry in entries:

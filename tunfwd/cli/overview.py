@@ -1,5 +1,6 @@
 """`tunfwd id`, `status`, `ping`, `version`: who we are, who is there, and how well."""
 
+import sys
 import time
 from typing import Final
 
@@ -8,6 +9,7 @@ import click
 from tunfwd import __version__
 from tunfwd.cli.arguments import complete_contacts, json_option
 from tunfwd.cli.output import milliseconds, note, say, show, show_fields, show_json, show_table, size, span
+from tunfwd.cli.qr import show_qr
 from tunfwd.cli.session import Session
 from tunfwd.common.errors import EXIT_CODES, UserError
 from tunfwd.control import api
@@ -16,11 +18,34 @@ PING_INTERVAL: Final = 1.0  # s from one ping to the next, as ping(8)
 
 
 @click.command("id")
+@click.option("--qr", is_flag=True, help="Show the address as a QR code, too.")
+@click.option("--new-nospam", is_flag=True, help="Change the address: who has the old one can ask no more.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
-def identity(ctx: click.Context, as_json: bool) -> None:
+def identity(ctx: click.Context, qr: bool, new_nospam: bool, yes: bool, as_json: bool) -> None:
     """Show our Tox address, for others to add, and more."""
-    show(Session.of(ctx).call(api.IDENTITY), as_json, _identity)
+    session = Session.of(ctx)
+    if new_nospam:
+        _change_address(session, yes)
+    result = session.call(api.IDENTITY)
+    show(result, as_json, _identity)
+    if qr and not as_json:
+        show_qr(f"tox:{result['address']}")
+
+
+def _change_address(session: Session, yes: bool) -> None:
+    note(
+        "A new nospam makes a new address. Friends stay. Who has only the old one, or an unused ticket, "
+        "can no longer ask to be a friend: tell them the new one, and share anew."
+    )
+    if not yes and sys.stdin.isatty():
+        click.confirm("Change it?", abort=True, err=True)
+    result = session.call(api.NEW_ADDRESS)
+    if result["revoked"]:
+        note(f"{result['revoked']} invites have ended with the old address.")
+    if warning := result.get("warning"):
+        raise UserError("failed", warning)
 
 
 @click.command()

@@ -85,7 +85,9 @@ def together(entries: Sequence[E], kind: Callable[[E], Hashable] = lambda _: Non
     return [Together(group) for group in groups.values()]
 
 
-def ports_text(entries: Sequence[Entry]) -> str:
+def ports_text(
+    entries: Sequence[api.OfferEntry] | Sequence[api.MappingEntry] | Sequence[api.InviteOffer],
+) -> str:
     """Return the ports of entries: "27015/tcp 27015-27030/udp"."""
     if any(entry["port"] == 0 for entry in entries):
         return " ".join(f"{entry['port'] or 'any'}/{entry['protocol']}" for entry in entries)

@@ -16,6 +16,7 @@ from tunfwd.common.names import ContactName, OfferName, Spoken
 from tunfwd.common.notation import Port, PortSpec, Protocol, TargetText, read_address
 from tunfwd.common.ports import Ports, each_once
 from tunfwd.common.schema import Parse
+from tunfwd.control.tickets import TicketText
 from tunfwd.tox.nodes import ListedNode
 
 Level = Literal["ok", "warning", "error"]
@@ -162,6 +163,78 @@ class Ask:
         return _specs(self.protocol, self.port, self.ports)
 
 
+MAX_USES: Final = 1000  # of an invite
+MAX_LIFE: Final = 366 * 86400.0  # s
+
+
+def _read_uses(uses: int) -> int:
+    if not 1 <= uses <= MAX_USES:
+        raise ValueError(f"must be 1 to {MAX_USES}")
+    return uses
+
+
+def _read_life(seconds: float) -> float:
+    if not 1 <= seconds <= MAX_LIFE:
+        raise ValueError("must be 1 second to 366 days")
+    return seconds
+
+
+Uses = Annotated[int, Parse(int, _read_uses)]
+Life = Annotated[float, Parse(float, _read_life)]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Makes a ticket: whoever joins by it becomes a friend, and is offered the ports."""
+
+    ports: list[Ports]  # "8080/tcp", "27015-27030/udp"
+    name: OfferName | None = None
+    target: TargetText | None = None  # as in OfferAdd
+    source: Source = "auto"
+    uses: Uses = 1  # how many may join by it
+    seconds: Life = 86400.0  # until it ends
+
+    def __post_init__(self) -> None:
+        if len(self.specs) > 1 and self.target is not None:
+            raise ValueError("a target is for one port; the others of this machine need none")
+
+    @property
+    def specs(self) -> list[PortSpec]:
+        """The ports."""
+        return _specs(None, None, self.ports)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupShare:
+    """Makes a ticket to a group: to a private one with an invitation, to a public one with its chat id."""
+
+    group: Spoken
+    uses: Uses = 1  # of a private one
+    seconds: Life = 86400.0
+    with_password: bool = True  # whether the ticket has the group's password
+
+
+@dataclass(frozen=True, slots=True)
+class InviteRevoke:
+    """Ends an invite: its ticket lets in nobody any more. Who has come by it stays."""
+
+    id: Spoken
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Drops friend requests of a key from now on; a friend's ends the friendship, too."""
+
+    who: Spoken  # a friend, who asks to be one, or anybody's public key or Tox address
+
+
+@dataclass(frozen=True, slots=True)
+class Unblock:
+    """Takes friend requests of a key again."""
+
+    who: Spoken  # the beginning of the key, or what its owner was called
+
+
 def _read_timeout(seconds: float) -> float:
     if not 0 < seconds <= 100:
         raise ValueError("must be more than 0 and at most 100 seconds")
@@ -201,6 +274,22 @@ class GroupJoin:
     group: Spoken
     name: ContactName | None = None  # what to call it here; None: as its founder does
     password: Password | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Joins by a ticket: becomes a friend of who made it, and accepts the ports that it names."""
+
+    ticket: TicketText
+    name: ContactName | None = None  # what to call the friend here, or the group
+    password: Password | None = field(default=None, repr=False)  # of a group whose ticket has none
+
+
+@dataclass(frozen=True, slots=True)
+class JoinStatus:
+    """How far joining by a ticket has come."""
+
+    ticket: TicketText
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +517,82 @@ class KilledResult(Change):
     killed: list[Killed]
 
 
+class InviteOffer(TypedDict):
+    """A port that is offered to who joins by an invite."""
+
+    protocol: Protocol
+    port: int
+    name: str
+    target: str
+    sees: NotRequired[Sees | None]  # as in an OfferEntry
+    trouble: NotRequired[str | None]
+
+
+class JoinedEntry(TypedDict):
+    """Who has joined by an invite."""
+
+    name: str
+    public_key: str
+    at: int  # s since 1970
+
+
+class InviteEntry(TypedDict):
+    """An invite of ours."""
+
+    id: str | None  # None: a public group's, whose ticket does not end
+    ticket: NotRequired[str]  # only when it is made: its token is not kept
+    uses: int | None  # how many may join by it, in all; None: anybody
+    expires: int | None  # s since 1970
+    offers: list[InviteOffer]
+    name: str
+    group: str | None  # the group's name, of a ticket to one
+    state: Literal["open", "spent", "expired"]
+    joined: list[JoinedEntry]
+
+
+class InviteResult(Change):
+    """share, group.share, invite.revoke: the one concerned."""
+
+    invite: InviteEntry
+    network: NotRequired[Literal["online", "offline"]]
+
+
+class InvitesResult(TypedDict):
+    """invite.list."""
+
+    invites: list[InviteEntry]
+
+
+class JoinResult(Change):
+    """join, join.status."""
+
+    contact: ContactEntry | None  # who made the ticket; None: a public group's names nobody
+    mappings: list[MappingEntry]  # the ports that it names, as in `ports`
+    group: NotRequired[GroupEntry | None]
+    stage: NotRequired[Literal["asked", "connected", "offered", "reachable"]]
+    missing: NotRequired[str | None]  # what there is to wait for
+
+
+class BlockedEntry(TypedDict):
+    """A key whose requests are dropped."""
+
+    public_key: str
+    name: str  # what its owner was called; may be empty
+
+
+class BlockedResult(Change):
+    """friend.block, friend.unblock, friend.blocked: those concerned."""
+
+    blocked: list[BlockedEntry]
+
+
+class NewAddressResult(Change):
+    """id.new_address."""
+
+    address: str
+    revoked: int  # invites that have ended: their tickets have the old address
+
+
 class PingResult(TypedDict):
     """The round trip."""
 
@@ -542,6 +707,7 @@ class Method(Generic[P, R]):
 
 
 IDENTITY: Final = Method("id", Nothing, IdentityResult)
+NEW_ADDRESS: Final = Method("id.new_address", Nothing, NewAddressResult, changes=True)
 STATUS: Final = Method("status", Nothing, StatusResult)
 VERSION: Final = Method("version", Nothing, VersionResult)
 NODES: Final = Method("nodes", Nodes, NodesResult)
@@ -554,7 +720,16 @@ FRIEND_ACCEPT: Final = Method("friend.accept", FriendAccept, FriendResult, chang
 FRIEND_REJECT: Final = Method("friend.reject", FriendReject, FriendResult)
 FRIEND_RENAME: Final = Method("friend.rename", FriendRename, FriendResult, changes=True)
 FRIEND_REMOVE: Final = Method("friend.remove", FriendRemove, FriendResult, changes=True)
+FRIEND_BLOCK: Final = Method("friend.block", Block, BlockedResult, changes=True)
+FRIEND_UNBLOCK: Final = Method("friend.unblock", Unblock, BlockedResult, changes=True)
+FRIEND_BLOCKED: Final = Method("friend.blocked", Nothing, BlockedResult)
 FRIEND_LIST: Final = Method("friend.list", Nothing, FriendsResult)
+
+SHARE: Final = Method("share", Share, InviteResult, changes=True)
+INVITE_LIST: Final = Method("invite.list", Nothing, InvitesResult)
+INVITE_REVOKE: Final = Method("invite.revoke", InviteRevoke, InviteResult, changes=True)
+JOIN: Final = Method("join", Join, JoinResult, changes=True)
+JOIN_STATUS: Final = Method("join.status", JoinStatus, JoinResult)
 
 OFFER_ADD: Final = Method("offer.add", OfferAdd, OffersResult, changes=True)
 OFFER_LIST: Final = Method("offer.list", Nothing, OffersResult)
@@ -568,6 +743,7 @@ GROUP_CREATE: Final = Method("group.create", GroupCreate, GroupResult, changes=T
 GROUP_JOIN: Final = Method("group.join", GroupJoin, GroupResult, changes=True)
 GROUP_RENAME: Final = Method("group.rename", GroupRename, GroupResult, changes=True)
 GROUP_INVITE: Final = Method("group.invite", Invite, GroupResult)
+GROUP_SHARE: Final = Method("group.share", GroupShare, InviteResult, changes=True)
 GROUP_LIST: Final = Method("group.list", Nothing, GroupsResult)
 GROUP_PEERS: Final = Method("group.peers", Group, MembersResult)
 GROUP_KICK: Final = Method("group.kick", Kick, GroupResult, changes=True)

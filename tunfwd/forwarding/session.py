@@ -263,6 +263,7 @@ class Session:
     def _end_link(self) -> None:
         self._carriage.end_link()
         self._handshake.outage_ends = None
+        self._announcements.new_period()  # what was told over the link may not have arrived
 
     def _agree(self, features: Feature) -> None:
         self._handshake.agree(features)

@@ -174,6 +174,13 @@ class Client:
         """What others add us by: 76 hex digits."""
         return self._tox.address.hex().upper()
 
+    def change_address(self) -> None:
+        """Be reached by another address: requests to the old ones are dropped. Friends notice nothing."""
+        old = self._tox.nospam
+        while self._tox.nospam == old:
+            self._tox.nospam = SystemRandom().getrandbits(32)
+        self.save()
+
     @property
     def public_key(self) -> bytes:
         """Our long-term key."""

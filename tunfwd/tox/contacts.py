@@ -327,3 +327,5 @@ class FriendRequest:
     """One clean line."""
     heard: float = field(default=0.0, compare=False)
     """time.monotonic() of when it came last."""
+    token: bytes | None = field(default=None, repr=False)
+    """Of the ticket that it came with."""

@@ -6,11 +6,14 @@ is on disk when the method returns.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+from tunfwd.common.budget import Budget
+from tunfwd.common.text import clean as clean_text
 from tunfwd.common.text import clean_bytes as clean
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import ToxError
@@ -19,6 +22,7 @@ from tunfwd.tox.contacts import NAME_LIMIT, NONE, UDP, Friend, FriendRequest
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.reunion import Reunion
+from tunfwd.wire.ticket import read_message
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,9 @@ MAX_REQUESTS: Final = 256
 REQUEST_LIFE: Final = (
     7 * 86400.0
 )  # s that a request waits since it was last heard of; toxcore repeats it all the while
+REMEMBERED: Final = 32  # keys; of which toxcore remembers that it has told of their requests
+HEARINGS: Final = 32, 2.0  # of them that it is made to forget at once, and s for each further one
+MAX_MESSAGE: Final = 1016  # bytes; TOX_MAX_FRIEND_REQUEST_LENGTH
 MESSAGE_LIMIT: Final = 256  # characters of a request's message that are kept
 
 
@@ -65,6 +72,8 @@ class Friends:
         self._by_number: dict[int, Friend] = {}
         self._by_key: dict[bytes, Friend] = {}
         self._requests: dict[bytes, FriendRequest] = {}  # the one heard of longest ago first
+        self._unheard: deque[bytes] = deque(maxlen=REMEMBERED)  # whose next request toxcore would not tell of
+        self._hearings = Budget(*HEARINGS)
         self.dropped_requests = 0
         """Requests that gave way to newer ones, or were too old."""
         for number in tox.friend_list:
@@ -93,8 +102,24 @@ class Friends:
 
     def add(self, address: bytes, message: str = "") -> Friend:
         """Add a friend by its 38-byte address, and ask it until it accepts. Raises errors.FriendAdd…."""
-        number = self._tox.friend_add(address, message.encode()[:1016] or b"Hello")
+        number = self._tox.friend_add(address, message.encode()[:MAX_MESSAGE] or b"Hello")
         return self._added(number, address[:32])
+
+    def ask(self, friend: Friend, address: bytes, message: str) -> None:
+        """Ask a friend once more who is offline: the friendship may be unknown over there, or over.
+
+        It stays the same contact. Raises errors.FriendAdd….
+        """
+        self._tox.friend_delete(friend.number)
+        del self._by_number[friend.number]
+        try:
+            friend.number = self._tox.friend_add(address, message.encode()[:MAX_MESSAGE] or b"Hello")
+        except ToxError:
+            friend.number = self._tox.friend_add_norequest(friend.key)
+            raise
+        finally:
+            self._by_number[friend.number] = friend
+            self._save()
 
     def accept(self, key: bytes) -> Friend:
         """Accept a pending request. Raises NoSuchRequest."""
@@ -138,19 +163,20 @@ class Friends:
     # toxcore's events
 
     def on_request(self, key: bytes, message: bytes) -> None:
-        """Hold a request for a person, unless a rule decides about it."""
-        now = time.monotonic()
-        if (known := self._requests.get(key)) is not None:
-            self.hold(replace(known, heard=now))
-            return
-        request = FriendRequest(key, clean(message, MESSAGE_LIMIT), now)
-        if not self._handler.friend_request(request):
+        """Hold a request for a person, unless a rule or the ticket in it decides about it."""
+        token, text = read_message(message.decode("utf-8", "replace"))
+        request = FriendRequest(key, clean_text(text, MESSAGE_LIMIT), time.monotonic(), token)
+        known = self._requests.get(key)
+        if known is not None and token is None:
+            self.hold(replace(known, heard=request.heard))
+        elif not self._handler.friend_request(request):
             self.hold(request)
 
     def hold(self, request: FriendRequest) -> None:
         """Have a request wait for a person."""
         self._requests.pop(request.key, None)
         self._requests[request.key] = request
+        self._unheard.append(request.key)
         if len(self._requests) > MAX_REQUESTS:
             # toxcore tells of it anew when it is repeated: it knows the last 32 that it has told of.
             del self._requests[next(iter(self._requests))]
@@ -161,15 +187,23 @@ class Friends:
 
         `now` is of time.monotonic().
         """
+        while self._unheard and self._hearings.spend(now):
+            self._hear_again(self._unheard.popleft())
         while self._requests:
             request = next(iter(self._requests.values()))
             if now - request.heard < REQUEST_LIFE:
                 return
             del self._requests[request.key]
             self.dropped_requests += 1
-            # toxcore does not tell twice of the last 32 requests, except those of friends that were deleted.
-            with suppress(ToxError):
-                self._tox.friend_delete(self._tox.friend_add_norequest(request.key))
+            self._hear_again(request.key)
+
+    def _hear_again(self, key: bytes) -> None:
+        """Have toxcore tell of the next request of a key, which may come with a ticket that this one had not.
+
+        It does not tell twice of the last 32 keys, except those of friends that were deleted.
+        """
+        with suppress(ToxError):
+            self._tox.friend_delete(self._tox.friend_add_norequest(key))
 
     def on_name(self, number: int, name: bytes) -> None:
         """Note a friend's new name."""

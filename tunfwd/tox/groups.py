@@ -184,6 +184,10 @@ class Groups(RoomList[Group]):
         if member.peer_id is None and member.group.members.pop(member.key, None) is not None:
             self._handler.contact_removed(member)
 
+    def password(self, group: Group) -> str:
+        """Return the password that a group takes, as far as it is known here; empty where there is none."""
+        return self._tox.group_get_password(group.number).decode("utf-8", "replace")
+
     def invite(self, room: Group, friend: Friend) -> None:
         """Invite a friend who is online. Raises errors.GroupInviteFriend…."""
         self._tox.group_invite_friend(room.number, friend.number)

@@ -79,7 +79,7 @@ class Entries:
         """Return an offer to a whole room."""
         room, standing = self._rooms.of(offer), offer.standing
         target = read_service(standing.target) or Target(None, standing.port)
-        seen = self._look(target, standing.source, offer.protocol)
+        seen = self.look(target, standing.source, offer.protocol)
         return {
             "id": f"{offer.msg_id:08x}",
             "contact": self._rooms.label(room) if room is not None else standing.contact,
@@ -99,10 +99,11 @@ class Entries:
         details = peer.details_of(mapping)
         if mapping.role is not Role.SERVING:
             return Seen(None, details.answers.trouble)
-        seen = self._look(peer.target_of(mapping), details.source, mapping.protocol)
+        seen = self.look(peer.target_of(mapping), details.source, mapping.protocol)
         return Seen(seen.sees, seen.trouble or details.answers.trouble)
 
-    def _look(self, target: Target, source: api.Source, protocol: Protocol) -> Seen:
+    def look(self, target: Target, source: api.Source, protocol: Protocol) -> Seen:
+        """Find out whom a service of ours sees, and what is in the way of reaching it."""
         try:
             way = self._services.way_to(target, source, protocol)
         except Unreachable as unreachable:

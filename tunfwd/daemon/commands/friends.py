@@ -33,7 +33,7 @@ class FriendCommands:
     async def _add(self, params: api.FriendAdd) -> api.FriendResult:
         address = parse_address(params.address)
         if params.name is not None:
-            self._require_new_name(params.name, address[:32].hex().upper())
+            self.require_new_name(params.name, address[:32].hex().upper())
         try:
             friend = self._friends.add(address, params.message or f"tunfwd of {self._contacts.client.name}")
         except FriendAddOwnKey:
@@ -50,7 +50,7 @@ class FriendCommands:
     async def _accept(self, params: api.FriendAccept) -> api.FriendResult:
         request = self._find_request(params.key)
         if params.name is not None:
-            self._require_new_name(params.name, request.key.hex().upper())
+            self.require_new_name(params.name, request.key.hex().upper())
         try:
             friend = self._friends.accept(request.key)
         except ToxError as error:
@@ -75,7 +75,7 @@ class FriendCommands:
         friends = [_friend_entry(peer) for peer in self._peers if peer.contact.kind == "friend"]
         return {"friends": friends + [_request_entry(request) for request in self._friends.requests]}
 
-    def _require_new_name(self, name: str, key: str) -> None:
+    def require_new_name(self, name: str, key: str) -> None:
         """Raise UserError where a person gave another friend that name, or a key begins with it."""
         others = [peer for peer in self._peers if peer.key != key]
         if any(peer.party.name is not None and folded(peer.party.name) == folded(name) for peer in others):
@@ -89,7 +89,7 @@ class FriendCommands:
         peer = self._peers.find(params.name)
         if isinstance(peer.contact, Member):
             raise UserError("usage", f"{peer.label} is a member of a group, not a friend")
-        self._require_new_name(params.to, peer.key)
+        self.require_new_name(params.to, peer.key)
         self._contacts.rename(peer, params.to)
         return {"friend": _friend_entry(peer)}
 

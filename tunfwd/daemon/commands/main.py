@@ -1,6 +1,7 @@
 """What the control socket can ask of the daemon: each method of `control.api`, and its answer."""
 
 from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands.blocks import BlockCommands
 from tunfwd.daemon.commands.doctor import Health
 from tunfwd.daemon.commands.entries import Entries
 from tunfwd.daemon.commands.friends import FriendCommands
@@ -8,6 +9,7 @@ from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.offers import OfferCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.commands.status import StatusCommands
+from tunfwd.daemon.commands.tickets import TicketCommands
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.wiring import Daemon
 
@@ -16,9 +18,12 @@ def dispatcher(daemon: Daemon, storage: Storage, health: Health, nodes: NodeComm
     """Return what the control server calls."""
     datapath, rooms = daemon.datapath, RoomCommands(daemon.contacts, daemon.datapath.peers)
     entries = Entries(datapath.peers, daemon.rooms, datapath.services)
+    friends = FriendCommands(daemon.contacts, datapath.peers, nodes)
     commands = (
         StatusCommands(daemon, storage, health, rooms, nodes, entries),
-        FriendCommands(daemon.contacts, datapath.peers, nodes),
+        friends,
+        BlockCommands(daemon.contacts, datapath.peers),
+        TicketCommands(daemon, rooms, friends, entries),
         OfferCommands(datapath, daemon.offers, daemon.rooms, entries),
         rooms,
         nodes,

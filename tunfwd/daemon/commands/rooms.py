@@ -65,7 +65,7 @@ class RoomCommands:
     def entries(self) -> list[api.GroupEntry]:
         """Return every room and every invitation, as `status` lists them."""
         invitations = self._client.groups.invitations + self._client.conferences.invitations
-        return [*map(self._entry, self._rooms), *map(self._invitation_entry, invitations)]
+        return [*map(self.entry, self._rooms), *map(self._invitation_entry, invitations)]
 
     def _known(self, kind: RoomKind) -> RoomList[Any]:
         return self._client.groups if kind == "group" else self._client.conferences
@@ -204,7 +204,7 @@ class RoomCommands:
             ]
         else:
             entries = list(map(_member_entry, peers.values()))
-        return {"group": self._entry(room), "peers": entries}
+        return {"group": self.entry(room), "peers": entries}
 
     def _invitation(self, text: str, kind: RoomKind) -> Invitation | None:
         """Return the invitation that a person means: by name, inviter, or the beginning of the id."""
@@ -219,9 +219,10 @@ class RoomCommands:
         return found[0] if found else None
 
     def _result(self, room: Room) -> api.GroupResult:
-        return {"group": self._entry(room)}
+        return {"group": self.entry(room)}
 
-    def _entry(self, room: Room) -> api.GroupEntry:
+    def entry(self, room: Room) -> api.GroupEntry:
+        """Return a room as results have it."""
         return {
             "name": self._rooms.name(room),
             "id": id_text(room),

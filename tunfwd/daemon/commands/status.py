@@ -78,7 +78,7 @@ class StatusCommands:
     async def _status(self, _: api.Nothing) -> api.StatusResult:
         status: api.StatusResult = {
             "network": "online" if self._nodes.is_online else "offline",
-            "contacts": [_contact_entry(peer) for peer in self._datapath.peers],
+            "contacts": [contact_entry(peer) for peer in self._datapath.peers],
             "drops": self._drops(),
             "groups": self._rooms.entries(),
             "warnings": await self._storage.warnings(),
@@ -110,6 +110,10 @@ class StatusCommands:
         for name, count in asdict(self._datapath.device.statistics).items():
             if name.startswith("dropped_"):
                 drops[f"device_{name.removeprefix('dropped_')}"] = count
+        tickets = self._contacts.tickets
+        drops["friend_requests_blocked"] = tickets.blocked_requests
+        drops["tickets_unknown"] = tickets.invites.wrong
+        drops["tickets_unread"] = tickets.invites.unread
         drops["faults"] = faults.tally.count
         return {name: count for name, count in sorted(drops.items()) if count}
 
@@ -158,7 +162,8 @@ def _check(name: str, fine: bool, detail: str) -> api.Check:
     return {"name": name, "ok": True, "level": "ok" if fine else "warning", "detail": detail}
 
 
-def _contact_entry(peer: Peer) -> api.ContactEntry:
+def contact_entry(peer: Peer) -> api.ContactEntry:
+    """Return a contact as `status` lists it."""
     mappings = peer.session.mappings
     since = peer.offline_since
     features = peer.session.features

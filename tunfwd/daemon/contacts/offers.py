@@ -321,6 +321,36 @@ class Offers:
         )
         self._stands(peer)
 
+    def accept_ahead(self, peer: Peer, ports: Sequence[Place], name: str) -> list[Place]:
+        """Accept some of a contact's servers, offered or not yet; return those that were not before."""
+        theirs = {
+            (mapping.protocol, mapping.port): mapping
+            for mapping in peer.session.mappings
+            if (mapping.origin, mapping.direction) == (Origin.REMOTE, Direction.SERVER)
+        }
+        taken = []
+        for protocol, port in ports:
+            known = theirs.get((protocol, port))
+            if known is not None and known.state is MappingState.PENDING:
+                self.accept(peer, known, None, None)
+            elif known is None:
+                self._expect(peer, protocol, port, name)
+            else:
+                continue
+            taken.append((protocol, port))
+        return taken
+
+    def _expect(self, peer: Peer, protocol: Protocol, port: int, name: str) -> None:
+        place = peer.free_port(protocol, port, None)
+        try:
+            mapping = peer.session.restore_acceptance(Direction.SERVER, protocol, port, name)
+        except Misuse as misuse:
+            raise UserError("failed", f"{peer.label}: {misuse}") from None
+        peer.give_port(mapping, place)
+        stored = _stored(place, port)
+        self._append(AcceptedMapping(peer.id, "server", protocol_name(protocol), port, name, stored))
+        self._stands(peer)
+
     def _is_full_of_rules(self, peer: Peer) -> bool:
         """Whether no more is kept of what rules accept from members of groups: strangers, perhaps."""
         by_rule = (stored for stored in self._content.mappings if stored.by_rule and "/" in stored.contact)

@@ -18,6 +18,7 @@ from tunfwd.daemon.contacts.greetings import Greetings
 from tunfwd.daemon.contacts.offers import Offers, mistake
 from tunfwd.daemon.contacts.residents import Residents
 from tunfwd.daemon.contacts.rooms import Rooms, id_text, room_id
+from tunfwd.daemon.contacts.tickets import Tickets
 from tunfwd.daemon.datapath.datapath import Datapath
 from tunfwd.daemon.peers import Peer, id_of
 from tunfwd.daemon.process.logs import caused_by
@@ -84,7 +85,7 @@ class ContactTracker(Handler):
         self.residents = Residents(book, datapath.peers, content, settings.outage, self.forget)
         self.greetings = Greetings(settings.features, random)
         self.client = client = start(self)
-        self._settings = replace(settings, node_key=client.dht_key)
+        self._settings = replace(settings, node_key=client.dht_key, tickets=True)
         self.rooms = Rooms(
             client.groups,
             client.conferences,
@@ -95,6 +96,12 @@ class ContactTracker(Handler):
             self.greetings,
             random,
         )
+        touch = datapath.scheduler.touch
+        self.tickets = Tickets(
+            client, content, save, offers, datapath.peers, touch, self.added, self.rename_room
+        )
+        self._engine.on_claim = self.tickets.claimed
+        self._engine.on_claim_answered = self.tickets.answered
         offers.agreed = self._agreed
         offers.ended = self.rooms.mapping_ended
         self.residents.forget_strangers()
@@ -150,6 +157,7 @@ class ContactTracker(Handler):
             self._name(peer)
         self._engine.add(peer)
         self._offers.restore(peer)
+        self.tickets.joins.restore(peer)
         self.residents.added(peer)
         if not isinstance(contact, Member):
             self._save()
@@ -220,6 +228,7 @@ class ContactTracker(Handler):
     def _forget(self, contact: ContactId) -> None:
         known = contact in self._content.addresses or contact in self._content.names
         self._offers.forget(contact)
+        self.tickets.joins.forget(contact)
         self.residents.released(contact)
         self._content.names.pop(contact, None)
         if known:
@@ -259,11 +268,16 @@ class ContactTracker(Handler):
             self._engine.moved(peer)
 
     def friend_request(self, request: FriendRequest) -> bool:
-        """See Handler: rules come first, so that nobody who waits for a person is in their way."""
+        """See Handler: tickets and rules come first, so that nobody who waits for a person is in the way."""
         key = request.key.hex().upper()
+        if action := self.tickets.decide(request):
+            self._soon.append(action)
+            return True
         if request.key in self._auto_accept.friends:
             self._soon.append(lambda: self._accept_friend(request))
             return True
+        if any(held.key == request.key for held in self.client.friends.requests):
+            return False  # said when it first came
         log.info(
             "%s asks to be a friend: %r; `tunfwd friend accept %s`, and `tunfwd friend list` for all who ask",
             key,
@@ -291,7 +305,10 @@ class ContactTracker(Handler):
         peer = self._peers.of(friend)
         by = friend.key.hex()[:8] if peer is None else peer.label
         cause = {"cause": (friend.key.hex(), by)}
-        if friend.key in self._auto_accept.groups:
+        if action := self.tickets.invited(invitation):
+            log.info("%s invites to the %s %r, as its ticket says", by, kind, name, extra=cause)
+            self._soon.append(action)
+        elif friend.key in self._auto_accept.groups:
             log.info("%s invites to the %s %r, accepted by rule", by, kind, name, extra=cause)
             self._soon.append(lambda: rooms.accept(invitation.id))
         else:
@@ -313,6 +330,7 @@ class ContactTracker(Handler):
         reason = f" ({group.reason})" if group.reason else ""
         if group.state is RoomState.JOINED:
             self._explain_group(group)
+        self.tickets.group_changed(group)
         log.info("%s: %s%s", label, group.state, reason, extra={"cause": (room_id(group), label)})
         for peer in self._peers:
             if isinstance(peer.contact, Member) and peer.contact.group is group:
@@ -342,6 +360,7 @@ class ContactTracker(Handler):
         soon, self._soon = self._soon, []
         for action in soon:
             survives("what a rule accepts", self._carry_out, action)
+        survives("tickets", self.tickets.sweep, trio.current_time())
         survives("forgetting strangers", self.residents.sweep, trio.current_time())
         self._engine.iterated()
         self._police()

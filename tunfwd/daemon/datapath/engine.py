@@ -92,6 +92,10 @@ class Engine:
         self._looked_at = 0.0  # for floods
         self._frames: deque[Frame] = deque()
         self._alarm = trio.CancelScope()
+        self.on_claim: Callable[[Peer, bytes], None] = lambda _peer, _token: None
+        """Told of a contact that has a ticket of ours, by its token."""
+        self.on_claim_answered: Callable[[Peer, bytes, bool], None] = lambda _peer, _token, _valid: None
+        """Told what a contact says of a ticket of its, by its token."""
         self.lost: DeviceLost | None = None
         """Why there is no TUN device any more."""
         self.device_lost = trio.Event()
@@ -355,6 +359,10 @@ class Engine:
                 self._pings.introduced(peer)
             case session_events.NodeArrived(key):
                 peer.contact.remember_node(key)
+            case session_events.ClaimArrived(token):
+                self.on_claim(peer, token)
+            case session_events.ClaimAnswered(token, valid):
+                self.on_claim_answered(peer, token, valid)
 
     def _send(self, peer: Peer) -> None:
         session, contact = peer.session, peer.contact

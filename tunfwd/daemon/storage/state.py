@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TextIO, get_args, get_origin, get_type_hints
 
 from tunfwd.common.errors import ConfigurationError, UserError
-from tunfwd.common.notation import Port, Protocol, read_target
+from tunfwd.common.notation import Port, Protocol, read_key, read_target
+from tunfwd.common.ports import read_ports
 from tunfwd.common.schema import Mismatch, Parse, decode
 from tunfwd.control.api import Direction, Sees, Source
 from tunfwd.files import previous, put_aside, read_whole, write_whole
@@ -43,6 +44,10 @@ def _read_id(text: str) -> str:
     return text
 
 
+def _read_key(text: str) -> str:
+    return read_key(text).hex().upper()
+
+
 def _read_name(text: str) -> str:
     if not is_name(text):
         raise ValueError("is too long for a name")
@@ -52,6 +57,21 @@ def _read_name(text: str) -> str:
 def _read_target(text: str) -> str:
     read_target(text)
     return text
+
+
+def _read_ports(text: str) -> str:
+    return str(read_ports(text))
+
+
+def _read_hex(text: str) -> str:
+    bytes.fromhex(text)
+    return text
+
+
+def _read_count(number: int) -> int:
+    if number < 1:
+        raise ValueError("must be 1 or more")
+    return number
 
 
 def _read_port_or_any(port: int) -> int:
@@ -65,8 +85,12 @@ ContactId = Annotated[str, Parse(str, _read_id)]
 the group's chat id, "/", and the member's key in that group; for a group as a whole, the chat id and "/"; for
 a conference "conference:" and its id."""
 
+Key = Annotated[str, Parse(str, _read_key)]
 Name = Annotated[str, Parse(str, _read_name)]
 TargetText = Annotated[str, Parse(str, _read_target)]  # HOST:PORT
+PortsText = Annotated[str, Parse(str, _read_ports)]  # FIRST-LAST/PROTOCOL
+Hex = Annotated[str, Parse(str, _read_hex)]
+Count = Annotated[int, Parse(int, _read_count)]
 PortOrAny = Annotated[int, Parse(int, _read_port_or_any)]
 
 
@@ -78,6 +102,11 @@ def contact_id(key: bytes, group: bytes | None = None) -> ContactId:
 def group_id(group: bytes) -> ContactId:
     """The id of a whole group, with which the ids of its members begin."""
     return f"{group.hex().upper()}/"
+
+
+def room_of(group: ContactId) -> bytes:
+    """Return the chat id in the id of a whole group, or of a member."""
+    return bytes.fromhex(group.partition("/")[0])
 
 
 Address = Annotated[IPv4Address, Parse(str, IPv4Address)]
@@ -141,6 +170,43 @@ class KnownService:
     source: Sees
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Who has come by an invite of ours."""
+
+    contact: ContactId
+    at: int  # s since 1970
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """A ticket that we have given out, without its token."""
+
+    id: Hex
+    digest: Hex  # of the token
+    uses: Count  # how many may come by it
+    expires: int  # s since 1970
+    ports: list[PortsText] = field(default_factory=list)
+    name: Name = ""
+    target: TargetText | None = None  # as in a StandingOffer
+    source: Source = "auto"
+    group: ContactId | None = None  # a private one, into which who comes is invited
+    joined: list[Joined] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A ticket of a contact's by which we have joined, until it has let us in."""
+
+    contact: ContactId
+    address: Hex  # Tox address
+    token: Hex
+    ports: list[PortsText] = field(default_factory=list)  # that were accepted for it
+    group: ContactId | None = None
+    group_name: str | None = None  # what a person here calls it
+    password: str = field(default="", repr=False)  # the group's
+
+
 @dataclass(slots=True)
 class Content:
     """The file's content. The daemon changes it in place, then calls State.save."""
@@ -154,6 +220,10 @@ class Content:
     mappings: list[AcceptedMapping] = field(default_factory=list)
     requests: list[StandingRequest] = field(default_factory=list)
     services: list[KnownService] = field(default_factory=list)
+    invites: list[Invite] = field(default_factory=list)
+    joins: list[Join] = field(default_factory=list)
+    blocked: dict[Key, str] = field(default_factory=dict)
+    """Keys whose friend requests are dropped, and what their owners were called."""
     aside: list[Aside] = field(default_factory=list)
 
     def contacts(self) -> set[ContactId]:

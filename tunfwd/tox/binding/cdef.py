@@ -67,6 +67,8 @@ uint32_t tox_iteration_interval(const Tox *tox);
 void tox_iterate(Tox *tox, void *user_data);
 Tox_Enum tox_self_get_connection_status(const Tox *tox);
 void tox_self_get_address(const Tox *tox, uint8_t *address);
+void tox_self_set_nospam(Tox *tox, uint32_t nospam);
+uint32_t tox_self_get_nospam(const Tox *tox);
 void tox_self_get_public_key(const Tox *tox, uint8_t *public_key);
 void tox_self_get_dht_id(const Tox *tox, uint8_t *dht_id);
 void tox_self_get_secret_key(const Tox *tox, uint8_t *secret_key);
@@ -165,6 +167,8 @@ bool tox_group_kick_peer(const Tox *tox, uint32_t group, uint32_t peer, Tox_Err 
 uint32_t tox_group_get_number_groups(const Tox *tox);
 size_t tox_group_get_name_size(const Tox *tox, uint32_t group, Tox_Err *error);
 bool tox_group_get_name(const Tox *tox, uint32_t group, uint8_t *name, Tox_Err *error);
+size_t tox_group_get_password_size(const Tox *tox, uint32_t group, Tox_Err *error);
+bool tox_group_get_password(const Tox *tox, uint32_t group, uint8_t *password, Tox_Err *error);
 bool tox_group_get_chat_id(const Tox *tox, uint32_t group, uint8_t *chat_id, Tox_Err *error);
 Tox_Enum tox_group_get_privacy_state(const Tox *tox, uint32_t group, Tox_Err *error);
 bool tox_group_self_set_name(Tox *tox, uint32_t group, const uint8_t *name, size_t length, Tox_Err *error);

@@ -92,6 +92,12 @@ class Groups(_Instance):
         size = call(_STATE, lib.tox_group_get_name_size, tox, group_number)
         return fixed(size, lambda data: call(_STATE, lib.tox_group_get_name, tox, group_number, data))
 
+    def group_get_password(self, group_number: int) -> bytes:
+        """Return the password that the group takes: empty where it takes none."""
+        lib, tox = self._lib, self._get()
+        size = call(_STATE, lib.tox_group_get_password_size, tox, group_number)
+        return fixed(size, lambda data: call(_STATE, lib.tox_group_get_password, tox, group_number, data))
+
     def group_get_chat_id(self, group_number: int) -> bytes:
         """Return what others join the group by."""
         function, tox = self._lib.tox_group_get_chat_id, self._get()

@@ -105,6 +105,15 @@ class Tox_Ptr(Groups, Conferences):
         return fixed(ADDRESS_SIZE, lambda data: self._lib.tox_self_get_address(self._get(), data))
 
     @property
+    def nospam(self) -> int:
+        """The part of the address that can be changed: who has an old one reaches us no longer."""
+        return int(self._lib.tox_self_get_nospam(self._get()))
+
+    @nospam.setter
+    def nospam(self, nospam: int) -> None:
+        self._lib.tox_self_set_nospam(self._get(), nospam)
+
+    @property
     def public_key(self) -> bytes:
         """Our long-term key."""
         return fixed(PUBLIC_KEY_SIZE, lambda data: self._lib.tox_self_get_public_key(self._get(), data))
