@@ -60,7 +60,7 @@ def test_a_full_disk_is_told_and_nothing_ends(node: Node, small_disk: Path) -> N
     junk = fill(small_disk)
     result = node.cli("friend", "add", SOMEBODY, "--name", "bob", check=False)
     assert result.returncode == 1
-    assert result.stdout.startswith("bob is asked")
+    assert result.stdout.startswith("the request to bob waits: not connected yet")
     assert "is lost when the daemon ends" in result.stderr
     assert "identity.tox cannot be saved: No space left on device" in result.stderr
     assert "state.json cannot be written: No space left on device" in result.stderr
