@@ -1,0 +1,58 @@
+"""What holds for nodes of the real toxcore holds for those of the simulated one: the same tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trio
+
+from tunfwd.tox import client as client_module
+from tunfwd.tox import groups as groups_module
+from tunfwd.tox import version
+
+from .conftest import Person, befriend, running
+from .simulated_toxcore import Network
+from .test_net_friends import (  # noqa: F401  run with the nodes of this module
+    test_friend_goes_and_comes_back,
+    test_misuse_is_an_exception_not_a_loss,
+    test_packets_of_both_kinds_in_both_directions,
+    test_request_is_held_accepted_and_removed,
+    test_what_a_handler_raises_is_logged_and_the_round_goes_on,
+)
+from .test_net_groups import (  # noqa: F401
+    test_acceptance_that_cannot_be_sent,
+    test_conference,
+    test_group_of_three,
+    test_public_group_by_its_chat_id,
+)
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    """What every node is made in."""
+    network = Network()
+    library = network.library()
+    monkeypatch.setattr(client_module, "choose", lambda name: library)
+    monkeypatch.setattr(version, "inspect", lambda: version.Report(version.FIXED_SINCE, ()))
+    monkeypatch.setattr(groups_module, "INVITATION_DELAY", 0.0)
+    return network
+
+
+@pytest.fixture
+def people(network: Network, tmp_path: Path) -> Iterator[tuple[Person, Person, Person]]:
+    """alice, bob and carol; alice is the friend of both others, who do not know each other."""
+    with ExitStack() as stack:
+        alice, bob, carol = [
+            stack.enter_context(Person(tmp_path, name)) for name in ("alice", "bob", "carol")
+        ]
+
+        async def connect() -> None:
+            async with running(alice, bob, carol):
+                await befriend(alice, bob)
+                await befriend(alice, carol)
+
+        trio.run(connect)
+        yield alice, bob, carol
