@@ -21,7 +21,7 @@ from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import Settings
 from tunfwd.netstack import Connection, Endpoint, HostState, Stack
 from tunfwd.netstack import events as stack_events
-from tunfwd.tun.device import Offload
+from tunfwd.tun.device import Offload, Statistics
 from tunfwd.wire.packets import Protocol
 
 from .simulated import Daemon
@@ -74,10 +74,12 @@ class Program:
 class Kernel:
     """A host's kernel and its programs, behind the daemon's TUN device, which it also plays."""
 
+    name = "tunfwd0"
     mtu = 1500
     offload = Offload(0)
 
     def __init__(self, seed: int) -> None:
+        self.statistics = Statistics()
         self.stack = Stack(KERNEL, lambda address: HostState.ONLINE, Random(seed))
         self.listening: dict[int, Callable[[Program], object]] = {}
         self.programs: dict[Connection, Program] = {}

@@ -16,6 +16,9 @@ from hashlib import sha256
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
+import pytest
+
+from tunfwd.tox import client, groups, version
 from tunfwd.tox.binding.enums import (
     Tox_Conference_Type,
     Tox_Connection,
@@ -135,6 +138,16 @@ class Network:
         self.settle()
 
 
+def installed(monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Return the network that every client is in which is made from now on."""
+    network = Network()
+    library = network.library()
+    monkeypatch.setattr(client, "choose", lambda name: library)
+    monkeypatch.setattr(version, "inspect", lambda: version.Report(version.FIXED_SINCE, ()))
+    monkeypatch.setattr(groups, "INVITATION_DELAY", 0.0)
+    return network
+
+
 class Options:
     """Takes what it is told."""
 
@@ -189,6 +202,7 @@ class Node:
         for conference in self.conference_numbers.values():
             conference.here.remove(self)
             conference.away.append(self)
+            self._changed(conference)
         self.network.nodes.remove(self)
         self.network.settle()
 

@@ -9,12 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tunfwd.tox import client as client_module
-from tunfwd.tox import groups as groups_module
-from tunfwd.tox import version
-
 from .conftest import Person, befriend, running
-from .simulated_toxcore import Network
+from .simulated_toxcore import Network, installed
 from .test_net_friends import (  # noqa: F401  run with the nodes of this module
     test_friend_goes_and_comes_back,
     test_misuse_is_an_exception_not_a_loss,
@@ -32,13 +28,7 @@ from .test_net_groups import (  # noqa: F401
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    """What every node is made in."""
-    network = Network()
-    library = network.library()
-    monkeypatch.setattr(client_module, "choose", lambda name: library)
-    monkeypatch.setattr(version, "inspect", lambda: version.Report(version.FIXED_SINCE, ()))
-    monkeypatch.setattr(groups_module, "INVITATION_DELAY", 0.0)
-    return network
+    return installed(monkeypatch)
 
 
 @pytest.fixture
