@@ -178,7 +178,8 @@ async def _serve(
             settings = config.tox.settings(state.identity(), _nickname(), node_list.public)
             return stack.enter_context(Client(settings, handler, passphrase))
 
-        daemon = Daemon(_machine(tunnel), state.content, saver.save, _options(config), start)
+        machine = _machine(tunnel, stack.enter_context(Listeners()))
+        daemon = Daemon(machine, state.content, saver.save, _options(config), start)
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
         confinement = confine([state.directory, config.socket.parent])
         writer.start()
@@ -231,13 +232,13 @@ async def _log_reports(keeper: Keeper) -> None:
     log.warning("the process that keeps the device as it is has ended: what others change is not put back")
 
 
-def _machine(tunnel: Tunnel) -> Machine:
+def _machine(tunnel: Tunnel, listeners: Listeners) -> Machine:
     return Machine(
         device=tunnel.device,
         addresses=tunnel.layout.addresses,
         interface=socket.if_nametoindex(tunnel.device.name),
         loopback=local_interface(),
-        listeners=Listeners(),
+        listeners=listeners,
         local=tunnel.local,
         poller=Poller(raise_descriptor_limit()),
     )

@@ -1,0 +1,325 @@
+"""`tunfwd daemon` from its configuration to its end, on a machine without a device and without libtoxcore."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tunfwd.common.errors import UserError
+from tunfwd.control import api
+from tunfwd.control.client import Client
+from tunfwd.daemon import main
+from tunfwd.daemon.commands import doctor
+from tunfwd.daemon.process.confinement import Confinement
+from tunfwd.tox.binding.errors import ToxcoreUnusable, ToxError
+from tunfwd.tox.identity import IdentityError
+from tunfwd.tun.device import DeviceError, DeviceLost, Offload, Statistics
+from tunfwd.tun.network import NetworkError, Range, Use
+from tunfwd.tun.privileges import PrivilegeError
+
+from ..tox.simulated_toxcore import Network, installed, refuse
+
+
+class Device:
+    """One that nothing comes from, until it is lost."""
+
+    name = "lo"  # there is one of that name
+    mtu = 1500
+    offload = Offload(0)
+
+    def __init__(self) -> None:
+        self.statistics = Statistics()
+        self.lost = False
+        self.closed = False
+
+    async def wait_readable(self) -> None:
+        while not self.lost:  # noqa: ASYNC110  set by another thread
+            await trio.sleep(0.01)
+
+    def read(self) -> list[bytes]:
+        raise DeviceLost("tunfwd0 was deleted")
+
+    def write(self, frame: list[Any]) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Keeper:
+    """The process that keeps the device, which has something to report and ends."""
+
+    reports: list[str] = field(default_factory=lambda: ["the address 10.77.0.1 was gone, and is back"])
+    alive = True
+
+    async def next_report(self) -> str | None:
+        return self.reports.pop() if self.reports else None
+
+    def close(self) -> None:
+        self.alive = False
+
+
+@dataclass
+class Machine:
+    """What the daemon asked of the machine, in order."""
+
+    socket: Path
+    config: Path
+    device: Device = field(default_factory=Device)
+    keeper: Keeper = field(default_factory=Keeper)
+    steps: list[str] = field(default_factory=list)
+
+    def run(self, meanwhile: Callable[[Client], object] = lambda client: None) -> int:
+        """Run the daemon; when it serves, do something in a thread beside it, and end it by a signal."""
+        failures: list[BaseException] = []
+        over = threading.Event()
+
+        def beside() -> None:
+            try:
+                while not self.socket.exists():
+                    if over.wait(0.01):
+                        return
+                with Client(self.socket) as client:
+                    meanwhile(client)
+            except BaseException as failure:
+                failures.append(failure)
+            finally:
+                if not self.device.lost and not over.is_set():
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=beside)
+        thread.start()
+        try:
+            return main.run(str(self.config))
+        finally:
+            over.set()
+            thread.join()
+            for failure in failures:
+                raise failure
+
+
+@pytest.fixture
+def process() -> Iterator[None]:
+    """What a daemon changes of its process is put back."""
+    mask, threshold, hangup = os.umask(0o077), gc.get_threshold(), signal.getsignal(signal.SIGHUP)
+    yield
+    os.umask(mask)
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
+    signal.signal(signal.SIGHUP, hangup)
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    return installed(monkeypatch)
+
+
+@pytest.fixture
+def machine(
+    process: None, network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Machine]:
+    """A machine whose kernel does as it is told."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[control]\nsocket = "{tmp_path}/run/control.sock"\n'
+        "[tox]\npublic_nodes = false\nlocal_discovery = false\n"
+    )
+    monkeypatch.setenv("TUNFWD_STATE_DIR", str(tmp_path / "state"))
+    machine = Machine(tmp_path / "run/control.sock", config)
+
+    def step(what: str, result: object = None) -> Callable[..., Any]:
+        def take(*_: object, **__: object) -> object:
+            machine.steps.append(what)
+            return result
+
+        return take
+
+    monkeypatch.setattr(main.privileges, "check", step("look for privileges"))
+    monkeypatch.setattr(main.Device, "open", step("open the device", machine.device))
+    monkeypatch.setattr(main, "leave_root", step("leave root"))
+    monkeypatch.setattr(main.network, "choose_range", lambda preferred, name: Range(preferred, None))
+    monkeypatch.setattr(main.network, "configure", step("configure"))
+    monkeypatch.setattr(main, "set_guards", step("set guards"))
+    monkeypatch.setattr(main, "admitting", step("admit", nullcontext()))
+    monkeypatch.setattr(main, "keep", step("keep", machine.keeper))
+    monkeypatch.setattr(main.privileges, "drop", step("drop privileges"))
+    monkeypatch.setattr(main, "confine", step("confine", Confinement(0, False)))
+    monkeypatch.setattr(main.memory, "disable_mlock", step("never lock"))
+    monkeypatch.setattr(doctor, "inspect", lambda layout: [])
+    return machine
+
+
+def test_it_serves_until_it_is_told_to_end(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: dict[str, Any] = {}
+
+    def look(client: Client) -> None:
+        seen["id"] = client.call(api.IDENTITY, {})
+        seen["status"] = client.call(api.STATUS, {})
+        seen["doctor"] = client.call(api.DOCTOR, {})
+
+    assert machine.run(look) == 0
+    assert machine.steps == [
+        "look for privileges",
+        "open the device",
+        "leave root",
+        "configure",
+        "set guards",
+        "admit",
+        "keep",
+        "never lock",
+        "drop privileges",
+        "confine",
+    ]
+    assert (seen["id"]["virtual_address"], seen["id"]["interface"]) == ("10.77.0.1", "lo")
+    assert seen["status"]["network"] == "online"
+    checks = {check["name"]: check for check in seen["doctor"]["checks"]}
+    assert checks["device"]["detail"] == "lo is up, with 10.77.0.0/16 and fd74:756e:6677::/48"
+    assert checks["confinement"]["detail"].endswith("not confined; no seccomp and no Landlock here")
+    assert checks["neighbours"]["level"] == "ok"
+    assert machine.device.closed
+    assert not machine.keeper.alive
+    assert not machine.socket.exists()
+    written = capfd.readouterr().err
+    assert f"our Tox address is {seen['id']['address']}" in written
+    assert "the address 10.77.0.1 was gone, and is back" in written
+    assert "SIGTERM: ending" in written
+
+
+def test_who_it_is_outlives_it(machine: Machine) -> None:
+    keys: list[str] = []
+    for _ in range(2):
+        machine.run(lambda client: keys.append(client.call(api.IDENTITY, {})["public_key"]))
+    assert keys[0] == keys[1]
+
+
+def test_without_its_device_it_ends(machine: Machine) -> None:
+    def lose(client: Client) -> None:
+        client.call(api.STATUS, {})
+        machine.device.lost = True
+
+    with pytest.raises(UserError, match="tunfwd0 was deleted") as ended:
+        machine.run(lose)
+    assert ended.value.code == "failed"
+    assert machine.device.closed
+
+
+@pytest.mark.parametrize(
+    ("where", "failure"),
+    [("privileges.check", PrivilegeError("no permission")), ("Device.open", DeviceError("no such name"))],
+)
+def test_without_a_device_it_writes_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, failure: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    owner, name = where.split(".")
+    monkeypatch.setattr(getattr(main, owner), name, fail)
+    with pytest.raises(UserError, match=str(failure)) as refused:
+        main.run(str(machine.config))
+    assert refused.value.code == "privilege"
+    assert not (tmp_path / "state").exists()
+
+
+def error(code: str) -> ToxError:
+    with pytest.raises(ToxError) as raised:
+        refuse("TOX_ERR_NEW", code)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "message"),
+    [
+        (error("PORT_ALLOC"), "configuration", "[tox] udp_port or tcp_relay_port is in use"),
+        (error("MALLOC"), "failed", "toxcore: TOX_ERR_NEW_MALLOC"),
+        (ToxcoreUnusable("libtoxcore is not there"), "configuration", "libtoxcore is not there"),
+        (IdentityError("identity x is damaged"), "configuration", "identity x is damaged"),
+    ],
+)
+def test_what_keeps_a_node_from_starting(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, failure: Exception, code: str, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(main, "Client", fail)
+    with pytest.raises(UserError) as refused:
+        main.run(str(machine.config))
+    assert (refused.value.code, refused.value.message) == (code, message)
+    assert machine.device.closed
+
+
+def test_a_mistake_of_ours_is_not_explained_away(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(main, "Client", fail)
+    with pytest.raises(KeyError):
+        main.run(str(machine.config))
+
+
+def test_a_network_that_cannot_be_set_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise NetworkError("every range is in use")
+
+    monkeypatch.setattr(main.network, "choose_range", fail)
+    with pytest.raises(UserError, match="every range is in use") as refused:
+        main.run(str(machine.config))
+    assert refused.value.code == "privilege"
+
+
+def test_what_is_not_as_it_was_wanted_is_said(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another range, no IPv6, nobody kept out; and the daemon runs all the same."""
+    other = Use(IPv4Network("10.77.0.0/24"), "eth0")
+
+    def choose(preferred: Any, name: str) -> Any:
+        taken = preferred.version == 4
+        return Range(IPv4Network("10.78.0.0/16") if taken else preferred, other if taken else None)
+
+    monkeypatch.setattr(main.network, "choose_range", choose)
+    monkeypatch.setattr(main.network, "configure", lambda *_: "disabled by the administrator")
+    monkeypatch.setattr(main, "admitting", lambda *_: nullcontext("this kernel has no nf_tables"))
+    details: list[str] = []
+
+    def look(client: Client) -> None:
+        assert client.call(api.IDENTITY, {})["virtual_address"] == "10.78.0.1"
+        details.extend(check["detail"] for check in client.call(api.DOCTOR, {})["checks"])
+
+    assert machine.run(look) == 0
+    written = capfd.readouterr().err
+    assert "10.77.0.0/16 is in use (10.77.0.0/24 on eth0): using 10.78.0.0/16 instead" in written
+    assert "lo has IPv4 only: disabled by the administrator" in written
+    assert "neighbours may send services UDP in the name of contacts" in written
+    assert any("this kernel has no nf_tables" in detail for detail in details)
+
+
+def test_a_service_is_not_ended_by_a_hangup(process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no terminal; who has one ends with it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    def opened(path: str, flags: int) -> int:
+        raise OSError(6, "No such device or address")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", opened)
+        main.ignore_hangup_of_services()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda path, flags: os.dup(0))
+        main.ignore_hangup_of_services()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
