@@ -19,10 +19,12 @@ from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.daemon import wiring
 from tunfwd.daemon.commands.main import dispatcher
+from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.contacts.offers import Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept
 from tunfwd.daemon.datapath.datapath import Machine
 from tunfwd.daemon.storage.kept import Storage
+from tunfwd.daemon.storage.nodes import NodeList
 from tunfwd.daemon.storage.state import State
 from tunfwd.daemon.storage.write_behind import WriteBehind
 from tunfwd.forwarding.policy import Rule
@@ -75,7 +77,8 @@ class Living(wiring.Daemon):
         options = wiring.Options(Policy(rules, ()), 5.0, SessionSettings(), accept)
         super().__init__(machine, self.state.content, self.saver.save, options, self._start)
         health: Any = Health()
-        self.commands = dispatcher(self, Storage(self.state, self.saver, self.client), health)
+        nodes = NodeCommands(self.client, NodeList(self.state.directory, own=False))
+        self.commands = dispatcher(self, Storage(self.state, self.saver, self.client), health, nodes)
 
     def _start(self, handler: Handler) -> Client:
         settings = Settings(savedata=self.state.identity(), name=self.name, local_discovery=False)

@@ -22,11 +22,15 @@ from tunfwd.control.client import Client
 from tunfwd.daemon import main
 from tunfwd.daemon.commands import doctor
 from tunfwd.daemon.process.confinement import Confinement
+from tunfwd.tox.binding import memory
 from tunfwd.tox.binding.errors import ToxcoreUnusable, ToxError
 from tunfwd.tox.identity import IdentityError
+from tunfwd.tox.sockets import SettingUnusable
+from tunfwd.tun import device as tun_device
+from tunfwd.tun import network as tun_network
+from tunfwd.tun import privileges
 from tunfwd.tun.device import DeviceError, DeviceLost, Offload, Statistics
 from tunfwd.tun.network import NetworkError, Range, Use
-from tunfwd.tun.privileges import PrivilegeError
 
 from ..tox.simulated_toxcore import Network, installed, refuse
 
@@ -127,9 +131,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
 
 
 @pytest.fixture
-def machine(
-    process: None, network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Machine]:
+def machine(process: None, network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     """A machine whose kernel does as it is told."""
     config = tmp_path / "config.toml"
     config.write_text(
@@ -146,17 +148,17 @@ def machine(
 
         return take
 
-    monkeypatch.setattr(main.privileges, "check", step("look for privileges"))
-    monkeypatch.setattr(main.Device, "open", step("open the device", machine.device))
+    monkeypatch.setattr(privileges, "check", step("look for privileges"))
+    monkeypatch.setattr(tun_device.Device, "open", step("open the device", machine.device))
     monkeypatch.setattr(main, "leave_root", step("leave root"))
-    monkeypatch.setattr(main.network, "choose_range", lambda preferred, name: Range(preferred, None))
-    monkeypatch.setattr(main.network, "configure", step("configure"))
+    monkeypatch.setattr(tun_network, "choose_range", lambda preferred, name: Range(preferred, None))
+    monkeypatch.setattr(tun_network, "configure", step("configure"))
     monkeypatch.setattr(main, "set_guards", step("set guards"))
     monkeypatch.setattr(main, "admitting", step("admit", nullcontext()))
     monkeypatch.setattr(main, "keep", step("keep", machine.keeper))
-    monkeypatch.setattr(main.privileges, "drop", step("drop privileges"))
+    monkeypatch.setattr(privileges, "drop", step("drop privileges"))
     monkeypatch.setattr(main, "confine", step("confine", Confinement(0, False)))
-    monkeypatch.setattr(main.memory, "disable_mlock", step("never lock"))
+    monkeypatch.setattr(memory, "disable_mlock", step("never lock"))
     monkeypatch.setattr(doctor, "inspect", lambda layout: [])
     return machine
 
@@ -216,17 +218,24 @@ def test_without_its_device_it_ends(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "failure"),
-    [("privileges.check", PrivilegeError("no permission")), ("Device.open", DeviceError("no such name"))],
+    ("owner", "name", "failure"),
+    [
+        (privileges, "check", privileges.PrivilegeError("no permission")),
+        (tun_device.Device, "open", DeviceError("no such name")),
+    ],
 )
 def test_without_a_device_it_writes_nothing(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, failure: Exception
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    owner: object,
+    name: str,
+    failure: Exception,
 ) -> None:
     def fail(*_: object) -> None:
         raise failure
 
-    owner, name = where.split(".")
-    monkeypatch.setattr(getattr(main, owner), name, fail)
+    monkeypatch.setattr(owner, name, fail)
     with pytest.raises(UserError, match=str(failure)) as refused:
         main.run(str(machine.config))
     assert refused.value.code == "privilege"
@@ -242,7 +251,7 @@ def error(code: str) -> ToxError:
 @pytest.mark.parametrize(
     ("failure", "code", "message"),
     [
-        (error("PORT_ALLOC"), "configuration", "[tox] udp_port or tcp_relay_port is in use"),
+        (SettingUnusable("[tox] udp_port is in use"), "configuration", "[tox] udp_port is in use"),
         (error("MALLOC"), "failed", "toxcore: TOX_ERR_NEW_MALLOC"),
         (ToxcoreUnusable("libtoxcore is not there"), "configuration", "libtoxcore is not there"),
         (IdentityError("identity x is damaged"), "configuration", "identity x is damaged"),
@@ -274,7 +283,7 @@ def test_a_network_that_cannot_be_set_up(machine: Machine, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise NetworkError("every range is in use")
 
-    monkeypatch.setattr(main.network, "choose_range", fail)
+    monkeypatch.setattr(tun_network, "choose_range", fail)
     with pytest.raises(UserError, match="every range is in use") as refused:
         main.run(str(machine.config))
     assert refused.value.code == "privilege"
@@ -290,8 +299,8 @@ def test_what_is_not_as_it_was_wanted_is_said(
         taken = preferred.version == 4
         return Range(IPv4Network("10.78.0.0/16") if taken else preferred, other if taken else None)
 
-    monkeypatch.setattr(main.network, "choose_range", choose)
-    monkeypatch.setattr(main.network, "configure", lambda *_: "disabled by the administrator")
+    monkeypatch.setattr(tun_network, "choose_range", choose)
+    monkeypatch.setattr(tun_network, "configure", lambda *_: "disabled by the administrator")
     monkeypatch.setattr(main, "admitting", lambda *_: nullcontext("this kernel has no nf_tables"))
     details: list[str] = []
 
