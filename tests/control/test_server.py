@@ -8,7 +8,8 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -414,12 +415,12 @@ class TestOtherUsers:
         return result.stdout
 
     @pytest.fixture
-    def open_path(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        for parent in (directory := tmp_path_factory.mktemp("open")).parents:
-            if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-                parent.chmod(0o755)
-        directory.chmod(0o755)
-        return directory / "run" / "control.sock"
+    def open_path(self) -> Iterator[Path]:
+        """Not below pytest's own directory, which every pytest that starts closes to others."""
+        with tempfile.TemporaryDirectory(prefix="tunfwd-control-", dir="/tmp") as name:
+            directory = Path(name)
+            directory.chmod(0o755)
+            yield directory / "run" / "control.sock"
 
     async def connect(self, path: Path, uid: int, gid: int, groups: list[int]) -> str:
         return await trio.to_thread.run_sync(self.connect_as, path, uid, gid, groups)
