@@ -141,7 +141,7 @@ def test_friend_commands(daemon: Any, tunfwd: Run) -> None:
     for verb in ("add", "accept", "reject", "remove"):
         daemon.answers[f"friend.{verb}"] = {"friend": FRIEND}
     assert tunfwd("friend", "add", f"tox:{ADDRESS.lower()}", "--name", "alice").out.startswith(
-        "alice is asked"
+        "alice has been asked"
     )
     accepted = tunfwd("friend", "accept", KEY[:6], "--name", "alice")
     assert accepted.out == "alice is a friend now, at 10.77.3.9\n"
@@ -371,7 +371,7 @@ def test_ping(daemon: Any, tunfwd: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert tunfwd("ping", "alice", "-c", "2").out == (
         "alice answered in 0.12 ms (relay)\n"
         "alice answered in 3.4 ms (relay)\n"
-        "2 of 2 answered; least 0.12 ms, median 3.4 ms, most 3.4 ms\n"
+        "2 of 2 answered; minimum 0.12 ms, median 3.4 ms, maximum 3.4 ms\n"
     )
 
 
@@ -409,7 +409,7 @@ def test_groups(daemon: Any, tunfwd: Run, tmp_path: Any) -> None:
     daemon.answers["group.list"] = {"groups": [GROUP, GROUP | {"state": "invited", "inviter": "eve"}]}
     daemon.answers["group.peers"] = {"group": GROUP, "peers": [MEMBER]}
     assert KEY in tunfwd("group", "create", "lan", "--public", "--password-file", str(password)).out
-    assert tunfwd("group", "join", KEY, "--password-file", str(password)).out == "in lan\n"
+    assert tunfwd("group", "join", KEY, "--password-file", str(password)).out == "joined lan\n"
     assert tunfwd("group", "invite", "lan", "bob").out == "invited bob into lan\n"
     assert tunfwd("group", "leave", "lan").out == "left lan\n"
     listed = _rows(tunfwd("group", "list").out)
@@ -432,7 +432,7 @@ def test_conferences(daemon: Any, tunfwd: Run) -> None:
     for method in ("create", "join", "invite", "leave"):
         daemon.answers[f"conference.{method}"] = {"group": entry}
     daemon.answers["conference.peers"] = {"group": entry, "peers": []}
-    assert tunfwd("conference", "create", "lan").out == "founded lan\n"
+    assert tunfwd("conference", "create", "lan").out == "created lan\n"
     assert tunfwd("conference", "join", "lan").out == "joining lan; see: tunfwd conference list\n"
     assert tunfwd("conference", "invite", "lan", "bob").code == 0
     assert tunfwd("conference", "leave", "lan").code == 0
@@ -508,7 +508,7 @@ def test_renames(daemon: Any, tunfwd: Run) -> None:
 
 def test_kick(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["group.kick"] = {"group": GROUP}
-    assert tunfwd("group", "kick", "lan", "eve").out == "put eve out of lan\n"
+    assert tunfwd("group", "kick", "lan", "eve").out == "kicked eve from lan\n"
     assert daemon.calls == [("group.kick", {"group": "lan", "member": "eve"})]
 
 
@@ -518,7 +518,7 @@ def test_a_line_that_is_not_a_password(daemon: Any, tunfwd: Run, tmp_path: Any, 
     file.write_text(line)
     result = tunfwd("group", "create", "lan", "--password-file", str(file))
     assert (result.code, daemon.calls) == (2, [])
-    assert result.err == f"tunfwd: the first line of {file} is no password of 1 to 32 bytes\n"
+    assert result.err == f"tunfwd: the first line of {file} is not a password of 1 to 32 bytes\n"
 
 
 def test_who_looks_at_a_listing_is_told_what_to_do_with_it(daemon: Any, tunfwd: Run) -> None:

@@ -234,7 +234,7 @@ def test_a_friend_who_is_asked_later(daemon: Any, tunfwd: Run) -> None:
     result = tunfwd("friend", "add", address)
     assert "not connected yet: it goes out when we are" in result.out, result
     daemon.answers["friend.add"] = {"friend": friend, "network": "online"}
-    assert tunfwd("friend", "add", address).out.startswith("bob is asked")
+    assert tunfwd("friend", "add", address).out.startswith("bob has been asked")
 
 
 def test_status_says_why_above_the_table(daemon: Any, tunfwd: Run) -> None:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def written(read: Callable[[str], T]) -> Callable[[str], T]:
-    """The type of an argument in a notation of ours: what `read` finds wrong is a usage error."""
+    """Return the type of an argument in a notation of ours: what `read` finds wrong is a usage error."""
 
     def convert(text: str) -> T:
         try:
@@ -39,7 +39,7 @@ OFFER_NAME: Final = written(read_name)
 
 
 def assume_tcp(ranges: Sequence[PortRange]) -> list[str]:
-    """Returns ports for the daemon; says so where a protocol was left out. They are to be named once each."""
+    """Return ports for the daemon; say so where a protocol was left out. They are to be named once each."""
     try:
         each_once(ranges)
     except ValueError as wrong:
@@ -51,7 +51,7 @@ def assume_tcp(ranges: Sequence[PortRange]) -> list[str]:
 
 
 def complete_contacts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The contacts' names that begin with `incomplete`."""
+    """Return the contacts' names that begin with `incomplete`."""
     try:
         contacts = Session.of(ctx).call(api.STATUS, patience=1)["contacts"]
     except UserError:
@@ -64,7 +64,7 @@ def complete_contacts(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 def complete_offers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The offers' names, or ids where there is no name, that begin with `incomplete`."""
+    """Return the offers' names, or ids where there is no name, that begin with `incomplete`."""
     try:
         offers = Session.of(ctx).call(api.OFFER_LIST, patience=1)["offers"]
     except UserError:
@@ -79,12 +79,12 @@ def complete_offers(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def json_option(command: F) -> F:
-    """Adds --json, as `as_json`."""
+    """Add --json, as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def from_option(command: F) -> F:
-    """Adds --from, as `contact`: which contact's, where a name alone does not tell."""
+    """Add --from, as `contact`: which contact's, where a name alone does not tell."""
     return click.option(
         "--from", "contact", metavar="NAME", shell_complete=complete_contacts, help="The contact it is from."
     )(command)

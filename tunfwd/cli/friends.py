@@ -18,7 +18,7 @@ def friend() -> None:
 @click.option(
     "--name", type=CONTACT_NAME, metavar="NAME", help="What to call them here. [default: their nickname]"
 )
-@click.option("--message", metavar="TEXT", help="What they read with the request.")
+@click.option("--message", metavar="TEXT", help="The message that they read with the request.")
 @json_option
 @click.pass_context
 def add(ctx: click.Context, address: str, name: str | None, message: str | None, as_json: bool) -> None:
@@ -43,7 +43,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def accept(ctx: click.Context, key: str, name: str | None, as_json: bool) -> None:
-    """Say yes to someone who asks, named by the beginning of their public KEY."""
+    """Accept the request of someone, named by the beginning of their public KEY."""
     result = Session.of(ctx).call(api.FRIEND_ACCEPT, key=key, name=name)
     show(
         result,
@@ -57,9 +57,9 @@ def accept(ctx: click.Context, key: str, name: str | None, as_json: bool) -> Non
 @json_option
 @click.pass_context
 def reject(ctx: click.Context, key: str, as_json: bool) -> None:
-    """Forget someone who asks, named by the beginning of their public KEY. They are not told."""
+    """Reject the request of someone, named by the beginning of their public KEY. They are not told."""
     result = Session.of(ctx).call(api.FRIEND_REJECT, key=key)
-    show(result, as_json, lambda shown: say(f"the request of {shown['friend']['public_key']} is forgotten"))
+    show(result, as_json, lambda shown: say(f"rejected the request of {shown['friend']['public_key']}"))
 
 
 @friend.command()
@@ -80,7 +80,7 @@ def rename(ctx: click.Context, name: str, to: str, as_json: bool) -> None:
 def remove(ctx: click.Context, name: str, as_json: bool) -> None:
     """End a friendship, with all its offers and connections."""
     result = Session.of(ctx).call(api.FRIEND_REMOVE, name=name)
-    show(result, as_json, lambda shown: say(f"{_called(shown['friend'])} is no friend any more"))
+    show(result, as_json, lambda shown: say(f"{_called(shown['friend'])} is no longer a friend"))
 
 
 @friend.command()
@@ -146,7 +146,7 @@ def _asked(result: api.FriendResult) -> None:
     if result.get("network") == "offline":
         say(f"the request to {called} waits: not connected yet: it goes out when we are (tunfwd status)")
     else:
-        say(f"{called} is asked; over there: tunfwd friend accept KEY")
+        say(f"{called} has been asked; over there: tunfwd friend accept KEY")
 
 
 def _called(one: api.FriendEntry) -> str:

@@ -31,12 +31,12 @@ def group() -> None:
 @json_option
 @click.pass_context
 def group_create(ctx: click.Context, name: str, public: bool, password: str | None, as_json: bool) -> None:
-    """Found a group."""
+    """Create a group."""
     result = Session.of(ctx).call(api.GROUP_CREATE, name=name, public=public, password=password)
     show(
         result,
         as_json,
-        lambda shown: say(f"founded {shown['group']['name']}, chat id {shown['group']['id']}"),
+        lambda shown: say(f"created {shown['group']['name']}, chat id {shown['group']['id']}"),
     )
 
 
@@ -100,9 +100,9 @@ def group_rename(ctx: click.Context, group: str, to: str, as_json: bool) -> None
 @json_option
 @click.pass_context
 def group_kick(ctx: click.Context, group: str, member: str, as_json: bool) -> None:
-    """Put a member out of a group that we founded or moderate."""
+    """Kick a member from a group that we founded or moderate."""
     result = Session.of(ctx).call(api.GROUP_KICK, group=group, member=member)
-    show(result, as_json, lambda shown: say(f"put {member} out of {shown['group']['name']}"))
+    show(result, as_json, lambda shown: say(f"kicked {member} from {shown['group']['name']}"))
 
 
 @click.group(no_args_is_help=False)
@@ -115,9 +115,9 @@ def conference() -> None:
 @json_option
 @click.pass_context
 def conference_create(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Found a conference."""
+    """Create a conference."""
     result = Session.of(ctx).call(api.CONFERENCE_CREATE, name=name)
-    show(result, as_json, lambda shown: say(f"founded {shown['group']['name']}"))
+    show(result, as_json, lambda shown: say(f"created {shown['group']['name']}"))
 
 
 @conference.command("join")
@@ -179,7 +179,10 @@ class _Shared:
 
 def _joined(entry: api.GroupEntry) -> None:
     name = entry["name"] or entry["id"]
-    say(f"in {name}" if entry["state"] == "online" else f"joining {name}; see: tunfwd {entry['kind']} list")
+    if entry["state"] == "online":
+        say(f"joined {name}")
+    else:
+        say(f"joining {name}; see: tunfwd {entry['kind']} list")
 
 
 def _groups_table(result: api.GroupsResult, kind: str) -> None:
@@ -196,7 +199,7 @@ def _groups_table(result: api.GroupsResult, kind: str) -> None:
             ]
             for entry in entries
         ),
-        empty=f"No {kind}s. Found one with: tunfwd {kind} create NAME",
+        empty=f"No {kind}s. Create one with: tunfwd {kind} create NAME",
     )
     if any(entry["state"] == "invited" for entry in entries):
         hint(f"Answer an invitation with: tunfwd {kind} join NAME, or: tunfwd {kind} leave NAME")
@@ -227,5 +230,5 @@ _Shared(
     api.CONFERENCE_LIST,
     api.CONFERENCE_PEERS,
     api.CONFERENCE_LEAVE,
-    about_peers=", and how those who are no friends could be reached",
+    about_peers=", and how those who are not friends could be reached",
 ).add_to(conference)

@@ -89,7 +89,7 @@ def root(socket: str | None, config: str | None) -> None:
 
 
 def main() -> None:
-    """The console script: runs the command line of this process, and exits."""
+    """Run the command line of this process, as the console script, and exit."""
     # As other filters do: when the reader of our output goes away, go too. The daemon takes it back.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
@@ -126,7 +126,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _interrupted() -> int:
-    """Ends as a process does that was interrupted, so that a shell's loop around it ends too."""
+    """End as a process does that was interrupted, so that a shell's loop around it ends too."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)
     return 130

@@ -110,7 +110,7 @@ def _place(node: api.NodeEntry) -> str:
 
 
 def _tcp(node: api.NodeEntry) -> str | None:
-    """The answers by port, those that are alike together."""
+    """Return the answers by port, those that are alike together."""
     by_answer: dict[str, list[str]] = {}
     for port, answer in node["tcp"].items():
         by_answer.setdefault(answer, []).append(port)

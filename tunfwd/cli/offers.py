@@ -32,7 +32,7 @@ from tunfwd.control import api
     shell_complete=complete_contacts,
     help="A contact, group:GROUP, group:GROUP/NAME or conference:NAME. May be repeated.",
 )
-@click.option("--name", type=OFFER_NAME, metavar="TEXT", help="What it is, for people.")
+@click.option("--name", type=OFFER_NAME, metavar="TEXT", help="A name for it, for people.")
 @click.option(
     "--target",
     type=TARGET,
@@ -44,7 +44,7 @@ from tunfwd.control import api
     type=click.Choice(["auto", "peer", "host"]),
     default="auto",
     show_default=True,
-    help="Whom the service sees: the peer's virtual address, or this host. auto: by where it listens, once.",
+    help="The address the service sees: the peer's or this host's. auto: decided once, by where it listens.",
 )
 @json_option
 @click.pass_context
@@ -144,7 +144,7 @@ def deny(ctx: click.Context, offer: str, contact: str | None, as_json: bool) -> 
     help="The contact whose service it is.",
 )
 @click.option("--port", "local_port", type=PORT, metavar="PORT", help="Reach it at this port instead.")
-@click.option("--name", type=OFFER_NAME, metavar="TEXT", help="What it is for, for people.")
+@click.option("--name", type=OFFER_NAME, metavar="TEXT", help="A name for it, for people.")
 @json_option
 @click.pass_context
 def request(
@@ -158,7 +158,7 @@ def request(
 ) -> None:
     """Ask a contact for ports of its, such as 22/tcp.
 
-    A person or a rule over there decides.
+    A person or a rule at the other end decides.
     """
     result = Session.of(ctx).call(
         api.REQUEST, ports=assume_tcp(ports), contact=contact, local_port=local_port, name=name

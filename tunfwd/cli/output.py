@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def show(result: T, as_json: bool, people: Callable[[T], None]) -> None:
-    """Prints a result: as one JSON object, or in the way `people` has.
+    """Print a result: as one JSON object, or in the way `people` has.
 
     A change that could not be saved is a failure all the same, once it is shown.
     """
@@ -34,12 +34,12 @@ def show(result: T, as_json: bool, people: Callable[[T], None]) -> None:
 
 
 def show_json(content: Mapping[str, object]) -> None:
-    """Prints a JSON object, its schema's number first."""
+    """Print a JSON object, its schema's number first."""
     print(json.dumps({"schema": SCHEMA, **content}, indent=2))
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Prints a listing; `empty` says what to do where there is nothing, on stderr: it is no data."""
+    """Print a listing; `empty` says what to do where there is nothing, on stderr: it is no data."""
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
         note(empty)
@@ -50,7 +50,7 @@ def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empt
 
 
 def show_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """Prints names and values, a line each, the values aligned."""
+    """Print names and values, a line each, the values aligned."""
     lines = [(name, _cell(value, SENTENCE_LIMIT)) for name, value in fields]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
@@ -58,24 +58,24 @@ def show_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 
 def say(*sentences: str) -> None:
-    """Prints what a command has done, a line for each."""
+    """Print what a command has done, a line for each."""
     for sentence in sentences:
         print(clean(sentence, SENTENCE_LIMIT))
 
 
 def note(sentence: str) -> None:
-    """Tells a person something that is neither result nor failure."""
+    """Tell a person something that is neither result nor failure."""
     print(clean(sentence, SENTENCE_LIMIT), file=sys.stderr)
 
 
 def hint(sentence: str) -> None:
-    """A note for whoever looks at the output now; nobody else needs it."""
+    """Tell whoever looks at the output now; nobody else needs it."""
     if sys.stdout.isatty():
         note(sentence)
 
 
 def size(count: int) -> str:
-    """Bytes in three digits: 999 B, 1.25 kB, 83.2 MB."""
+    """Return bytes in three digits: 999 B, 1.25 kB, 83.2 MB."""
     if count < 1000:
         return f"{count} B"
     value = float(count)
@@ -87,7 +87,7 @@ def size(count: int) -> str:
 
 
 def span(seconds: float) -> str:
-    """A time that has passed, as short as it can be told: 8s, 3m, 2h, 5d."""
+    """Return a time that has passed, as short as it can be told: 8s, 3m, 2h, 5d."""
     if seconds < 60:
         return f"{seconds:.0f}s"
     if seconds < 3600:
@@ -98,7 +98,7 @@ def span(seconds: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A round trip: 0.12 ms, 3.4 ms, 250 ms."""
+    """Return a round trip: 0.12 ms, 3.4 ms, 250 ms."""
     value = seconds * 1000
     return f"{value:.{2 if value < 1 else 1 if value < 100 else 0}f} ms"
 

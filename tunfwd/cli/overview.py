@@ -178,4 +178,4 @@ def _ping_summary(name: str, sent: int, replies: list[api.PingResult], as_json: 
         )
     elif sent > 1 and times:
         lowest, middle, highest = (milliseconds(times[i]) for i in (0, len(times) // 2, -1))
-        say(f"{len(replies)} of {sent} answered; least {lowest}, median {middle}, most {highest}")
+        say(f"{len(replies)} of {sent} answered; minimum {lowest}, median {middle}, maximum {highest}")

@@ -27,7 +27,7 @@ class Session:
 
     @classmethod
     def of(cls, context: click.Context) -> "Session":
-        """The session of this run of the command line; also while the shell asks for completions."""
+        """Return the session of this run of the command line; also while the shell asks for completions."""
         root = context.find_root()
         if not isinstance(root.obj, cls):
             session = cls(root.params.get("socket"), root.params.get("config"))
@@ -35,7 +35,7 @@ class Session:
         return root.obj
 
     def call(self, method: Method[P, R], *, patience: float | None = None, **params: object) -> R:
-        """The daemon's answer, waited for `patience` seconds. UserError for everything else."""
+        """Return the daemon's answer, waited for `patience` seconds. Raises UserError for everything else."""
         if self._client is None:
             self._client = self._connect()
         return self._client.call(method, params, timeout=patience)
@@ -61,7 +61,7 @@ class Session:
         )
 
     def sockets(self) -> Iterator[Path]:
-        """Where the daemon may be, in the order to try. ConfigurationError where a file is wrong."""
+        """Yield where the daemon may be, in the order to try. Raises ConfigurationError."""
         if explicit := self.socket or os.environ.get(paths.SOCKET_VARIABLE):
             yield Path(explicit)
         elif named := self.config or os.environ.get(paths.CONFIG_VARIABLE):
@@ -73,7 +73,7 @@ class Session:
 
 
 def _socket_of(places: paths.Places) -> Path:
-    """The socket of a daemon that lives at `places`, unless its configuration has another."""
+    """Return the socket of a daemon that lives at `places`, unless its configuration has another."""
     # Reading the configuration is slow beside asking the daemon. Another user's may not be ours to read.
     return _configured(places.config, {}) if os.access(places.config, os.R_OK) else places.socket
 

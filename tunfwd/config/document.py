@@ -157,7 +157,7 @@ class Tox:
             raise Mismatch(("nickname",), f"must be 1 to {MAX_NICKNAME} bytes long")
 
     def settings(self, savedata: Path, nickname: str, public_nodes: tuple[NetworkNode, ...] = ()) -> Settings:
-        """The settings of a Tox node with its identity in the file `savedata`; `nickname` if none is set."""
+        """Return the settings of a Tox node whose identity is in `savedata`; `nickname` if none is set."""
         return Settings(
             savedata=savedata,
             passphrase_file=self.passphrase_file,
@@ -271,7 +271,7 @@ def load(
     environ: Mapping[str, str] = os.environ,
     euid: int | None = None,
 ) -> Config:
-    """The configuration in force. Raises ConfigurationError.
+    """Return the configuration in force. Raises ConfigurationError.
 
     The file is `path`, else $TUNFWD_CONFIG, else the default place of the user. One that was named has to be
     there. $TUNFWD_STATE_DIR, $TUNFWD_SOCKET, $TUNFWD_LOG (a level) and $TUNFWD_PUBLIC_NODES (0, 1 or a list's
@@ -307,7 +307,7 @@ def load(
 
 
 def parse(text: str, name: str) -> Document:
-    """The tables of a TOML document. ConfigurationError names `name`, the line, and what is wrong there."""
+    """Return the tables of a document. ConfigurationError names `name`, the line, and what is wrong there."""
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as wrong:
@@ -367,7 +367,7 @@ def _syntax(text: str, name: str, message: str) -> str:
 
 
 def _subject(wrong: Mismatch) -> str:
-    """The name of the key for the message, as the file has it: `[tox] udp_port`, `[[rule]] ports`."""
+    """Return the name of the key for the message, as the file has it: `[tox] udp_port`, `[[rule]] ports`."""
     match wrong.path:
         case ("rule" | "expose" as table, int(), *rest):
             return f"[[{table}]] {spell(tuple(rest))}".rstrip() + " "

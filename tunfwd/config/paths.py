@@ -34,7 +34,7 @@ SYSTEM: Final = Places(
 
 
 def of_user(environ: Mapping[str, str]) -> Places:
-    """The places of an ordinary user (XDG Base Directory Specification 0.8: relative paths are ignored)."""
+    """Return the places of a user (XDG Base Directory Specification 0.8: relative paths are ignored)."""
     home = Path(environ.get("HOME") or os.path.expanduser("~"))
     state = _base(environ, "XDG_STATE_HOME", home / ".local/state") / "tunfwd"
     runtime = _base(environ, "XDG_RUNTIME_DIR", Path(f"/run/user/{os.getuid()}"))
@@ -44,7 +44,7 @@ def of_user(environ: Mapping[str, str]) -> Places:
 
 
 def of(euid: int, environ: Mapping[str, str]) -> Places:
-    """The default places of whoever runs this."""
+    """Return the default places of whoever runs this."""
     return SYSTEM if euid == 0 else of_user(environ)
 
 

@@ -94,7 +94,7 @@ class Expose:
 
 
 def exposure(exposed: Iterable[Expose], party: Party, protocol: Protocol, port: int) -> Expose | None:
-    """The entry for a port that a contact asks for; None: nothing is exposed there."""
+    """Return the entry for a port that a contact asks for; None: nothing is exposed there."""
     for entry in exposed:
         if (entry.protocol, entry.port) != (protocol.name.lower(), port):
             continue

@@ -23,12 +23,12 @@ _PLAIN: Final = re.compile(r"[^,\]}\n#]+")  # a number, a date, true or false
 
 
 def locate(document: str) -> dict[Path, int]:
-    """The line, from 1, of each key, table and array element; the paths are those of tomllib's result."""
+    """Return the line, from 1, of each key, table and array element; paths are those of tomllib's result."""
     return _Scan(document).run()
 
 
 def line_of(lines: dict[Path, int], path: Path) -> int:
-    """The line of the thing at `path`, or of the nearest thing around it; 1 for the document as a whole."""
+    """Return the line of what is at `path`, or of the nearest thing around it; 1 for the whole document."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)
@@ -80,7 +80,7 @@ class _Scan:
         self._value(path)
 
     def _key(self) -> list[str]:
-        """A key, dotted perhaps; stops at what follows it."""
+        """Read a key, dotted perhaps; stop at what follows it."""
         parts = []
         while True:
             quoted = self._take(_KEY_PART).strip(" \t")

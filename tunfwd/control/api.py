@@ -260,7 +260,7 @@ Password = Annotated[str, Parse(str, _read_password)]
 
 @dataclass(frozen=True, slots=True)
 class GroupCreate:
-    """Founds a group. Only a public one can be joined by its chat id; a private one takes an invitation."""
+    """Creates a group. Only a public one can be joined by its chat id; a private one takes an invitation."""
 
     name: ContactName
     public: bool = False
@@ -310,7 +310,7 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class Kick:
-    """Puts a member out of a group; takes a founder or moderator."""
+    """Kicks a member from a group; takes a founder or moderator."""
 
     group: Spoken
     member: Spoken
@@ -325,7 +325,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ConferenceCreate:
-    """Founds a conference."""
+    """Creates a conference."""
 
     name: ContactName
 

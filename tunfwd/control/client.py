@@ -38,11 +38,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hangs up; a request still unanswered is given up by the daemon too."""
+        """Hang up; a request still unanswered is given up by the daemon too."""
         self._socket.close()
 
     def call(self, method: Method[P, R], params: Mapping[str, object], *, timeout: float | None = None) -> R:
-        """The result of `method`, in the shape the API promises.
+        """Return the result of `method`, in the shape the API promises.
 
         Parameters that are None are left out. UserError: the daemon's own, "usage" for parameters that
         cannot be right, "timeout" when no answer comes in `timeout` seconds (default: the client's).

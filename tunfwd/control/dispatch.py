@@ -26,11 +26,11 @@ class Dispatcher:
         ] = {}
 
     def add(self, method: Method[P, R], handler: Callable[[P], Awaitable[R]]) -> None:
-        """Has `handler` answer `method`: it gets decoded parameters and may raise UserError."""
+        """Have `handler` answer `method`: it gets decoded parameters and may raise UserError."""
         self._handlers[method.name] = (method, handler)
 
     async def __call__(self, name: str, params: dict[str, object]) -> Mapping[str, object]:
-        """The method's result. UserError: unknown method, bad parameters, and what the handler finds."""
+        """Return the method's result. Raises UserError, the handler's, too."""
         if name not in self._handlers:
             raise UserError("usage", f"this daemon knows no method {name!r}: is it another version?")
         method, handler = self._handlers[name]

@@ -54,7 +54,7 @@ class Listener:
 
 @contextlib.contextmanager
 def listening(path: Path, group: str | None = None) -> Iterator[Listener]:
-    """A listener at `path`; removed at the end. Giving it to `group` needs CAP_CHOWN, or membership.
+    """Yield a listener at `path`; remove it at the end. Giving it to `group` needs CAP_CHOWN, or membership.
 
     Raises UserError: "configuration" for a path or group that cannot be, "privilege" where permission is
     missing, "failed" when a daemon already listens there.
@@ -88,7 +88,7 @@ def _make_directory(directory: Path, *, traversable: bool) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Holds `path`.lock. The file stays behind: removing a lock file would let two hold "the" lock."""
+    """Hold `path`.lock. The file stays behind: removing a lock file would let two hold "the" lock."""
     with open(path.with_name(path.name + ".lock"), "w", opener=_private) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,7 +132,7 @@ def group_id(group: str | None) -> int | None:
 
 
 def _groups(peer: trio.socket.SocketType) -> tuple[int, ...]:
-    """The supplementary groups the peer connected with; none if over 256, the most getsockopt() reads."""
+    """Return the supplementary groups of the peer; none if over 256, the most that getsockopt() reads."""
     try:
         data = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
     except OSError:  # more than that, or a kernel before 4.13

@@ -30,7 +30,7 @@ class Request:
 
 
 def encode_request(request: Request) -> bytes:
-    """The request's line. UserError when it would be longer than the daemon reads."""
+    """Return the request's line. Raises UserError when it would be longer than the daemon reads."""
     line = _line({"id": request.id, "method": request.method, "params": request.params})
     if len(line) > MAX_REQUEST:
         raise UserError("usage", f"the request is too long: {len(line)} of at most {MAX_REQUEST} bytes")
@@ -38,7 +38,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(line: bytes) -> Request:
-    """The request in a line, or UserError."""
+    """Return the request in a line. Raises UserError."""
     content = _object(line)
     if unknown := content.keys() - {"id", "method", "params"}:
         raise UserError("usage", f"unknown key {min(unknown)!r} in the request")
@@ -49,17 +49,17 @@ def decode_request(line: bytes) -> Request:
 
 
 def encode_result(number: int, result: Mapping[str, object]) -> bytes:
-    """The line of a call that succeeded."""
+    """Return the line of a call that succeeded."""
     return _line({"id": number, "result": result})
 
 
 def encode_error(number: int | None, error: UserError) -> bytes:
-    """The line of a call that failed."""
+    """Return the line of a call that failed."""
     return _line({"id": number, "error": {"code": error.code, "message": error.message}})
 
 
 def decode_answer(line: bytes) -> dict[str, object]:
-    """The result in an answer's line. UserError: the one it carries, or one that says it is no answer."""
+    """Return the result in an answer's line. Raises the UserError it carries, or one of our own."""
     content = _object(line)
     match content.get("result"), content.get("error"):
         case dict() as result, None:
@@ -90,7 +90,7 @@ def _object(line: bytes) -> dict[str, object]:
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return content
 
 

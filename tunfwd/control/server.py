@@ -36,14 +36,14 @@ class Handler(Interface):
     """What answers requests; dispatch.Dispatcher is one. Raises UserError to refuse."""
 
     async def __call__(self, method: str, params: dict[str, object]) -> Mapping[str, object]:
-        """The result of one call."""
+        """Return the result of one call."""
         ...
 
 
 async def serve(
     listener: Listener, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serves until cancelled, on a listener made before privileges were given up."""
+    """Serve until cancelled, on a listener made before privileges were given up."""
     accepting = trio.socket.from_stdlib_socket(listener.socket)
     connections: dict[_Connection, None] = {}  # the one idle for longest first
     task_status.started()
@@ -163,7 +163,7 @@ class _Connection:
         return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     async def _answer(self, line: bytes | _TooLong) -> bool:
-        """False when nothing more is to be answered."""
+        """Answer what has arrived; False when nothing more is to be answered."""
         self._answering = True
         try:
             go_on, answer = await self._outcome(line)

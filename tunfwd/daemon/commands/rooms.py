@@ -78,7 +78,7 @@ class RoomCommands:
                 params.name, public=params.public, password=params.password or ""
             )
         except ToxError as error:
-            raise UserError("failed", f"the group cannot be founded: {error}") from None
+            raise UserError("failed", f"the group cannot be created: {error}") from None
         self._name_if_free(group, params.name)
         return self._result(group)
 
@@ -86,7 +86,7 @@ class RoomCommands:
         try:
             conference = self._client.conferences.create(params.name)
         except ToxError as error:
-            raise UserError("failed", f"the conference cannot be founded: {error}") from None
+            raise UserError("failed", f"the conference cannot be created: {error}") from None
         self._name_if_free(conference, params.name)
         return self._result(conference)
 
@@ -125,7 +125,7 @@ class RoomCommands:
                 known = self._rooms.find(text, "group")
             except UserError:
                 raise UserError(
-                    "not_found", f"no invitation {text!r}, and it is no chat id of 64 hex digits"
+                    "not_found", f"no invitation {text!r}, and it is not a chat id of 64 hex digits"
                 ) from None
         if known is None:
             return chat_id
@@ -161,7 +161,7 @@ class RoomCommands:
     def _friend(self, text: str) -> Friend:
         peer = self._peers.find(text)
         if not isinstance(peer.contact, Friend):
-            raise UserError("usage", f"{peer.label} is no friend: only friends can be invited")
+            raise UserError("usage", f"{peer.label} is not a friend: only friends can be invited")
         if not peer.contact.online:
             raise UserError("offline", f"{peer.label} is offline")
         return peer.contact
@@ -175,7 +175,7 @@ class RoomCommands:
         except ContactOffline:
             raise UserError("offline", f"{peer.label} is not there") from None
         except ToxError as error:
-            raise UserError("denied", f"{peer.label} cannot be put out: {error}") from None
+            raise UserError("denied", f"{peer.label} cannot be kicked: {error}") from None
         return self._result(group)
 
     async def _leave(self, kind: RoomKind, params: api.Group) -> api.GroupResult:
@@ -269,5 +269,5 @@ def _unreachable_entry(member: ConferenceMember) -> api.MemberEntry:
         "address6": None,
         "link": "offline",
         "reachable": False,
-        "advice": "no friend; ask for their Tox address, then: tunfwd friend add ADDRESS",
+        "advice": "not a friend; ask for their Tox address, then: tunfwd friend add ADDRESS",
     }

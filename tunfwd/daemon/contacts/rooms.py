@@ -126,7 +126,7 @@ class Rooms:
         for room in self:
             other = room.kind == kind and room is not beside
             if other and self.is_named(room) and folded(self.name(room)) == folded(name):
-                raise UserError("failed", f"{self.label(room)} is there already; choose another name")
+                raise UserError("failed", f"{self.label(room)} exists already; choose another name")
 
     def rename(self, room: Room, name: str) -> Room | None:
         """Call a room as a person wishes, for good; return the one that had the name from its founder.
