@@ -55,6 +55,7 @@ def test_a_machine_set_up_anew_gives_the_same(contacts: list[str]) -> None:
     assert sum(first[contact] != second[contact] for contact in contacts) <= 2
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("prefix", range(20, 30))
 def test_every_address_is_given_out_then_it_is_said(prefix: int) -> None:
     network = IPv4Network(f"10.1.16.0/{prefix}")

@@ -176,6 +176,7 @@ def test_strangers_of_a_group_have_one_budget_under_however_many_keys() -> None:
     assert held.admit(("KEY", "a friend"), "online", "friend", 0.0)
 
 
+@pytest.mark.heavy
 def test_the_table_is_bounded() -> None:
     held = Repeats()
     for number in range(5 * MAX_KINDS):

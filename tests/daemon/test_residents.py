@@ -65,6 +65,7 @@ async def test_a_crowd_in_a_small_range_ends_nothing(autojump_clock: trio.testin
     assert not group.members
 
 
+@pytest.mark.heavy
 async def test_a_new_key_each_second_leaves_nothing(autojump_clock: trio.testing.MockClock) -> None:
     daemon = Daemon()
     group = lan(daemon)

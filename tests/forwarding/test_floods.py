@@ -38,6 +38,8 @@ from tunfwd.wire.packets import (
     encode_extension,
 )
 
+pytestmark = pytest.mark.heavy
+
 PACKETS = 20_000
 SECONDS = 10.0
 TCP, SERVER, CONNECTION = Protocol.TCP, Direction.SERVER, Direction.CONNECTION

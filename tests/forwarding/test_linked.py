@@ -354,6 +354,7 @@ def test_lost_datagrams_stay_lost_and_whole_ones_are_right() -> None:
 # --- the contact goes and comes back ------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @NETWORKS
 @pytest.mark.parametrize("who", ["both", "a", "b"])
 def test_a_pause_is_nothing_but_a_pause(network: dict[str, Any], who: str) -> None:

@@ -601,6 +601,7 @@ def test_ten_thousand_offers(peer: Plain) -> None:
     assert not peer.session.mappings
 
 
+@pytest.mark.heavy
 def test_ten_thousand_offers_that_are_all_accepted(peer: Plain) -> None:
     for i in range(10_000):
         peer.offer(TCP, SERVER, i)
@@ -612,6 +613,7 @@ def test_ten_thousand_offers_that_are_all_accepted(peer: Plain) -> None:
     peer.session.offer(TCP, 1, "", peer.now)  # what a contact offers takes no room from what we do
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("protocol", "direction", "limit"),
     [

@@ -208,6 +208,7 @@ def test_a_contact_that_opens_more_than_its_share_keeps_to_it() -> None:
     )
 
 
+@pytest.mark.heavy
 def test_five_thousand_one_shot_queries_within_two_minutes(pair: Pair) -> None:
     udp, tcp = pair.serve(UDP, 53), pair.serve(TCP, 80)
     flows = []

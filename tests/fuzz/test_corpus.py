@@ -14,12 +14,14 @@ from .targets import CORPUS, TARGETS, corpus, mutations
 MUTATED = 100  # inputs for each target
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", TARGETS)
 def test_kept_inputs(name: str) -> None:
     for data in corpus(name):
         TARGETS[name](data)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", TARGETS)
 def test_mutated_inputs(name: str) -> None:
     for data in islice(mutations(corpus(name), seed=1), MUTATED):

@@ -117,6 +117,7 @@ STRANGERS: dict[str, Callable[[int], list[Frame]]] = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("what", STRANGERS)
 @pytest.mark.parametrize("listens", [True, False])
 def test_a_stranger_can_make_us_hold_little(what: str, listens: bool) -> None:
@@ -194,6 +195,7 @@ def test_pieces_behind_gaps_are_bounded() -> None:
     assert MAX_PIECES < 3 * INITIAL_WINDOW // 2
 
 
+@pytest.mark.heavy
 def test_memory_stays_bounded_when_nothing_is_read() -> None:
     """Everything a peer can make us hold without a violation, in the pieces that cost most."""
     peer = RawPeer()

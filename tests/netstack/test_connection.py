@@ -783,6 +783,7 @@ def test_misuse() -> None:
 # Everything in every state
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("state", BUILDERS)
 def test_any_flags_in_any_state(state: str) -> None:
     """No combination of flags, place and data makes the stack fail, or answer more than twice."""

@@ -203,6 +203,7 @@ def test_slow_readers_hold_back_the_writers(seed: int) -> None:
     check(made)
 
 
+@pytest.mark.heavy
 def test_stalled_readers_bound_what_is_under_way() -> None:
     made = world(CLEAR, 1, size=1)
     left, right = made.sides

@@ -567,6 +567,7 @@ def fill(stack: Stack, host: bytes, most: int = 65535) -> int:
     return most
 
 
+@pytest.mark.heavy
 def test_connections_are_bounded_and_no_host_takes_anothers() -> None:
     table = connection_table
     stack = new_stack()
@@ -658,6 +659,7 @@ def test_a_host_that_gets_too_many_datagrams_leaves_room_for_others() -> None:
     assert stack._events._datagrams._held == {}
 
 
+@pytest.mark.heavy
 def test_however_many_hosts_are_flooded_each_gets_some_datagrams() -> None:
     stack = new_stack()
     hosts = [ip_address(f"10.77.4.{number}").packed for number in range(1, 41)]

@@ -8,6 +8,8 @@ import pytest
 from tests.simulation.linksim import Clock, Conditions, Node, pair
 from tunfwd import link as links
 
+pytestmark = pytest.mark.heavy
+
 RUNS = 1000  # TUNFWD_SIMULATION_RUNS sets another number; 200 take a second
 
 

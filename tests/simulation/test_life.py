@@ -15,6 +15,8 @@ from tunfwd import link as links
 from tunfwd.link.link import Link
 from tunfwd.link.streams import LINK_WINDOW, MAX_SEND_BUFFER, SEND_BUDGET
 
+pytestmark = pytest.mark.heavy
+
 LAN = Conditions(rate=12.5e6, delay=0.005)
 
 

@@ -8,6 +8,8 @@ import pytest
 from tests.simulation.bottleneck import goodput, latencies, shares
 from tunfwd import link as links
 
+pytestmark = pytest.mark.heavy
+
 Controller = links.Bbr | links.Cubic | links.NewReno
 
 

@@ -103,6 +103,7 @@ def test_link_stays_a_link(tmp_path: Path, savedata: bytes) -> None:
     assert Identity(tmp_path / "real" / "there.tox").load() == savedata
 
 
+@pytest.mark.heavy
 def test_every_truncation_is_noticed(path: Path, savedata: bytes) -> None:
     path.parent.mkdir()
     end = len(savedata.rstrip(b"\0"))
