@@ -6,10 +6,12 @@ knows a public node: nothing is ever sent to them. Coverage is measured but of t
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
+
+from tunfwd import faults
 
 settings.register_profile("tunfwd", deadline=None)
 settings.load_profile("tunfwd")
@@ -29,3 +31,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     finally:
         measuring.start()
+
+
+@pytest.fixture(autouse=True)
+def faults_of_its_own() -> Iterator[None]:
+    """A fault that one test provokes is not counted in the next."""
+    yield
+    faults.tally.count = 0
+    faults.tally.told.clear()

@@ -85,6 +85,7 @@ class Kernel:
         self.programs: dict[Connection, Program] = {}
         self.accepted: list[Program] = []
         self.datagrams: list[stack_events.Datagram] = []
+        self.refused: list[stack_events.DatagramRefused] = []
         self.answer: Callable[[stack_events.Datagram], bytes | None] = lambda event: None
         self.next_port = 40000
         self._to_daemon: deque[bytes] = deque()
@@ -146,7 +147,9 @@ class Kernel:
                 answer = self.answer(event)
                 if answer is not None:
                     self.stack.send_datagram(event.destination, event.source, answer)
-            case stack_events.DatagramRefused() | stack_events.EchoRequest():
+            case stack_events.DatagramRefused():
+                self.refused.append(event)
+            case stack_events.EchoRequest():
                 pass
             case _:
                 assert event.connection is not None

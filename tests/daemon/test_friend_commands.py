@@ -8,6 +8,7 @@ import trio
 
 from tunfwd.daemon.contacts.tracker import AutoAccept
 
+from ..tox.conftest import Person, running
 from ..tox.simulated_toxcore import Network
 from .living import Living, befriend, until
 
@@ -120,3 +121,16 @@ async def test_an_unknown_method_and_parameters_that_do_not_fit(alice: Living) -
     assert (await alice.refusal("friend.hug"))[0] == "usage"
     assert (await alice.refusal("friend.add", address="not one"))[0] == "usage"
     assert (await alice.refusal("friend.add", address=alice.address, nickname="x"))[0] == "usage"
+
+
+async def test_a_friend_whose_program_is_another(alice: Living, tmp_path: Path) -> None:
+    """It is online, and says nothing that we understand."""
+    with Person(tmp_path, "paul") as paul:
+        async with running(paul):
+            await alice.call("friend.add", address=paul.address, name="paul")
+            paul.friends.add_key(alice.client.public_key)
+            await alice.knows("paul")
+            code, message = await alice.refusal("ping", name="paul", timeout=0.05)
+            assert (code, "has not said that it answers pings" in message) == ("timeout", True)
+            [contact] = (await alice.call("status"))["contacts"]
+            assert (contact["extended"], contact["features"]) == (False, [])
