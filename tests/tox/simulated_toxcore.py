@@ -19,6 +19,7 @@ from typing import Any, Self
 import pytest
 
 from tunfwd.tox import client, groups, version
+from tunfwd.tox.binding import sodium
 from tunfwd.tox.binding.enums import (
     Tox_Conference_Type,
     Tox_Connection,
@@ -144,6 +145,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Network:
     library = network.library()
     monkeypatch.setattr(client, "choose", lambda name: library)
     monkeypatch.setattr(version, "inspect", lambda: version.Report(version.FIXED_SINCE, ()))
+    monkeypatch.setattr(sodium, "_library", lambda: None)  # toxcore may have one inside
     monkeypatch.setattr(groups, "INVITATION_DELAY", 0.0)
     return network
 
