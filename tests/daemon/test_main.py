@@ -100,7 +100,7 @@ class Machine:
             except BaseException as failure:
                 failures.append(failure)
             finally:
-                if not self.device.lost and not over.is_set():
+                while not self.device.lost and not over.wait(0.05):  # until it is heard
                     os.kill(os.getpid(), signal.SIGTERM)
 
         thread = threading.Thread(target=beside)
@@ -118,7 +118,9 @@ class Machine:
 def process() -> Iterator[None]:
     """What a daemon changes of its process is put back."""
     mask, threshold, hangup = os.umask(0o077), gc.get_threshold(), signal.getsignal(signal.SIGHUP)
+    terminate = signal.signal(signal.SIGTERM, lambda *_: None)  # before the daemon listens for it, and after
     yield
+    signal.signal(signal.SIGTERM, terminate)
     os.umask(mask)
     gc.unfreeze()
     gc.set_threshold(*threshold)
