@@ -91,7 +91,7 @@ def from_option(command: F) -> F:
 
 
 def _password(ctx: click.Context, param: click.Parameter, file: Path | None) -> str | None:
-    """The first line of a file: on the command line itself, everyone on the machine could read it."""
+    """Return the first line of a file: on the command line itself, everyone on the machine could read it."""
     if file is None:
         return None
     try:
@@ -100,7 +100,8 @@ def _password(ctx: click.Context, param: click.Parameter, file: Path | None) -> 
     except (OSError, UnicodeDecodeError) as wrong:
         raise UserError("usage", f"the password in {file} cannot be read: {wrong}") from None
     if not 0 < len(password.encode()) <= api.MAX_PASSWORD:
-        raise UserError("usage", f"the first line of {file} is no password of 1 to {api.MAX_PASSWORD} bytes")
+        what = f"is not a password of 1 to {api.MAX_PASSWORD} bytes"
+        raise UserError("usage", f"the first line of {file} {what}")
     return password
 
 
