@@ -60,7 +60,8 @@ async def gather(kind: str, host: Living, *guests: Living, name: str = "lan") ->
         assert invitation["inviter"] == host.name
         await guest.call(f"{kind}.join", group=host.name)
         await listed(guest, kind, name, members=number)
-    await listed(host, kind, name, members=len(guests))
+    for daemon in (host, *guests):
+        await listed(daemon, kind, name, members=len(guests))
 
 
 @KINDS

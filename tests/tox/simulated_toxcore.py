@@ -222,6 +222,7 @@ class Node:
     def iterate(self) -> None:
         if not self._joined:
             self._join()
+        self.network.settle()  # who is added and deleted between two rounds is not connected to
         for _ in range(len(self._inbox)):
             event, arguments = self._inbox.popleft()
             if event == "friend_connection_status":
@@ -336,14 +337,12 @@ class Node:
             refuse("TOX_ERR_FRIEND_ADD", "ALREADY_SENT")
         number = max(self.friends, default=-1) + 1
         self.friends[number] = public_key
-        self.network.settle()
         return number
 
     def friend_delete(self, friend_number: int) -> None:
         del self.friends[friend_number]
         self.linked.discard(friend_number)
         self.online.discard(friend_number)
-        self.network.settle()
 
     def friend_get_public_key(self, friend_number: int) -> bytes:
         return self.friends[friend_number]
