@@ -19,6 +19,7 @@ CHURN = Path(__file__).with_name("churn.py")
 COUNT = 40_000
 MAY_GROW = 20 << 20  # bytes
 SETTLE = 3.0  # s; TIME_WAIT is one
+TOX_SOCKETS = 8  # descriptors; toxcore's connections to relays come and go
 
 
 @pytest.mark.timeout(900)
@@ -38,5 +39,7 @@ def test_forty_thousand_connections_leave_nothing(forward: Forwards, source: str
         grown = [resident(node) - before for node, before in zip(nodes, memory, strict=True)]
         print(f"grown by {[f'{growth / 1e6:.1f} MB' for growth in grown]}")
         assert max(grown) <= MAY_GROW
-        assert all(descriptors(node) <= before for node, before in zip(nodes, used, strict=True))
+        assert all(
+            descriptors(node) <= before + TOX_SOCKETS for node, before in zip(nodes, used, strict=True)
+        )
         assert port.line["connections"] == 0
