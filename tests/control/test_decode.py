@@ -81,6 +81,8 @@ def test_defaults_and_null() -> None:
         ({"name": "n", "many": [{"word": "yes", "even": "4"}]}, "many[0].even", "must be a whole number"),
         ({"name": "n", "table": {"a": "b"}}, "table.a", "must be a whole number"),
         ({"name": "n", "table": {1: 2}}, "table", "must be a table"),
+        ({"name": "n", "table": {"a\n\x1b[2J": "b"}}, "table.'a\\n\\x1b[2J'", "must be a whole number"),
+        ({"name": "n", "": 1}, "''", "is not known"),
     ],
 )
 def test_mismatches(value: object, where: str, reason: str) -> None:

@@ -25,6 +25,8 @@ from typing import (
     is_typeddict,
 )
 
+from tunfwd.common.text import NAME_LIMIT, clean
+
 T = TypeVar("T")
 Path = tuple[str | int, ...]  # ("rule", 2, "ports") is the key `ports` of the third rule
 
@@ -52,7 +54,10 @@ def spell(path: Path) -> str:
     """Return a path as people write it: `rule[2].ports`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += "." * bool(text) + (part if part and part == clean(part) else repr(part[:NAME_LIMIT]))
     return text
 
 

@@ -372,7 +372,7 @@ def _subject(wrong: Mismatch) -> str:
         case ("rule" | "expose" as table, int(), *rest):
             return f"[[{table}]] {spell(tuple(rest))}".rstrip() + " "
         case (table, *rest):
-            return f"[{table}] {spell(tuple(rest))}".rstrip() + " "
+            return f"[{spell((table,))}] {spell(tuple(rest))}".rstrip() + " "
     return ""
 
 
