@@ -18,6 +18,7 @@ from netns.node import FRIEND_TIME, Node
 from netns.topology import Topology
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
+from tunfwd.forwarding.mapping_table import MAX_MAPPINGS, MAX_PENDING
 
 from .conftest import Forwards, ask
 from .hosts import (
@@ -416,7 +417,8 @@ def test_ten_thousand_offers(alice: Node, eve: PlainPeer, forward: Forwards) -> 
             client.sendall(b"undisturbed")
             assert read_exactly(client, 11) == b"undisturbed"
         offers = [offer for offer in ask(alice, api.OFFER_LIST)["offers"] if offer["contact"] == "eve"]
-        assert 0 < len(offers) <= 64
+        assert 0 < len(offers) <= MAX_MAPPINGS
+        assert len({offer["name"] for offer in offers}) <= MAX_PENDING  # what a person reads
         for offer in offers:
             assert offer["name"].isprintable()
         shown = alice.cli("offers").stdout
