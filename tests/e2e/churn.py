@@ -19,6 +19,7 @@ from collections import Counter
 from contextlib import suppress
 
 AT_ONCE = 50
+TRIES = 3  # of a question without an answer
 ORDERLY, WITH_THE_ANSWER, UNREAD, RESET = "owur"
 ANSWER = bytes(4000)
 LONG_ANSWER = bytes(100_000)
@@ -102,31 +103,38 @@ class Asker(asyncio.DatagramProtocol):
             self.answered.set_result(False)
 
 
-async def ask_all(address: str, port: int, count: int) -> int:
-    answered = 0
+async def ask_all(address: str, port: int, count: int) -> tuple[int, int]:
+    """Return how many questions were answered, and how many times one was asked again."""
+    answered = again = 0
     numbers = iter(range(count))
     loop = asyncio.get_running_loop()
 
     async def work() -> None:
-        nonlocal answered
+        nonlocal answered, again
         for number in numbers:
-            transport, asker = await loop.create_datagram_endpoint(
-                lambda number=number: Asker(number),  # type: ignore[misc]
-                remote_addr=(address, port),
-            )
-            with suppress(TimeoutError):
-                if await asyncio.wait_for(asker.answered, 5):
-                    answered += 1
-            transport.close()
+            for _ in range(TRIES):
+                transport, asker = await loop.create_datagram_endpoint(
+                    lambda number=number: Asker(number),  # type: ignore[misc]
+                    remote_addr=(address, port),
+                )
+                try:
+                    right = await asyncio.wait_for(asker.answered, 5)
+                except TimeoutError:  # as a resolver does: from another port
+                    again += 1
+                    continue
+                finally:
+                    transport.close()
+                answered += right
+                break
 
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    return answered
+    return answered, again
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         asyncio.run(serve(int(sys.argv[2])))
     elif sys.argv[1] == "ask":
-        print(asyncio.run(ask_all(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+        print(*asyncio.run(ask_all(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
     else:
         print(json.dumps(asyncio.run(connect_all(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))))

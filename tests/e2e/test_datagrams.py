@@ -117,7 +117,9 @@ def test_five_thousand_questions_are_all_answered_and_tcp_goes_on(forward: Forwa
         asked = dns.using.host.run(
             [sys.executable, CHURN, "ask", dns.address, str(dns.port), "5000"], timeout=150
         )
-        assert asked.stdout == "5000\n"
+        answered, again = map(int, asked.stdout.split())
+        assert answered == 5000
+        assert again < 50  # a busy machine's socket buffers lose some
         with connect(web.using.host, web.address, web.port) as connection:
             connection.sendall(b"hello")
             assert read_exactly(connection, 5) == b"hello"
