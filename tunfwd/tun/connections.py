@@ -7,7 +7,7 @@ whoever has CAP_NET_ADMIN (sock_diag(7), SOCK_DESTROY): the program has ECONNABO
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
@@ -33,18 +33,18 @@ def end_connections(ours: Iterable[Interface]) -> int:
     with DiagSocket() as diag:
         diag.bind()
         for family in (socket.AF_INET, socket.AF_INET6):
-            for message in list(_connected(diag, family)):
+            for message in _connected(diag, family):
                 if any(_is_remote(message["idiag_dst"], own) for own in ours):
                     _destroy(diag, message)
                     ended += 1
     return ended
 
 
-def _connected(diag: DiagSocket, family: int) -> Iterator[Any]:
+def _connected(diag: DiagSocket, family: int) -> Iterable[Any]:
     try:
-        yield from diag.get_sock_stats(family, CONNECTED, socket.IPPROTO_TCP)
+        return diag.get_sock_stats(family, CONNECTED, socket.IPPROTO_TCP)  # type: ignore[no-any-return]
     except NetlinkError:  # a kernel without this family
-        return
+        return ()
 
 
 def _is_remote(text: str, own: Interface) -> bool:
