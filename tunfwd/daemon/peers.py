@@ -165,12 +165,15 @@ class Peers:
     def __init__(self) -> None:
         self._by_contact: dict[Contact, Peer] = {}
         self._by_address: dict[bytes, Peer] = {}
+        self.revision = 0
+        """Counts whatever may change what contacts are called, or which addresses they have."""
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._by_contact.values()))
 
     def add(self, peer: Peer) -> None:
         """Add a contact."""
+        self.revision += 1
         self._by_contact[peer.contact] = peer
         self._by_address[peer.address6.packed] = peer
         if peer.address is not None:
@@ -178,12 +181,14 @@ class Peers:
 
     def remove(self, peer: Peer) -> None:
         """Remove a contact."""
+        self.revision += 1
         del self._by_contact[peer.contact], self._by_address[peer.address6.packed]
         if peer.address is not None:
             del self._by_address[peer.address.packed]
 
     def move(self, peer: Peer, address: IPv4Address | None) -> None:
         """Give a contact another virtual address, or none."""
+        self.revision += 1
         if peer.address is not None:
             del self._by_address[peer.address.packed]
         peer.address = address

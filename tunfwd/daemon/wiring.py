@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tunfwd.daemon.contacts.offers import Offers, Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept, ContactTracker
 from tunfwd.daemon.datapath.datapath import Datapath, Machine
+from tunfwd.daemon.names import DEFAULT_DOMAIN, Names
 from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.state import Content
 from tunfwd.forwarding.session import Settings as SessionSettings
@@ -22,6 +23,8 @@ class Options:
     """Of services, in s."""
     session: SessionSettings
     auto_accept: AutoAccept
+    domain: str = DEFAULT_DOMAIN
+    """Of the names of contacts."""
 
 
 class Daemon:
@@ -40,6 +43,7 @@ class Daemon:
         self.content = content
         self.offers = Offers(content, options.policy, save)
         self.datapath = Datapath(machine, content, save, self.offers, options.connect_timeout)
+        self.names = Names(self.datapath.peers, options.domain)
         self.book = AddressBook(ipv4.network, ipv6.network, content.addresses)
         self.contacts = ContactTracker(
             self.datapath,

@@ -166,6 +166,7 @@ class ContactTracker(Handler):
 
     def _name(self, peer: Peer) -> None:
         """Find out what a contact is called: by a person here, or else by itself."""
+        self._peers.revision += 1
         names, nickname, contact = self._content.names, peer.contact.nickname, peer.contact
         if isinstance(contact, Member):
             group, rooms = contact.group, self.rooms
