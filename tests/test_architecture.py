@@ -54,7 +54,6 @@ KEPT_FOR = {
     "pyroute2": "tun",
     "pytox": "tox",
     "pytun": "tun",
-    "tabulate": "cli",
 }
 
 

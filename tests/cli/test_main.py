@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 import pytest
 import trio
 
+from tunfwd.cli.entry import AT_ONCE
 from tunfwd.cli.main import COMMANDS
-from tunfwd.common.errors import ConfigurationError
+from tunfwd.common.errors import ConfigurationError, UserError
 from tunfwd.config import paths
 from tunfwd.daemon import main as daemon_main
 from tunfwd.tox import version
@@ -83,6 +83,22 @@ def test_no_daemon(tunfwd: Run, environment: dict[str, str]) -> None:
 
 
 STATUS = {"network": "offline", "contacts": [], "drops": {}}
+CONTACT = {
+    "name": "bücher 日本",
+    "public_key": "A" * 64,
+    "kind": "friend",
+    "via": "friend",
+    "address": "10.77.3.9",
+    "address6": "fd74:756e:6677::9",
+    "link": "direct",
+    "offline_seconds": None,
+    "ports": 1,
+    "connections": 2,
+    "tx_bytes": 1_250,
+    "rx_bytes": 0,
+    "extended": True,
+    "features": ["link"],
+}
 
 
 def test_where_the_daemon_is_looked_for(daemon: Any, tunfwd: Run, tmp_path: Path) -> None:
@@ -106,7 +122,7 @@ def test_a_user_finds_their_own_daemon_first(
     tunfwd: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(paths, "SYSTEM", replace(paths.SYSTEM, socket=tmp_path / "system.sock"))
+    monkeypatch.setattr(paths, "SYSTEM", paths.SYSTEM._replace(socket=tmp_path / "system.sock"))
     own = tmp_path / "tunfwd" / "control.sock"
     result = tunfwd("status", TUNFWD_SOCKET="")
     assert result.code == 3
@@ -115,6 +131,10 @@ def test_a_user_finds_their_own_daemon_first(
     config.parent.mkdir(parents=True)
     config.write_text(f'[control]\nsocket = "{tmp_path}/configured.sock"\n')
     assert f"nothing answers at {tmp_path}/configured.sock or " in tunfwd("status", TUNFWD_SOCKET="").err
+    config.write_text("[tox]\nudp = 1\n")  # what is wrong elsewhere keeps nobody from asking
+    assert f"nothing answers at {own} or " in tunfwd("status", TUNFWD_SOCKET="").err
+    config.write_text("[tox\n")
+    assert tunfwd("status", TUNFWD_SOCKET="").code == 7
 
 
 def test_a_socket_that_is_not_the_daemons_is_not_passed_over(
@@ -269,19 +289,91 @@ def test_offers_are_completed_by_name_or_by_id(daemon: Any, process: Run) -> Non
     assert completed("tunfwd deny 1") == "\n"
 
 
-def test_client_commands_load_neither_the_engine_nor_tox(environment: dict[str, str]) -> None:
-    code = (
-        "import sys\n"
-        "before = set(sys.modules)\n"  # of whoever measures this
-        "sys.argv[1:] = ['version']\n"
-        "from tunfwd.cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert end.code == 0, end.code\n"
-        "heavy = {'trio', 'cffi', 'pyroute2', 'pytun', 'asyncio', 'tabulate', 'tomllib'}\n"
-        "loaded = heavy & (set(sys.modules) - before)\n"
-        "assert not loaded, loaded\n"
+LOADED = (  # what a run of the script has loaded, but for what Python and who measures this had before
+    "import sys\n"
+    "before = set(sys.modules)\n"
+    "sys.argv[1:] = {arguments}\n"
+    "from tunfwd.cli.entry import main\n"
+    "try: main()\n"
+    "except SystemExit as end: assert end.code == 0, end.code\n"
+    "print(*sorted(set(sys.modules) - before), file=sys.stderr)\n"
+)
+
+
+def loaded(environment: dict[str, str], *arguments: str) -> set[str]:
+    code = LOADED.format(arguments=list(arguments))
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, timeout=30, check=False, capture_output=True, text=True
     )
-    subprocess.run([sys.executable, "-c", code], env=environment, timeout=30, check=True, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    return set(run.stderr.splitlines()[-1].split())
+
+
+def test_client_commands_load_neither_the_engine_nor_tox(environment: dict[str, str]) -> None:
+    heavy = {"trio", "cffi", "pyroute2", "pytun", "asyncio", "segno", "tomllib"}
+    assert not heavy & loaded(environment, "version")
+
+
+def test_status_loads_what_it_uses_and_nothing_else(
+    daemon: Any, environment: dict[str, str], tmp_path: Path
+) -> None:
+    daemon.answers["status"] = STATUS | {"network": "online", "contacts": [CONTACT]}
+    modules = loaded(environment, "status")
+    assert {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names} == {
+        "tunfwd",
+        "tunfwd.cli",
+        "tunfwd.cli.entry",
+        "tunfwd.cli.glance",
+        "tunfwd.cli.outcome",
+        "tunfwd.cli.output",
+        "tunfwd.cli.session",
+        "tunfwd.common",
+        "tunfwd.common.errors",
+        "tunfwd.common.schema",
+        "tunfwd.common.text",
+        "tunfwd.config",
+        "tunfwd.config.paths",
+        "tunfwd.control",
+        "tunfwd.control.client",
+        "tunfwd.control.glance",
+        "tunfwd.control.protocol",
+    }
+    slow = {
+        "inspect",
+        "dataclasses",
+        "tomllib",
+        "asyncio",
+        "logging",
+        "datetime",
+        "uuid",
+        "difflib",
+        "subprocess",
+    }
+    assert not slow & modules
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        STATUS,
+        STATUS | {"network": "online", "contacts": [CONTACT]},
+        UserError("denied", "something\nis \x1b[31mwrong"),
+        {},
+    ],
+)
+def test_what_is_answered_at_once_is_answered_alike(
+    daemon: Any, tunfwd: Run, process: Run, answer: Any, options: tuple[str, ...]
+) -> None:
+    daemon.answers["status"] = answer
+    assert process("status", *options) == tunfwd("status", *options)
+
+
+def test_only_plain_questions_are_answered_at_once(daemon: Any, tunfwd: Run, process: Run) -> None:
+    for name in AT_ONCE:
+        assert name in COMMANDS
+        for arguments in ([name, "--help"], [name, "--nope"], [name, "--json", "x"]):
+            assert process(*arguments) == tunfwd(*arguments)
 
 
 def test_doctor_without_a_daemon(tunfwd: Run, tmp_path: Path) -> None:

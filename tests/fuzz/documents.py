@@ -61,7 +61,7 @@ def parameters(data: bytes) -> None:
     """Parameters with the right names, and values of any kind."""
     choices = Choices(data)
     method = choices.one_of(METHODS)
-    params = {field.name: some_value(choices, 2) for field in fields(method.params) if choices.below(4)}
+    params = {name: some_value(choices, 2) for name in method.params.__annotations__ if choices.below(4)}
     if choices.yes(16):
         params[choices.one_of(WORDS)] = some_value(choices, 2)
     line = json.dumps({"id": 1, "method": method.name, "params": params}).encode()

@@ -1,5 +1,5 @@
 """`python -m tunfwd.cli`, where the `tunfwd` script is not on the PATH."""
 
-from tunfwd.cli.main import main
+from tunfwd.cli.entry import main
 
 main()

@@ -1,11 +1,9 @@
-"""The `tunfwd` command: finds the subcommand, runs it, and makes of every failure one line and an exit code.
+"""The `tunfwd` command, where entry.py does not answer by itself: finds the subcommand, and runs it.
 
 Subcommands live in modules of their own that are imported when they are called: most runs ask the daemon one
 question, and are to be as quick as the question.
 """
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,8 +11,7 @@ from typing import Final
 
 import click
 
-from tunfwd.common.errors import UserError
-from tunfwd.common.text import clean
+from tunfwd.cli import outcome
 
 COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "daemon": "tunfwd.cli.daemon:daemon",
@@ -38,7 +35,6 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "doctor": "tunfwd.cli.doctor:doctor",
     "version": "tunfwd.cli.overview:version",
 }
-ERROR_LIMIT: Final = 2000  # characters of an error's line
 
 
 class _Commands(click.Group):
@@ -89,44 +85,25 @@ def root(socket: str | None, config: str | None) -> None:
 
 
 def main() -> None:
-    """Run the command line of this process, as the console script, and exit."""
-    # As other filters do: when the reader of our output goes away, go too. The daemon takes it back.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
+    """Run this process's command line, and exit: for scripts installed before there was entry.py."""
+    outcome.prepare()
     sys.exit(run())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line, this process's if none is given, and return its exit code."""
+    return outcome.told(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = root.main(arguments, prog_name="tunfwd", standalone_mode=False)
-        sys.stdout.flush()
-    except UserError as failure:
-        return _fail(failure.message, failure.exit_code)
     except click.UsageError as wrong:
         command = wrong.ctx.command_path if wrong.ctx else "tunfwd"
         message = wrong.format_message().rstrip(".")
-        return _fail(f"{message[:1].lower()}{message[1:]} (see: {command} --help)", wrong.exit_code)
+        return outcome.fail(f"{message[:1].lower()}{message[1:]} (see: {command} --help)", wrong.exit_code)
     except click.ClickException as wrong:
-        return _fail(wrong.format_message(), wrong.exit_code)
+        return outcome.fail(wrong.format_message(), wrong.exit_code)
     except click.Abort:
-        return _interrupted()
-    except OSError as failure:
-        if sys.stdout is not None:  # what could not be written is not to be tried again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return _fail(f"cannot write the output: {failure.strerror}", 1)
+        raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"tunfwd: {clean(message, ERROR_LIMIT)}", file=sys.stderr)
-    return code
-
-
-def _interrupted() -> int:
-    """End as a process does that was interrupted, so that a shell's loop around it ends too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-    return 130

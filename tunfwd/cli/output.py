@@ -6,7 +6,8 @@ may be a peer's. JSON carries them as they are, escaped to ASCII.
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from tunfwd.common.errors import UserError
@@ -44,9 +45,27 @@ def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     if not cells:
         note(empty)
         return
-    from tabulate import tabulate  # noqa: PLC0415  only listings pay for it
+    for line in table(headers, cells):
+        print(line)
 
-    print(tabulate(cells, headers, tablefmt="plain", disable_numparse=True, missingval="-"))
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table: columns as wide as what is in them, two spaces between."""
+    lines = [headers, *rows]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes (Unicode's annex 11)."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
+        for character in text
+    )
 
 
 def show_fields(fields: Iterable[tuple[str, object]]) -> None:

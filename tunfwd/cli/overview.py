@@ -7,8 +7,9 @@ from typing import Final
 import click
 
 from tunfwd import __version__
+from tunfwd.cli import glance
 from tunfwd.cli.arguments import complete_contacts, json_option
-from tunfwd.cli.output import milliseconds, note, say, show, show_fields, show_json, show_table, size, span
+from tunfwd.cli.output import milliseconds, note, say, show, show_fields, show_json
 from tunfwd.cli.qr import show_qr
 from tunfwd.cli.session import Session
 from tunfwd.common.errors import EXIT_CODES, UserError
@@ -53,7 +54,7 @@ def _change_address(session: Session, yes: bool) -> None:
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
     """Show every contact: address, link, traffic."""
-    show(Session.of(ctx).call(api.STATUS), as_json, _status)
+    glance.status(Session.of(ctx), as_json)
 
 
 @click.command()
@@ -122,45 +123,6 @@ def _identity(result: api.IdentityResult) -> None:
             ("Version", f"{result['version']}, libtoxcore {result['toxcore']}"),
         )
     )
-
-
-def _status(result: api.StatusResult) -> None:
-    if result["network"] == "offline":
-        told = result.get("offline", "not connected to the Tox network (yet). If it stays so: tunfwd doctor")
-        note(f"{told[:1].upper()}{told[1:]}")
-    for warning in result.get("warnings", []):
-        note(f"Warning: {warning}")
-    for group in result.get("groups", []):
-        if group["state"] == "lost":
-            note(f"{group['kind']} {group['name']} is lost: {group['reason'] or 'no reason was given'}")
-    show_table(
-        ("IP", "NAME", "VIA", "LINK", "PORTS", "CONNS", "TX", "RX"),
-        (
-            [
-                contact["address"],
-                contact["name"],
-                contact["via"],
-                _link(contact),
-                contact["ports"],
-                contact["connections"],
-                size(contact["tx_bytes"]),
-                size(contact["rx_bytes"]),
-            ]
-            for contact in result["contacts"]
-        ),
-        empty="No contacts. Ask someone with: tunfwd friend add ADDRESS; who asks you: tunfwd friend list",
-    )
-    if drops := ", ".join(f"{cause} {count}" for cause, count in sorted(result["drops"].items()) if count):
-        note(f"Dropped: {drops}")
-
-
-def _link(contact: api.ContactEntry) -> str:
-    link: str = contact["link"]
-    if contact["offline_seconds"] is not None:
-        link += f" {span(contact['offline_seconds'])}"
-    if reason := contact.get("reason"):
-        link += f" ({reason})"
-    return link
 
 
 def _ping_summary(name: str, sent: int, replies: list[api.PingResult], as_json: bool) -> None:

@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TypeVar
-
-import click
+from typing import TYPE_CHECKING, TypeVar
 
 from tunfwd.common.errors import UserError
 from tunfwd.config import paths
-from tunfwd.control.api import Method
 from tunfwd.control.client import Client
+from tunfwd.control.glance import Method
+
+if TYPE_CHECKING:
+    import click
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -26,7 +27,7 @@ class Session:
         self._client: Client | None = None
 
     @classmethod
-    def of(cls, context: click.Context) -> "Session":
+    def of(cls, context: "click.Context") -> "Session":
         """Return the session of this run of the command line; also while the shell asks for completions."""
         root = context.find_root()
         if not isinstance(root.obj, cls):
@@ -74,11 +75,20 @@ class Session:
 
 def _socket_of(places: paths.Places) -> Path:
     """Return the socket of a daemon that lives at `places`, unless its configuration has another."""
-    # Reading the configuration is slow beside asking the daemon. Another user's may not be ours to read.
-    return _configured(places.config, {}) if os.access(places.config, os.R_OK) else places.socket
+    try:
+        text = places.config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):  # none, another user's, or one that no daemon has started with
+        return places.socket
+    import tomllib  # noqa: PLC0415  only where there is a file to read
+
+    # To read the configuration as the daemon does takes longer than to ask it.
+    with suppress(tomllib.TOMLDecodeError):
+        if "control" not in tomllib.loads(text):
+            return places.socket
+    return _configured(places.config, {})
 
 
 def _configured(config: Path, environ: "os._Environ[str] | dict[str, str]") -> Path:
-    from tunfwd.config.document import load  # noqa: PLC0415  only where there is a file to read
+    from tunfwd.config.document import load  # noqa: PLC0415  only where a file says something about it
 
     return load(config, environ=environ).socket

@@ -8,13 +8,13 @@ Literal the words, Parse a notation of its own. Numbers are not read from string
 import math
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import (
     Annotated,
     Any,
     Final,
     Literal,
+    NamedTuple,
     NotRequired,
     TypeVar,
     Union,
@@ -42,8 +42,7 @@ class Mismatch(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Parse:
+class Parse(NamedTuple):
     """In Annotated: the value comes as a `written`; `read` makes it ours, or raises ValueError(reason)."""
 
     written: Any
@@ -70,7 +69,7 @@ def _decode(kind: Any, value: object, path: Path, ignore_unknown: bool) -> objec
     origin, arguments = get_origin(kind), get_args(kind)
     if kind in _SCALARS:
         return _scalar(kind, value, path)
-    if is_dataclass(kind) or is_typeddict(kind):
+    if hasattr(kind, "__dataclass_fields__") or is_typeddict(kind):
         return _record(kind, value, path, ignore_unknown)
     if origin is Annotated:
         return _annotated(arguments, value, path, ignore_unknown)
@@ -187,6 +186,8 @@ def _shape(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
     hints = get_type_hints(kind, include_extras=True)
     if is_typeddict(kind):
         return hints, frozenset(kind.__required_keys__)
+    from dataclasses import MISSING, fields  # noqa: PLC0415  who has none of them does not pay for it
+
     settable = [field for field in fields(kind) if field.init]
     required = (
         field.name for field in settable if field.default is MISSING and field.default_factory is MISSING

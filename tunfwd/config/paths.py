@@ -6,9 +6,8 @@ the XDG base directories. The environment goes before both; options of the comma
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 CONFIG_VARIABLE: Final = "TUNFWD_CONFIG"  # the configuration file
 STATE_VARIABLE: Final = "TUNFWD_STATE_DIR"  # the state directory
@@ -19,8 +18,7 @@ NODES_VARIABLE: Final = "TUNFWD_PUBLIC_NODES"  # 0, 1, or a list of nodes in pla
 SOCKET_PATH_BYTES: Final = 107  # sockaddr_un.sun_path holds 108 with its terminating zero (unix(7))
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(NamedTuple):
     """The three places of one installation."""
 
     config: Path

@@ -10,19 +10,28 @@ group, "group:GROUP/NAME"; for an offer or mapping its name or the beginning of 
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Final, Literal, NotRequired, TypedDict
 
 from tunfwd.common.names import ContactName, OfferName, Spoken
 from tunfwd.common.notation import Port, PortSpec, Protocol, TargetText, read_address
 from tunfwd.common.ports import Ports, each_once
 from tunfwd.common.schema import Parse
+from tunfwd.control.glance import (
+    STATUS as STATUS,
+    ContactEntry as ContactEntry,
+    GroupEntry as GroupEntry,
+    Kind as Kind,
+    Link as Link,
+    Load as Load,
+    Method as Method,
+    Nothing as Nothing,
+    RoomState as RoomState,
+    StatusResult as StatusResult,
+)
 from tunfwd.control.tickets import TicketText
 from tunfwd.tox.nodes import ListedNode
 
 Level = Literal["ok", "warning", "error"]
-Link = Literal["direct", "relay", "offline"]
-Kind = Literal["friend", "group", "conference"]
-RoomState = Literal["online", "connecting", "invited", "lost"]
 Direction = Literal["server", "connection"]
 Origin = Literal["local", "remote"]
 Source = Literal["auto", "peer", "host"]
@@ -33,11 +42,6 @@ MAX_PASSWORD: Final = 32  # bytes; TOX_GROUP_MAX_PASSWORD_SIZE
 
 
 # Parameters
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing:
-    """No parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,59 +372,6 @@ class IdentityResult(TypedDict):
     toxcore: str
 
 
-class ContactEntry(TypedDict):
-    """A friend, a group's member, or a conference's member, as `status` lists it."""
-
-    name: str
-    public_key: str
-    kind: Kind
-    via: str  # "friend", "group:NAME", "conference:NAME"
-    address: str | None  # None: the range is full, and there is the IPv6 address only
-    address6: str
-    link: Link
-    offline_seconds: float | None  # None: online, or not seen since the daemon started
-    ports: int
-    connections: int
-    tx_bytes: int
-    rx_bytes: int
-    extended: bool
-    features: list[str]
-    reason: NotRequired[str]  # why it cannot be reached, where there is more to say than "offline"
-
-
-class GroupEntry(TypedDict):
-    """A group or conference, or an invitation into one."""
-
-    name: str
-    id: str  # the chat id of a group, the conference's id
-    kind: Literal["group", "conference"]
-    state: RoomState
-    public: bool
-    members: int  # without ourselves
-    reason: str | None  # kicked, wrong password, full, ...
-    inviter: str | None
-
-
-class Load(TypedDict):
-    """How much is under way: where nothing is, these return to what they were."""
-
-    flows: int  # with all contacts
-    connections: int  # TCP, between virtual addresses and programs of this machine
-    timers: int
-
-
-class StatusResult(TypedDict):
-    """Everything at a glance."""
-
-    network: Literal["online", "offline"]
-    contacts: list[ContactEntry]
-    drops: dict[str, int]  # packets dropped since the start, by cause
-    groups: NotRequired[list[GroupEntry]]
-    warnings: NotRequired[list[str]]  # what is wrong with the daemon, a sentence each
-    load: NotRequired[Load]
-    offline: NotRequired[str]  # for how long we have not been in the network, and why
-
-
 class FriendEntry(TypedDict):
     """A friend, or someone who asks to be one (`state` "pending")."""
 
@@ -692,23 +643,8 @@ class MembersResult(TypedDict):
 
 # Methods
 
-P = TypeVar("P")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Method(Generic[P, R]):
-    """A method's name with the types of its parameters and its result."""
-
-    name: str
-    params: type[P]
-    result: type[R]
-    changes: bool = False  # what is to outlive the daemon
-
-
 IDENTITY: Final = Method("id", Nothing, IdentityResult)
 NEW_ADDRESS: Final = Method("id.new_address", Nothing, NewAddressResult, changes=True)
-STATUS: Final = Method("status", Nothing, StatusResult)
 VERSION: Final = Method("version", Nothing, VersionResult)
 NODES: Final = Method("nodes", Nodes, NodesResult)
 NODES_UPDATE: Final = Method("nodes.update", NodesUpdate, NodesUpdateResult)

@@ -12,7 +12,7 @@ from typing import Final, TypeVar, cast
 from tunfwd.common.errors import UserError
 from tunfwd.common.schema import Mismatch, decode
 from tunfwd.config.paths import SOCKET_PATH_BYTES
-from tunfwd.control.api import Method
+from tunfwd.control.glance import Method
 from tunfwd.control.protocol import MAX_ANSWER, Request, decode_answer, encode_request
 
 P = TypeVar("P")

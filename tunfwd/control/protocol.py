@@ -10,8 +10,7 @@ answer to a line that could not be read.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tunfwd.common.errors import EXIT_CODES, UserError
 from tunfwd.common.text import MESSAGE_LIMIT, clean
@@ -20,8 +19,7 @@ MAX_REQUEST: Final = 64 * 1024  # bytes of a request's line
 MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes of an answer's line: thousands of contacts
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One call. `params` is a JSON object of any content; the method's own decoder judges it."""
 
     id: int

@@ -1,0 +1,49 @@
+"""`tunfwd status`: every contact, at a glance. Without click, which takes longer than all of it."""
+
+from tunfwd.cli.output import note, show, show_table, size, span
+from tunfwd.cli.session import Session
+from tunfwd.control.glance import STATUS, ContactEntry, StatusResult
+
+
+def status(session: Session, as_json: bool) -> None:
+    """Show every contact: address, link, traffic."""
+    show(session.call(STATUS), as_json, _status)
+
+
+def _status(result: StatusResult) -> None:
+    if result["network"] == "offline":
+        told = result.get("offline", "not connected to the Tox network (yet). If it stays so: tunfwd doctor")
+        note(f"{told[:1].upper()}{told[1:]}")
+    for warning in result.get("warnings", []):
+        note(f"Warning: {warning}")
+    for group in result.get("groups", []):
+        if group["state"] == "lost":
+            note(f"{group['kind']} {group['name']} is lost: {group['reason'] or 'no reason was given'}")
+    show_table(
+        ("IP", "NAME", "VIA", "LINK", "PORTS", "CONNS", "TX", "RX"),
+        (
+            [
+                contact["address"],
+                contact["name"],
+                contact["via"],
+                _link(contact),
+                contact["ports"],
+                contact["connections"],
+                size(contact["tx_bytes"]),
+                size(contact["rx_bytes"]),
+            ]
+            for contact in result["contacts"]
+        ),
+        empty="No contacts. Ask someone with: tunfwd friend add ADDRESS; who asks you: tunfwd friend list",
+    )
+    if drops := ", ".join(f"{cause} {count}" for cause, count in sorted(result["drops"].items()) if count):
+        note(f"Dropped: {drops}")
+
+
+def _link(contact: ContactEntry) -> str:
+    link: str = contact["link"]
+    if contact["offline_seconds"] is not None:
+        link += f" {span(contact['offline_seconds'])}"
+    if reason := contact.get("reason"):
+        link += f" ({reason})"
+    return link
