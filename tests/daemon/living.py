@@ -92,7 +92,7 @@ class Living(wiring.Daemon):
         """Run one for as long as the block lasts; what it knew in an earlier block it knows again."""
         daemon = cls(directory, name, rules, accept or AutoAccept(frozenset(), frozenset()))
         datapath = daemon.datapath
-        with daemon._stack:
+        with daemon._stack, daemon.events:
             async with trio.open_nursery() as nursery:
                 await nursery.start(datapath.poller.run)
                 await nursery.start(daemon.saver.run)

@@ -31,6 +31,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "ports": "tunfwd.cli.offers:ports",
     "kill": "tunfwd.cli.offers:kill",
     "nodes": "tunfwd.cli.nodes:nodes",
+    "events": "tunfwd.cli.events:events",
     "ping": "tunfwd.cli.overview:ping",
     "doctor": "tunfwd.cli.doctor:doctor",
     "version": "tunfwd.cli.overview:version",

@@ -9,6 +9,7 @@ What a person may write for a contact is its name, the beginning of its public k
 group, "group:GROUP/NAME"; for an offer or mapping its name or the beginning of its id.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal, NotRequired, TypedDict
 
@@ -29,6 +30,7 @@ from tunfwd.control.glance import (
     StatusResult as StatusResult,
 )
 from tunfwd.control.tickets import TicketText
+from tunfwd.events import Kind as EventKind
 from tunfwd.tox.nodes import ListedNode
 
 Level = Literal["ok", "warning", "error"]
@@ -251,6 +253,30 @@ class Ping:
 
     name: Spoken
     timeout: Annotated[float, Parse(float, _read_timeout)] = 5.0
+
+
+def _read_cursor(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{8}(\.[0-9]{1,18}){2}", text):
+        raise ValueError("is not what an answer gave as `next`")
+    return text
+
+
+def _read_wait(seconds: float) -> float:
+    if not 0 <= seconds <= 100:
+        raise ValueError("must be from 0 to 100 seconds")
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What has happened, of some kinds (all by default)."""
+
+    after: Annotated[str, Parse(str, _read_cursor)] | None = None
+    """The `next` of an earlier answer; None: all that is kept, or, with `new`, nothing but what comes."""
+    new: bool = False
+    wait: Annotated[float, Parse(float, _read_wait)] = 0.0
+    """s to wait for something."""
+    kinds: tuple[EventKind, ...] = ()
 
 
 def _read_password(text: str) -> str:
@@ -552,6 +578,41 @@ class PingResult(TypedDict):
     path: Literal["direct", "relay"]
 
 
+class EventEntry(TypedDict):
+    """One thing that happened; which of the optional keys it has goes by its kind: docs/events.md."""
+
+    seq: int
+    """From 1 on, in each run of the daemon."""
+    time: str
+    """ISO 8601, UTC."""
+    event: EventKind
+    text: str
+    """One line for people."""
+    contact: NotRequired[str]
+    public_key: NotRequired[str]
+    link: NotRequired[Link]
+    message: NotRequired[str]
+    id: NotRequired[str]
+    protocol: NotRequired[Protocol]
+    port: NotRequired[int]
+    name: NotRequired[str]
+    room: NotRequired[str]
+    state: NotRequired[str]
+    reason: NotRequired[str]
+    invite: NotRequired[str]
+    online: NotRequired[bool]
+
+
+class EventsResult(TypedDict):
+    """Events, oldest first."""
+
+    events: list[EventEntry]
+    next: str
+    """Where to go on."""
+    lost: int
+    """Events that were no longer kept when they were asked for."""
+
+
 class VersionResult(TypedDict):
     """What runs."""
 
@@ -650,6 +711,8 @@ NODES: Final = Method("nodes", Nodes, NodesResult)
 NODES_UPDATE: Final = Method("nodes.update", NodesUpdate, NodesUpdateResult)
 DOCTOR: Final = Method("doctor", Nothing, DoctorResult)
 PING: Final = Method("ping", Ping, PingResult)
+
+EVENTS: Final = Method("events", Events, EventsResult)
 
 FRIEND_ADD: Final = Method("friend.add", FriendAdd, FriendResult, changes=True)
 FRIEND_ACCEPT: Final = Method("friend.accept", FriendAccept, FriendResult, changes=True)

@@ -180,6 +180,7 @@ async def _serve(
 
         machine = _machine(tunnel, stack.enter_context(Listeners()))
         daemon = Daemon(machine, state.content, saver.save, _options(config), start)
+        stack.enter_context(daemon.events)
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
         confinement = confine([state.directory, config.socket.parent])
         writer.start()

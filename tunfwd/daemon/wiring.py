@@ -7,6 +7,7 @@ from tunfwd.daemon.contacts.offers import Offers, Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept, ContactTracker
 from tunfwd.daemon.datapath.datapath import Datapath, Machine
 from tunfwd.daemon.names import DEFAULT_DOMAIN, Names
+from tunfwd.daemon.process.events import Events
 from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.state import Content
 from tunfwd.forwarding.session import Settings as SessionSettings
@@ -41,6 +42,7 @@ class Daemon:
         """`save` writes `content`, soon, whenever it has changed; `start` makes the Tox client."""
         ipv4, ipv6 = machine.addresses
         self.content = content
+        self.events = Events()
         self.offers = Offers(content, options.policy, save)
         self.datapath = Datapath(machine, content, save, self.offers, options.connect_timeout)
         self.names = Names(self.datapath.peers, options.domain)

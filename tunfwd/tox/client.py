@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import trio
 
+from tunfwd.events import event
 from tunfwd.faults import persists, survives
 from tunfwd.tox import probing, version
 from tunfwd.tox.binding import enums
@@ -268,8 +269,10 @@ class Client:
 
     def _on_connection(self, connection: enums.Tox_Connection) -> None:
         """Note that we are connected to the network, or no longer."""
-        log.info("%s the Tox network", "disconnected from" if connection is NONE else "connected to")
-        self.joining.connected(connection is not NONE)
+        online = connection is not NONE
+        state = "connected to" if online else "disconnected from"
+        log.info("%s the Tox network", state, extra=event("network", online=online))
+        self.joining.connected(online)
 
     async def _introduce_friends(self) -> None:
         """Help toxcore to find friends where they were last."""

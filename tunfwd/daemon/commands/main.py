@@ -4,6 +4,7 @@ from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.blocks import BlockCommands
 from tunfwd.daemon.commands.doctor import Health
 from tunfwd.daemon.commands.entries import Entries
+from tunfwd.daemon.commands.events import EventCommands
 from tunfwd.daemon.commands.friends import FriendCommands
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.offers import OfferCommands
@@ -22,6 +23,7 @@ def dispatcher(daemon: Daemon, storage: Storage, health: Health, nodes: NodeComm
     commands = (
         StatusCommands(daemon, storage, health, rooms, nodes, entries),
         friends,
+        EventCommands(daemon.events),
         BlockCommands(daemon.contacts, datapath.peers),
         TicketCommands(daemon, rooms, friends, entries),
         OfferCommands(datapath, daemon.offers, daemon.rooms, entries),

@@ -28,6 +28,7 @@ from tunfwd.daemon.storage.state import (
     StandingOffer,
     StandingRequest,
 )
+from tunfwd.events import Kind, Value
 from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.forwarding.mapping_table import MAX_MAPPINGS
 from tunfwd.forwarding.policy import Action, Rule, decide
@@ -177,14 +178,17 @@ class Offers:
         rule = decide(self.policy.rules, peer.party, mapping.protocol, mapping.port, mapping.direction)
         what = f"{describe(mapping)} from {peer.label}"
         by = caused_by(peer)
+        about = _about(mapping)
         match rule.action:
             case Action.ACCEPT:
                 self._accept_by_rule(peer, mapping, rule, what)
             case Action.DENY:
-                log.info("denied by rule: %s", what, extra=by)
+                log.info("denied by rule: %s", what, extra=caused_by(peer, "denied", **about))
                 peer.session.end(mapping, trio.current_time())
             case Action.ASK:
-                log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id, extra=by)
+                kind: Kind = "offer" if mapping.direction is Direction.SERVER else "request"
+                told = caused_by(peer, kind, **about)
+                log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id, extra=told)
                 for pattern in self.policy.mistaken(peer):
                     log.info("%s", mistake(pattern, peer), extra=by)
 
@@ -205,7 +209,8 @@ class Offers:
         except UserError as error:
             log.warning("%s: a rule accepts it, but %s", what, error.message, extra=caused_by(peer))
         else:
-            log.info("accepted by rule: %s", what, extra=caused_by(peer))
+            by = caused_by(peer, "accepted", **_about(mapping))
+            log.info("accepted by rule: %s", what, extra=by)
 
     def changed(self, peer: Peer, mapping: Mapping) -> None:
         """A mapping has a new state; one that ended is forgotten here and on disk."""
@@ -388,6 +393,16 @@ def describe(what: Mapping | Standing) -> str:
             verb = ""
     protocol = what.protocol.name.lower() if isinstance(what, Mapping) else what.protocol
     return f"{verb}{what.port}/{protocol}{name}"
+
+
+def _about(mapping: Mapping) -> dict[str, Value]:
+    """Return what an event says of a mapping."""
+    return {
+        "id": f"{mapping.msg_id:08x}",
+        "protocol": protocol_name(mapping.protocol),
+        "port": mapping.port,
+        "name": clean(mapping.name),
+    }
 
 
 def _stored(place: int, port: int) -> int | None:

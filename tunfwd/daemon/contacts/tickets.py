@@ -148,7 +148,8 @@ class Tickets:
         """Let in who comes by an invite, once or again."""
         first = self.invites.let_in(invite, peer.id)
         if first:
-            log.info("%s has joined by the invite %s", peer.label, invite.id, extra=caused_by(peer))
+            by = caused_by(peer, "joined", invite=invite.id)
+            log.info("%s has joined by the invite %s", peer.label, invite.id, extra=by)
         for text in invite.ports:
             for spec in read_ports(text):
                 self._offer(peer, invite, protocol_named(spec.protocol), spec.port, first=first)

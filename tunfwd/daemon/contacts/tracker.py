@@ -24,6 +24,7 @@ from tunfwd.daemon.peers import Peer, id_of
 from tunfwd.daemon.process.logs import caused_by
 from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.state import ContactId, Content
+from tunfwd.events import event
 from tunfwd.faults import survives
 from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session
@@ -81,6 +82,7 @@ class ContactTracker(Handler):
         self._random = random
         self._auto_accept = auto_accept
         self._soon: list[Callable[[], object]] = []  # what may not be done from within toxcore's iteration
+        self._started = False
         self._first: Contact | None = None  # whose packet was the first in toxcore's iteration
         self.residents = Residents(book, datapath.peers, content, settings.outage, self.forget)
         self.greetings = Greetings(settings.features, random)
@@ -111,6 +113,7 @@ class ContactTracker(Handler):
             for member_id in self._members_of(group):
                 key = bytes.fromhex(member_id.rpartition("/")[2])
                 self.added(client.groups.remember(group, key, self._content.names.get(member_id, "")))
+        self._started = True
         self._explain_rules()
 
     def _explain_rules(self) -> None:
@@ -161,6 +164,8 @@ class ContactTracker(Handler):
         self.residents.added(peer)
         if not isinstance(contact, Member):
             self._save()
+            if self._started:
+                log.info("%s is a friend now", peer.label, extra=caused_by(peer, "friend_added"))
         self.rooms.joined(peer)
         return peer
 
@@ -212,6 +217,8 @@ class ContactTracker(Handler):
         peer = self._peers.of(contact)
         if peer is None:
             return
+        if not isinstance(contact, Member):
+            log.info("%s is a friend no longer", peer.label, extra=caused_by(peer, "friend_removed"))
         self.rooms.forget_peer(peer)
         self._engine.remove(peer)
         self.residents.removed(peer)
@@ -246,13 +253,14 @@ class ContactTracker(Handler):
         """See Handler."""
         peer = self.added(contact)
         self.residents.came(peer)
-        log.info("%s is online (%s)", peer.label, link_of(peer), extra=caused_by(peer))
+        link = link_of(peer)
+        log.info("%s is online (%s)", peer.label, link, extra=caused_by(peer, "online", link=link))
         self._engine.online(peer)
 
     def contact_offline(self, contact: Contact) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):
-            log.info("%s is offline", peer.label, extra=caused_by(peer))
+            log.info("%s is offline", peer.label, extra=caused_by(peer, "offline"))
             self._engine.offline(peer)
             self.residents.went(peer, trio.current_time())
 
@@ -265,7 +273,9 @@ class ContactTracker(Handler):
     def contact_connection(self, contact: Contact) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):
-            log.info("%s is reached by another path: %s", peer.label, link_of(peer), extra=caused_by(peer))
+            link = link_of(peer)
+            by = caused_by(peer, "path", link=link)
+            log.info("%s is reached by another path: %s", peer.label, link, extra=by)
             self._engine.moved(peer)
 
     def friend_request(self, request: FriendRequest) -> bool:
@@ -284,7 +294,8 @@ class ContactTracker(Handler):
             key,
             request.message,
             key[:8],
-            extra={"cause": ("strangers", "strangers")},
+            extra={"cause": ("strangers", "strangers")}
+            | event("friend_request", public_key=key, message=request.message),
         )
         return False
 
@@ -294,7 +305,7 @@ class ContactTracker(Handler):
         except ToxError:
             self.client.friends.hold(request)
             raise
-        log.info("%s is a friend now, by rule", self.added(friend).label)
+        self.added(friend)
 
     # Rooms.
 
@@ -305,7 +316,9 @@ class ContactTracker(Handler):
         name = invitation.name or invitation.id.hex()[:8]
         peer = self._peers.of(friend)
         by = friend.key.hex()[:8] if peer is None else peer.label
-        cause = {"cause": (friend.key.hex(), by)}
+        cause = {"cause": (friend.key.hex(), by)} | event(
+            "invitation", contact=by, public_key=friend.key.hex().upper(), room=f"{kind}:{name}"
+        )
         if action := self.tickets.invited(invitation):
             log.info("%s invites to the %s %r, as its ticket says", by, kind, name, extra=cause)
             self._soon.append(action)
@@ -332,7 +345,9 @@ class ContactTracker(Handler):
         if group.state is RoomState.JOINED:
             self._explain_group(group)
         self.tickets.group_changed(group)
-        log.info("%s: %s%s", label, group.state, reason, extra={"cause": (room_id(group), label)})
+        cause = {"cause": (room_id(group), label)}
+        told = event("group", room=label, state=str(group.state), reason=group.reason)
+        log.info("%s: %s%s", label, group.state, reason, extra=cause | told)
         for peer in self._peers:
             if isinstance(peer.contact, Member) and peer.contact.group is group:
                 self._name(peer)

@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.process.repeats import Cause, Repeats
+from tunfwd.events import Kind, Value, event
 
 MAX_LINES: Final = 1024  # waiting to be written
 MAX_LINE: Final = 16_384  # bytes; a longer one is cut
@@ -27,9 +28,12 @@ STDERR: Final = 2
 FORMAT: Final = "%(levelname)s %(name)s: %(message)s"
 
 
-def caused_by(contact: Peer) -> dict[str, Cause]:
-    """Return the `extra` of a record that this contact can cause."""
-    return {"cause": (contact.id, contact.label)}
+def caused_by(contact: Peer, kind: Kind | None = None, **details: Value) -> dict[str, object]:
+    """Return the `extra` of a record that this contact can cause; of a `kind`, it is an event."""
+    cause: dict[str, object] = {"cause": (contact.id, contact.label)}
+    if kind is None:
+        return cause
+    return cause | event(kind, contact=contact.label, public_key=contact.key, **details)
 
 
 class Log(logging.Handler):
@@ -38,9 +42,8 @@ class Log(logging.Handler):
     def __init__(
         self, level: str, descriptor: int = STDERR, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        super().__init__()
+        super().__init__(level)
         self.setFormatter(logging.Formatter(FORMAT))
-        self._level = level
         self._descriptor = descriptor
         self._clock = clock
         self._repeats = Repeats()
@@ -53,7 +56,7 @@ class Log(logging.Handler):
     def __enter__(self) -> Self:
         root = logging.getLogger()
         root.addHandler(self)
-        root.setLevel(self._level)
+        root.setLevel(min(self.level, logging.INFO))  # events are told, whatever is written
         return self
 
     def __exit__(
