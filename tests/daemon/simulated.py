@@ -66,11 +66,15 @@ class SimulatedListeners:
 
     def __init__(self) -> None:
         self.table: dict[tuple[Protocol, int], list[Listener]] = {}
+        self.users: dict[int, set[int]] = {}
         self.questions = 0
 
     def at(self, protocol: Protocol, port: int) -> list[Listener]:
         self.questions += 1
         return list(self.table.get((protocol, port), ()))
+
+    def users_of(self, port: int) -> set[int]:
+        return self.users.get(port, set())
 
 
 class SimulatedTox:

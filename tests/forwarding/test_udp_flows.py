@@ -9,7 +9,7 @@ from tunfwd.forwarding.flow import Flow, Mapping
 from tunfwd.forwarding.flow_table import MAX_UDP_FLOWS, Limits
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.states import FlowState
-from tunfwd.forwarding.udp_flows import BRIEF_IDLE, STREAM_AGE
+from tunfwd.forwarding.udp_flows import ANSWERED, BRIEF_IDLE, DEFAULT_IDLE, STREAM_AGE
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.packets import Direction, Feature, Offer, Protocol, encode
 
@@ -28,7 +28,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_table, "MAX_UDP_FLOWS", FEW)
 
 
-def joined(features: Feature = FEATURES, udp_idle: float = 120.0) -> Pair:
+def joined(features: Feature = FEATURES, udp_idle: float = DEFAULT_IDLE) -> Pair:
     limits = Limits(udp_idle=udp_idle)
     pair = Pair(*(Side(n, features=features, limits=limits) for n in (1, 2)), delay=0.01)
     pair.connect()
@@ -62,11 +62,17 @@ def converse(pair: Pair, mapping: Mapping) -> Flow:
     return flow
 
 
-def test_a_question_and_its_answer_rest_for_half_a_minute(pair: Pair) -> None:
+def test_a_question_and_its_answer_rest_for_udp_idle(pair: Pair) -> None:
+    """So that the server may say something of itself, long after the program has made itself known."""
     flow = ask(pair, pair.serve(UDP))
     pair.run(0.1)
     answer(pair)
-    pair.run(BRIEF_IDLE - 1)
+    pair.run(125)
+    [served] = pair.a.flows
+    served.send_datagram(b"news", pair.now)
+    pair.run(1)
+    assert pair.b.datagrams[flow] == [b"re: question", b"news"]
+    pair.run(DEFAULT_IDLE - 2)
     assert flow.is_open
     pair.run(2)
     assert pair.b.ended == {flow: None}
@@ -74,7 +80,23 @@ def test_a_question_and_its_answer_rest_for_half_a_minute(pair: Pair) -> None:
     pair.no_leaks()
 
 
-def test_a_question_that_nobody_answers_rests_as_long(pair: Pair) -> None:
+def test_of_many_questions_only_the_last_rest_for_so_long(pair: Pair) -> None:
+    mapping = pair.serve(UDP)
+    flows = []
+    for _ in range(ANSWERED + 20):
+        flows.append(ask(pair, mapping))
+        pair.run(0.05)
+        answer(pair)
+    pair.run(BRIEF_IDLE + 1)
+    assert all(flow.is_open for flow in flows)
+    new = [ask(pair, mapping) for _ in range(20)]
+    pair.run(0.1)
+    assert list(pair.b.ended) == flows[:20]
+    assert all(flow.is_open for flow in new)
+    assert not pair.b.session.counters["udp_flow_displaced"]
+
+
+def test_a_question_that_nobody_answers_rests_for_half_a_minute(pair: Pair) -> None:
     flow = ask(pair, pair.serve(UDP))
     for _ in range(5):
         pair.run(BRIEF_IDLE - 1)
@@ -85,7 +107,7 @@ def test_a_question_that_nobody_answers_rests_as_long(pair: Pair) -> None:
 
 def test_what_goes_on_both_ways_rests_for_udp_idle(pair: Pair) -> None:
     flow = converse(pair, pair.serve(UDP))
-    pair.run(119)
+    pair.run(DEFAULT_IDLE - 1)
     assert flow.is_open
     pair.run(3)
     assert pair.b.ended == {flow: None}
@@ -100,8 +122,7 @@ def test_a_question_that_is_sent_as_the_flow_is_about_to_end_arrives(pair: Pair)
         pair.run(last)
         answer(pair)
         pair.run(0.05)
-        idle = 120.0 if last + 0.01 >= STREAM_AGE else BRIEF_IDLE
-        pair.run(idle - 0.045)
+        pair.run(DEFAULT_IDLE - 0.045)
         assert flow.is_open
         flow.send_datagram(b"again", pair.now)
         pair.run(0.1)
@@ -223,5 +244,5 @@ def test_five_thousand_one_shot_queries_within_two_minutes(pair: Pair) -> None:
     assert not pair.b.failed
     assert pair.open(tcp)[0].state is FlowState.OPEN
     assert len(pair.b.session._negotiation._flows._flows) <= MAX_UDP_FLOWS + 1
-    pair.run(BRIEF_IDLE + 2)
+    pair.run(DEFAULT_IDLE + 2)
     assert len(pair.b.session._negotiation._flows._flows) == 1

@@ -326,3 +326,71 @@ async def test_a_flow_connected_to_itself_is_refused(namespace: None, poller: Po
     await recorder.until(lambda: recorder.failures)
     await trio.testing.wait_all_tasks_blocked()
     assert recorder.payloads == []
+
+
+async def ask_and_answer_elsewhere(
+    poller: Poller, service: trio.socket.SocketType, may_answer: bool
+) -> tuple[ServiceFlow, DatagramRecorder, trio.socket.SocketType, tuple[str, int]]:
+    """A flow whose first question another port of the host answers."""
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(
+        poller, Target(None, port_of(service)), recorder, "owner", lambda port, other: may_answer
+    )
+    flow.send(b"question")
+    _, sender = await receive(service)
+    worker = await bind()
+    await worker.sendto(b"from the worker", sender)
+    return flow, recorder, worker, sender
+
+
+async def test_the_first_answer_may_come_from_another_port_of_the_host(
+    poller: Poller, service: trio.socket.SocketType
+) -> None:
+    flow, recorder, worker, sender = await ask_and_answer_elsewhere(poller, service, True)
+    with worker:
+        await recorder.until(lambda: recorder.payloads == [b"from the worker"])
+        flow.send(b"next")
+        assert await receive(worker) == (b"next", sender)
+        await service.sendto(b"too late", sender)
+        await worker.sendto(b"and more", sender)
+        await recorder.until(lambda: recorder.payloads[1:] == [b"and more"])
+        request = b"\0\1another\0octet\0"
+        flow.send(request)
+        payload, sender = await receive(service)
+        assert payload == request
+        await worker.sendto(b"again", sender)
+        await recorder.until(lambda: recorder.payloads[2:] == [b"again"])
+    flow.send(b"unheard")  # the worker has ended: the service is asked again
+    assert (await receive(service))[0] == b"unheard"
+    assert recorder.failures == []
+    flow.close()
+    assert poller._watchers == {}
+    assert poller.sockets.taken == 0
+
+
+async def test_who_may_not_answer_is_not_heard(poller: Poller, service: trio.socket.SocketType) -> None:
+    flow, recorder, worker, sender = await ask_and_answer_elsewhere(poller, service, False)
+    with worker:
+        for _ in range(20):
+            await worker.sendto(b"believe me", sender)
+        await service.sendto(b"answer", sender)
+        await recorder.until(lambda: recorder.payloads == [b"answer"])
+        assert poller.sockets.taken == 1
+    flow.close()
+    assert poller._watchers == {}
+    assert poller.sockets.taken == 0
+
+
+async def test_another_host_is_not_heard(poller: Poller, service: trio.socket.SocketType) -> None:
+    recorder = DatagramRecorder()
+    flow = ServiceFlow(
+        poller, Target("127.0.0.1", port_of(service)), recorder, "owner", lambda port, other: True
+    )
+    flow.send(b"question")
+    _, sender = await receive(service)
+    with await bind("127.0.0.2") as stranger:
+        await stranger.sendto(b"believe me", sender)
+        await service.sendto(b"answer", sender)
+        await recorder.until(lambda: recorder.payloads == [b"answer"])
+    flow.close()
+    assert poller.sockets.taken == 0

@@ -23,6 +23,7 @@ from tunfwd.config.rules import Expose, RuleTable
 from tunfwd.config.toml_lines import line_of, locate
 from tunfwd.files import read_whole
 from tunfwd.forwarding.policy import Rule
+from tunfwd.forwarding.udp_flows import DEFAULT_IDLE
 from tunfwd.tox.settings import NetworkNode, Node, Proxy, Settings
 
 T = TypeVar("T")
@@ -194,7 +195,7 @@ class Network:
 class Forwarding:
     """[forwarding]: how flows are treated."""
 
-    udp_idle: Seconds = 120.0  # s until a UDP flow without packets ends (RFC 4787 REQ-5 asks for 120)
+    udp_idle: Seconds = DEFAULT_IDLE  # s until a UDP flow without packets ends that has carried both ways
     connect_timeout: Seconds = 30.0  # s for the far service to answer
     link: bool = True  # our own fast link, where the peer has it
     congestion: Literal["bbr", "cubic", "newreno"] = "bbr"  # who paces the link

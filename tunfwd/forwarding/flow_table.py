@@ -27,7 +27,7 @@ from tunfwd.forwarding.flow import Flow, Mapping, Origin
 from tunfwd.forwarding.handshake import Handshake
 from tunfwd.forwarding.states import FlowEvent, FlowState, Role
 from tunfwd.forwarding.transport import Transport
-from tunfwd.forwarding.udp_flows import UdpFlows
+from tunfwd.forwarding.udp_flows import DEFAULT_IDLE, UdpFlows
 from tunfwd.wire.packets import Accept, AckAcc, Credit, Data, Feature, Fin, Kill, Lossless, Protocol, Reset
 
 MAX_FLOWS = 4096  # of one contact, each way, but for those of UDP that run over one mapping:
@@ -43,8 +43,8 @@ class Limits:
 
     connect_timeout: float = 60.0
     """How long a local connection waits for the contact's answer, and our answer for its confirmation."""
-    udp_idle: float = 120.0
-    """Without a datagram for so long, a UDP flow ends."""
+    udp_idle: float = DEFAULT_IDLE
+    """Without a datagram for so long, a UDP flow ends that has carried both ways."""
 
 
 class FlowTable:
@@ -98,8 +98,11 @@ class FlowTable:
         self._flows: set[Flow] = set()
         # Shares, by who begins a flow: neither side keeps out the other, nor UDP TCP.
         self._counts: Counter[Role] = Counter()
-        self._udp = {role: UdpFlows(role, limits.udp_idle) for role in Role}
+        self._udp = self._no_udp_flows()
         self._refusals = Budget(*REFUSALS)
+
+    def _no_udp_flows(self) -> dict[Role, UdpFlows]:
+        return {role: UdpFlows(role, self._limits.udp_idle, MAX_UDP_FLOWS) for role in Role}
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -122,8 +125,8 @@ class FlowTable:
         if not (mapping.multi_flow and mapping.protocol is Protocol.UDP):
             return self._counts[mapping.role] < MAX_FLOWS
         flows = self._udp[mapping.role]
-        if len(flows) >= MAX_UDP_FLOWS and (oldest := flows.first_to_go()) is not None:
-            self._counters["udp_flow_displaced"] += 1
+        if (oldest := flows.first_to_go(self._clock.now)) is not None:
+            self._counters["udp_flow_displaced"] += flows.is_full
             if oldest.is_open:
                 self._end_idle(oldest)
             else:
@@ -357,5 +360,5 @@ class FlowTable:
             flow.abandon()
         self._flows.clear()
         self._counts.clear()
-        self._udp = {role: UdpFlows(role, self._limits.udp_idle) for role in Role}
+        self._udp = self._no_udp_flows()
         return flows

@@ -3,13 +3,19 @@
 What arrives goes to the handler at once, and what the kernel has no room for is dropped, as on any network.
 UDP does not say whether anybody is there; so until something answers, the last few datagrams are kept: for
 the time the name is resolved, and for the next address when one refuses.
+
+Until then a second socket beside the connected one, at the same port, hears what other ports of the service's
+host answer, as a TFTP server does (RFC 1350 4). The first answer decides which of the two goes on.
 """
 
 import errno
+import re
 import socket
 from collections import deque
-from collections.abc import Hashable
-from typing import Final
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any, Final
 
 import trio
 
@@ -29,6 +35,8 @@ RESOLVE_TIMEOUT: Final = 10.0  # s
 RESOLVE_AGAIN: Final = 5.0  # s after a failure
 KEPT_LIMIT: Final = 8  # datagrams; the oldest goes first
 DATAGRAM_LIMIT: Final = 65_535  # bytes
+MAX_STRANGERS: Final = 4  # answers from other ports that are judged, half a millisecond each
+TFTP_REQUEST: Final = re.compile(rb"\0[\1\2][^\0]+\0(?i:octet|netascii|mail)\0")  # RFC 1350 5
 BATCH: Final = 64  # datagrams received before other sockets get their turn
 RECEIVE_BUFFER: Final = 1 << 20  # bytes; the kernel cuts it to its rmem_max
 
@@ -45,26 +53,42 @@ class ServiceFlow:
     __slots__ = (
         "_addresses",
         "_answered",
+        "_beside",
         "_failure",
         "_handler",
         "_has_place",
         "_kept",
+        "_may_answer",
         "_next",
         "_owner",
         "_poller",
         "_resolving",
         "_socket",
         "dropped",
+        "is_led_elsewhere",
         "target",
     )
 
     def __init__(
-        self, poller: Poller, target: Target, handler: DatagramHandler, owner: Hashable = None
+        self,
+        poller: Poller,
+        target: Target,
+        handler: DatagramHandler,
+        owner: Hashable = None,
+        may_answer: Callable[[int, int], bool] | None = None,
     ) -> None:
-        """`owner` is whose share of sockets it is of: where that is used up, the service is not there."""
+        """`owner` is whose share of sockets it is of: where that is used up, the service is not there.
+
+        `may_answer` is asked whether, on this machine, the second port answers for a service at the first;
+        None: no other port is heard, of whatever host.
+        """
         self.target = target
         self.dropped = 0
         """Datagrams to the service that were lost on this machine."""
+        self.is_led_elsewhere = False
+        """Whether another port of the service's host has answered, and is sent to."""
+        self._may_answer = may_answer
+        self._beside: _Beside | None = None
         self._poller = poller
         self._owner = owner
         self._has_place = poller.sockets.take(owner)
@@ -135,6 +159,8 @@ class ServiceFlow:
             if found:
                 self._socket = opened
                 self._wait()
+                if self._may_answer is not None:
+                    self._listen_beside(opened)
                 return True
             opened.close()
         self._next = 0
@@ -150,6 +176,12 @@ class ServiceFlow:
 
     def send(self, payload: bytes) -> bool:
         """See DatagramFlow."""
+        if self.is_led_elsewhere:
+            self._kept.clear()
+            if TFTP_REQUEST.match(payload):  # for the next file, which another process will send
+                self._lead_back()
+            else:
+                self._kept.append(payload)
         if not self._answered:
             if len(self._kept) == KEPT_LIMIT and not self._addresses:
                 self.dropped += 1
@@ -194,18 +226,78 @@ class ServiceFlow:
             except OSError as error:
                 self._failure = failure_of(error)
                 continue
-            self._answered = True
-            self._kept.clear()
+            self._hear_answer()
             if self._handler is not None:
                 self._handler.datagram(self, payload)
         failure, self._failure = self._failure, None
         if failure is None:
             return
         self._wait()
-        if self._answered:
+        if self.is_led_elsewhere:
+            self._lead_back()
+            self._try_next(failure)
+        elif self._answered:
             self._tell_failure(failure)
         else:
             self._try_next(failure)
+
+    def _hear_answer(self) -> None:
+        self._answered = True
+        if not self.is_led_elsewhere:
+            self._kept.clear()
+        self.forget_beside()
+
+    # Another port of the service's
+
+    def _listen_beside(self, opened: socket.socket) -> None:
+        if not self._poller.sockets.take(self._owner):
+            return
+        beside = socket.socket(opened.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            for one in (opened, beside):  # only now: a port that may be shared is not taken for a free one
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            beside.bind(opened.getsockname())
+        except OSError:
+            beside.close()
+            self._poller.sockets.give_back(self._owner)
+            return
+        self._beside = _Beside(self, beside, opened.getpeername()[0])
+        self._poller.watch(beside.fileno(), READABLE, self._beside)
+
+    def may_answer(self, address: Any) -> bool:
+        """Whether what another port of the service's host says is the answer."""
+        assert self._socket is not None
+        assert self._may_answer is not None
+        here, service = self._socket.getsockname(), self._socket.getpeername()
+        if here[0] != service[0] and not ip_address(service[0].partition("%")[0]).is_loopback:
+            return True  # on another host, as if we were in its network
+        return self._may_answer(service[1], address[1])
+
+    def lead_to(self, beside: socket.socket, payload: bytes) -> None:
+        """Go on with the other port, by the socket that is connected to it now."""
+        self._beside = None
+        self._poller.watch(beside.fileno(), None, self)
+        self._poller.sockets.give_back(self._owner)
+        self._close_socket()
+        self._socket = beside
+        self._failure = None
+        self._wait()
+        self.is_led_elsewhere = self._answered = True
+        if self._handler is not None:
+            self._handler.datagram(self, payload)
+
+    def _lead_back(self) -> None:
+        self._close_socket()
+        self.is_led_elsewhere = self._answered = False
+        self._next = max(self._next - 1, 0)
+
+    def forget_beside(self) -> None:
+        """Hear no other port."""
+        if self._beside is not None:
+            beside, self._beside = self._beside, None
+            self._poller.watch(beside.socket.fileno(), None, beside)
+            beside.socket.close()
+            self._poller.sockets.give_back(self._owner)
 
     # The end
 
@@ -230,7 +322,45 @@ class ServiceFlow:
     discard = close
 
     def _close_socket(self) -> None:
+        self.forget_beside()
         if self._socket is not None:
             self._poller.watch(self._socket.fileno(), None, self)
             self._socket.close()
             self._socket = None
+
+
+class _Beside:
+    """The socket beside that of an unanswered flow."""
+
+    def __init__(self, flow: ServiceFlow, bound: socket.socket, host: str) -> None:
+        self._flow = flow
+        self.socket = bound
+        self._host = host
+        self._judged = 0
+
+    def ready(self, _events: int) -> None:
+        """Look for an answer; see Watcher."""
+        for _ in range(BATCH):
+            try:
+                payload, address = self.socket.recvfrom(DATAGRAM_LIMIT)
+            except OSError:
+                return
+            if address[0] != self._host:
+                continue
+            self._judged += 1
+            if self._flow.may_answer(address):
+                with suppress(OSError):
+                    self.socket.connect(address)
+                    self._flow.lead_to(self.socket, payload)
+                return
+            if self._judged >= MAX_STRANGERS:
+                self._flow.forget_beside()
+                return
+
+    def fail(self) -> None:
+        """See Watcher."""
+        self._flow.fail()
+
+    def discard(self) -> None:
+        """See Watcher."""
+        self._flow.discard()

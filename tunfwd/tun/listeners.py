@@ -4,6 +4,7 @@ Takes no privilege for the namespace that this process is in. A question costs h
 """
 
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Self
@@ -18,6 +19,7 @@ AWAITS: Final = {
     Protocol.TCP: (socket.IPPROTO_TCP, 1 << 10),
     Protocol.UDP: (socket.IPPROTO_UDP, 1 << 7),
 }
+TAKEN: Final = 1 << 7 | 1 << 1  # and one that is connected
 
 Address = IPv4Address | IPv6Address
 
@@ -54,15 +56,19 @@ class Listeners:
 
     def at(self, protocol: Protocol, port: int) -> list[Listener]:
         """Return all that listen at a port, whichever address they do it at."""
-        number, states = AWAITS[protocol]
-        found = []
+        return [_listener(message) for message in self._find(*AWAITS[protocol], port)]
+
+    def users_of(self, port: int) -> set[int]:
+        """Return whose UDP sockets have a port, listening or not."""
+        return {message["idiag_uid"] for message in self._find(socket.IPPROTO_UDP, TAKEN, port)}
+
+    def _find(self, protocol: int, states: int, port: int) -> Iterator[Any]:
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
-                messages = self._diag.get_sock_stats(family, states, number, sport=port)
+                messages = self._diag.get_sock_stats(family, states, protocol, sport=port)
             except NetlinkError:  # a kernel without this family
                 continue
-            found += [_listener(message) for message in messages if message["idiag_sport"] == port]
-        return found
+            yield from (message for message in messages if message["idiag_sport"] == port)
 
     def close(self) -> None:
         """Ask no more."""

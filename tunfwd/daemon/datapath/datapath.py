@@ -74,14 +74,17 @@ class Datapath:
             loopback=machine.loopback,
         )
         self.pings = Pings(self.stack, self.scheduler, random)
+        inbound = InboundFlows(
+            self.stack, self.poller, self.scheduler, self.services, connect_timeout, random
+        )
         self.engine = Engine(
             device,
             self.stack,
             self.peers,
             self.scheduler,
             mappings,
-            OutboundFlows(self.stack, self.peers, self.scheduler),
-            InboundFlows(self.stack, self.poller, self.scheduler, self.services, connect_timeout, random),
+            OutboundFlows(self.stack, self.peers, self.scheduler, inbound.follow),
+            inbound,
             self.pings,
             machine.clock,
         )

@@ -4,9 +4,15 @@ From which address is decided before anything is tried, by the offer's `source` 
 contact's virtual address, through the TUN device, or by an ordinary socket. How the attempt goes changes
 nothing: what refuses, or does not answer, is not there. A target of its own is always reached by an ordinary
 socket.
+
+Datagrams of a contact come from the service's own port at its virtual address, as long as that is free: some
+games use one port at both ends and hear no other. The first answer decides which port of the service's host a
+flow leads to: a TFTP server answers from another (RFC 1350 4). Such an answer is believed where that port is
+the service's, too (`LocalServices.may_answer`).
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,14 +28,14 @@ from tunfwd.forwarding.flow import Flow
 from tunfwd.netstack.events import Datagram, DatagramRefused
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint, Exhausted
-from tunfwd.services.datagrams import ServiceFlow
+from tunfwd.services.datagrams import MAX_STRANGERS, TFTP_REQUEST, ServiceFlow
 from tunfwd.services.poller import Poller
 from tunfwd.services.streams import ServiceStream
 from tunfwd.services.target import Target
 from tunfwd.wire.packets import Protocol
 
 FIRST_PORT: Final = 49152  # RFC 6335 6: where a contact's datagrams come from
-PORTS: Final = 16384  # RFC 6335 6: where a contact's datagrams come from
+PORTS: Final = 16384
 
 
 class InboundFlows:
@@ -53,6 +59,8 @@ class InboundFlows:
         self._random = random
         self._datagrams: dict[tuple[Endpoint, Endpoint], DatagramsFromPeer] = {}
         """By our endpoint, at a virtual address, and the service's."""
+        self._by_place: dict[Endpoint, DatagramsFromPeer] = {}
+        """By our endpoint."""
 
     def wanted(self, peer: Peer, flow: Flow) -> None:
         """A contact wants the service behind a mapping."""
@@ -67,13 +75,20 @@ class InboundFlows:
             case Protocol.TCP, _:
                 self._connect(peer, flow, service)
             case Protocol.UDP, Target():
-                DatagramsFromHost(self._scheduler, peer, flow, service, self._poller)
+                DatagramsFromHost(
+                    self._scheduler, peer, flow, service, self._poller, self._services.may_answer
+                )
             case Protocol.UDP, FromPeer():
-                port = FIRST_PORT + self._random.getrandbits(14) % PORTS
-                while (Endpoint(service.address, port), service.service) in self._datagrams:
-                    port = FIRST_PORT + self._random.getrandbits(14) % PORTS
-                places = Endpoint(service.address, port), service.service
-                DatagramsFromPeer(self._scheduler, peer, flow, self._stack, self._datagrams, places)
+                places = self._free_place(service), service.service
+                end = DatagramsFromPeer(self._scheduler, peer, flow, self._stack, self._datagrams, places)
+                end.known_by(self._by_place)
+
+    def _free_place(self, service: "FromPeer") -> Endpoint:
+        """Return where datagrams to a service come from: its own port at the contact's address, at first."""
+        place = Endpoint(service.address, service.service.port)
+        while place in self._by_place:
+            place = Endpoint(service.address, FIRST_PORT + self._random.getrandbits(14) % PORTS)
+        return place
 
     def _connect(self, peer: Peer, flow: Flow, service: "Service") -> None:
         inbound = InboundStream(self._scheduler, peer, flow)
@@ -96,10 +111,21 @@ class InboundFlows:
             end.received(bytes(event.payload))
         return end is not None
 
+    def follow(self, event: Datagram) -> bool:
+        """Take a datagram for the first answer to a flow, from another port; False if it is none."""
+        end = self._by_place.get(event.destination)
+        if end is None or not end.expects(event.source):
+            return False
+        if not self._services.may_answer(end.service.port, event.source.port):
+            return False
+        end.lead_to(event.source)
+        end.received(bytes(event.payload))
+        return True
+
     def refused(self, event: DatagramRefused) -> None:
         """Tell a flow that the kernel says that nothing listens there."""
         if (end := self._datagrams.get((event.source, event.destination))) is not None:
-            end.give_up(Reason.REFUSED)
+            end.refused(event.destination)
 
     def _find(self, peer: Peer, flow: Flow) -> "Service":
         """Decide how the service of a flow is reached. Raises Unreachable."""
@@ -220,25 +246,83 @@ class DatagramsFromPeer(InboundDatagrams):
         """`places` are ours and the service's."""
         self._stack = stack
         self._table = table
-        self._places = places
+        self._place, self.service = places
+        self._leads_to = self.service
+        self._answered = False
+        self._strangers = 0
+        self._latest = b""  # to another port than the service's
         table[places] = self
         super().__init__(scheduler, peer, flow)
 
+    def known_by(self, by_place: "dict[Endpoint, DatagramsFromPeer]") -> None:
+        """Be found by the endpoint at the virtual address alone, too."""
+        self._by_place = by_place
+        by_place[self._place] = self
+
     def _send(self, payload: bytes) -> bool:
-        self._stack.send_datagram(*self._places, payload)
+        if self._leads_to is not self.service:
+            self._latest = payload
+            if TFTP_REQUEST.match(payload):  # of the next file, which a new server process sends
+                self._lead_back()
+        self._stack.send_datagram(self._place, self._leads_to, payload)
         return True
+
+    def received(self, payload: bytes) -> None:
+        """The service has answered."""
+        self._answered = True
+        super().received(payload)
+
+    # -- another port of the service's
+
+    def expects(self, source: Endpoint) -> bool:
+        """Whether an answer from there may be the first."""
+        if self._answered or source.address != self.service.address or self._strangers >= MAX_STRANGERS:
+            return False
+        self._strangers += 1
+        return True
+
+    def lead_to(self, source: Endpoint) -> None:
+        """Send what comes to another port of the service's host."""
+        self._leads_to = source
+        self._table[self._place, source] = self
+
+    def _lead_back(self) -> None:
+        self._table.pop((self._place, self._leads_to), None)
+        self._leads_to = self.service
+        self._answered = False
+        self._strangers = 0
+
+    def refused(self, where: Endpoint) -> None:
+        """Nothing listens there: at the service's own port it is over, at another it begins anew."""
+        if where == self.service:
+            self.give_up(Reason.REFUSED)
+        else:
+            self._lead_back()
+            self._send(self._latest)
 
     def flow_ended(self, reason: Reason | None) -> None:
         """The contact is done."""
         super().flow_ended(reason)
-        self._table.pop(self._places, None)
+        for service in {self.service, self._leads_to}:
+            self._table.pop((self._place, service), None)
+        if self._by_place.get(self._place) is self:
+            del self._by_place[self._place]
 
 
 class DatagramsFromHost(InboundDatagrams):
     """Datagrams by an ordinary socket."""
 
-    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow, service: Target, poller: Poller) -> None:
-        self._socket = ServiceFlow(poller, service, self, peer)
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        peer: Peer,
+        flow: Flow,
+        service: Target,
+        poller: Poller,
+        may_answer: Callable[[int, int], bool],
+    ) -> None:
+        """`may_answer` is asked whether, on this machine, the second port answers for the first."""
+        self._socket = ServiceFlow(poller, service, self, peer, may_answer)
         super().__init__(scheduler, peer, flow)
 
     def _send(self, payload: bytes) -> bool:

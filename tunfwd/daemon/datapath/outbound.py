@@ -4,10 +4,12 @@ In the order of a connection's life: a SYN or a datagram comes out of the netsta
 mapping; the mapping gives a flow; what the contact answers is what the application hears.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
+from tunfwd.common.budget import Budget
 from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath.relay import DatagramEnd, StreamRelay
 from tunfwd.daemon.datapath.scheduler import Scheduler
@@ -20,13 +22,22 @@ from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint
 from tunfwd.wire.packets import Protocol
 
+ON_ITS_WAY: Final = 5.0  # s; longer than a datagram is on its way, and the end of its flow that it crosses
+REPEATS: Final = (16, 0.1)  # of such datagrams, and s for each further one
+
+NEVER: Final = float("-inf")
 UDP_OVERHEAD: Final = {4: 28, 16: 48}  # bytes of IP and UDP header, by the length of an address
 
 
 class OutboundFlows:
     """Answers what applications send to virtual addresses."""
 
-    def __init__(self, stack: Stack, peers: Peers, scheduler: Scheduler) -> None:
+    def __init__(
+        self, stack: Stack, peers: Peers, scheduler: Scheduler, is_answer: Callable[[Datagram], bool]
+    ) -> None:
+        """`is_answer` takes what is for no port of a contact, if a service answers it from another port."""
+        self._is_answer = is_answer
+        self._repeats = Budget(*REPEATS)
         self._stack = stack
         self._peers = peers
         self._scheduler = scheduler
@@ -58,7 +69,8 @@ class OutboundFlows:
         peer = self._peers.at(event.destination.address)
         mapping = peer.ports.get((Protocol.UDP, event.destination.port)) if peer is not None else None
         if peer is None or mapping is None:
-            self._stack.port_unreachable(event)
+            if not self._is_answer(event):
+                self._stack.port_unreachable(event)
             return None
         flow = peer.session.connect(mapping, trio.current_time())
         if flow is None:
@@ -67,7 +79,16 @@ class OutboundFlows:
         self._scheduler.touch(peer)
         if isinstance(flow.end, OutboundDatagrams):  # a plain mapping has one flow for all applications
             return flow.end
-        return OutboundDatagrams(self._stack, self._scheduler, self._datagrams, peer, flow, event)
+        return OutboundDatagrams(
+            self._stack, self._scheduler, self._datagrams, peer, flow, event, self._repeat
+        )
+
+    def _repeat(self, event: Datagram) -> None:
+        """Send what the contact's end of a flow has crossed by another flow, once."""
+        if self._repeats.spend(trio.current_time()):
+            end = self._new_datagrams(event)
+            if end is not None:
+                end.send(event, repeated=True)
 
 
 class OutboundStream(StreamRelay):
@@ -111,7 +132,11 @@ class OutboundDatagrams(DatagramEnd):
         peer: Peer,
         flow: Flow,
         first: Datagram,
+        repeat: Callable[[Datagram], None],
     ) -> None:
+        """`repeat` sends a datagram by another flow."""
+        self._repeat = repeat
+        self._asked = NEVER  # when the latest was sent, while there was no answer since
         self._stack = stack
         self._scheduler = scheduler
         self._table = table
@@ -127,9 +152,11 @@ class OutboundDatagrams(DatagramEnd):
         """Whether the flow has ended, though this has not been told of it yet."""
         return self._flow.state is FlowState.CLOSED
 
-    def send(self, event: Datagram) -> None:
+    def send(self, event: Datagram, *, repeated: bool = False) -> None:
         """Send a datagram to the contact."""
         self._latest = event
+        now = trio.current_time()
+        self._asked = NEVER if repeated else now
         if not self._peer.session.is_online:
             self._stack.host_unreachable(event)
             return
@@ -137,7 +164,7 @@ class OutboundDatagrams(DatagramEnd):
             self._table.pop((event.source, event.destination), None)
         else:
             self._table[event.source, event.destination] = self
-        if not self._flow.send_datagram(bytes(event.payload), trio.current_time()):
+        if not self._flow.send_datagram(bytes(event.payload), now):
             limit = self._peer.session.datagram_payload
             self._stack.too_big(event, limit + UDP_OVERHEAD[len(event.source.address)])
         self._answers.silent += 1
@@ -146,6 +173,7 @@ class OutboundDatagrams(DatagramEnd):
     def flow_datagram(self, payload: bytes) -> None:
         """The service has answered: from the address and port that were asked."""
         self._answers.heard()
+        self._asked = NEVER
         self._stack.send_datagram(self._latest.destination, self._latest.source, payload)
 
     def flow_ended(self, reason: Reason | None) -> None:
@@ -157,6 +185,8 @@ class OutboundDatagrams(DatagramEnd):
         if reason is Reason.REFUSED:
             self._answers.missed(reason)
         match reason:
+            case None if trio.current_time() - self._asked < ON_ITS_WAY:  # nobody there will read it
+                self._repeat(self._latest)
             case None | Reason.ABORTED | Reason.TIMED_OUT | Reason.OVERFLOW:
                 pass
             case Reason.REFUSED:

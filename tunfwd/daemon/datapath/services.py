@@ -34,6 +34,8 @@ LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 FRESH: Final = 0.05  # s that a service found is good for; a flood of connections asks the kernel once
 WATCH: Final = 2.0  # s between looks whether a service has appeared
 ROOT: Final = 0
+NOBODY: Final = 65534
+FIRST_PERSON: Final = 1000  # Debian policy 9.2.2: users below are the system's
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,9 @@ class Table(Interface):
 
     def at(self, protocol: Protocol, port: int) -> list[Listener]:
         """Return all that listen at a port."""
+
+    def users_of(self, port: int) -> set[int]:
+        """Return whose UDP sockets have a port, listening or not."""
 
 
 Found = tuple[Way, Listener]
@@ -127,6 +132,16 @@ class LocalServices:
         if known is not None:
             self._asked[protocol, port] = now, way
         return way
+
+    def may_answer(self, port: int, other: int) -> bool:
+        """Whether what a UDP socket at another port says is taken for an answer of the service at `port`.
+
+        It is the same user's, or root's; or a user's of the system, where root started the service.
+        """
+        users, others = self._table.users_of(port), self._table.users_of(other)
+        if ROOT in users:
+            return bool(others) and all(user < FIRST_PERSON or user == NOBODY for user in others)
+        return bool(others) and others <= users | {ROOT}
 
     def decide_anew(self, protocol: Protocol, port: int) -> None:
         """A person offers the port: what was decided before does not bind, but its owner goes first."""
