@@ -288,3 +288,34 @@ async def test_whatever_happens(seed: int, autojump_clock: trio.testing.MockCloc
     known = residents.agreed()
     again = Daemon(daemon.content, list(daemon.tox.groups.values()), network=SMALL)
     assert {peer.id for peer in again.peers} <= set(known)
+
+
+@pytest.mark.parametrize("by_person", [False, True])
+async def test_who_leaves_for_good_leaves_no_ghost(by_person: bool) -> None:
+    """Its key is deleted there: nobody with it comes back, and whoever is called so next is not another."""
+    daemon = Daemon(rules=() if by_person else (Rule(Action.ACCEPT),))
+    group = lan(daemon)
+    member = daemon.join(group, 0, "host")
+    offers(daemon, group, 0)
+    if by_person:
+        [mapping] = member.session.mappings
+        daemon.offers.accept(member, mapping, None, None)
+    assert daemon.content.mappings
+    goodbye = Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT
+    daemon.groups.on_peer_exit(group.number, 0, goodbye, b"left")
+    daemon.settle()
+    assert list(daemon.peers) == []
+    assert not daemon.content.mappings
+    assert not daemon.content.addresses
+    assert daemon.join(group, 1, "host", key_of("another")).name == "host"
+
+
+async def test_whose_program_ends_without_a_word_is_remembered() -> None:
+    daemon = Daemon(rules=(Rule(Action.ACCEPT),))
+    group = lan(daemon)
+    member = daemon.join(group, 0, "host")
+    offers(daemon, group, 0)
+    daemon.groups.on_peer_exit(group.number, 0, Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT)
+    daemon.settle()
+    assert list(daemon.peers) == [member]
+    assert daemon.join(group, 1, "host", member.contact.key) is member

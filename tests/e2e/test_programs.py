@@ -235,3 +235,29 @@ def test_small_servers(forward: Forwards, tmp_path: Path, kind: str) -> None:
             url = f"http://{port.address}:{port.port}/file"
             port.using.host.run(["curl", "-sSf", "--max-time", "10", "-o", tmp_path / "got", url])
             assert (tmp_path / "got").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+@pytest.mark.parametrize("source", ["peer", "host"])
+def test_tftp(forward: Forwards, tmp_path: Path, source: str) -> None:
+    """Each file is sent from a port of its own; several files by one client, both ways."""
+    port = forward("udp", source=source)
+    using, serving = port.using.host, port.serving.host
+    files = tmp_path / "files"
+    files.mkdir()
+    files.chmod(0o777)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    for name in ("one", "two"):
+        (files / name).write_bytes(bytes_of(len(name), 200_000))
+    (tmp_path / "three").write_bytes(bytes_of(3, 100_000))
+    server = ["in.tftpd", "--listen", "--foreground", "--secure", "--create", "--permissive", "-4"]
+    server += ["--user", "root", "--address", f"0.0.0.0:{port.port}", files]  # type: ignore[list-item]
+    commands = tmp_path / "commands"
+    commands.write_text("get one\nget two\nput three\nquit\n")
+    with running(serving, server, f"-u sport = :{port.port}", tmp_path):
+        client = ["tftp", "-m", "binary", port.address, str(port.port)]
+        with commands.open() as typed:
+            using.run(client, cwd=tmp_path, stdin=typed, timeout=60)
+        for name in ("one", "two"):
+            assert digest(tmp_path / name) == digest(files / name)
+        assert digest(tmp_path / "three") == digest(files / "three")

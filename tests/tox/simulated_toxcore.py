@@ -411,14 +411,14 @@ class Node:
             self.hear("group_peer_join", number, peer_id)
             other.hear("group_peer_join", other.number_in(group), entered)
 
-    def _exit(self, group: Group, why: Tox_Group_Exit_Type) -> None:
+    def _exit(self, group: Group, why: Tox_Group_Exit_Type, part: bytes = b"") -> None:
         if self not in group.here.values():
             return
         peer_id = group.numbers[self]
         del group.here[peer_id]
         for other in group.here.values():
             name = group.names[self.key_in(group)]
-            other.hear("group_peer_exit", other.number_in(group), peer_id, why, name, b"")
+            other.hear("group_peer_exit", other.number_in(group), peer_id, why, name, part)
 
     def group_new(self, privacy_state: Tox_Group_Privacy_State, group_name: bytes, name: bytes) -> int:
         self._refuse("TOX_ERR_GROUP_NEW INIT")
@@ -452,7 +452,7 @@ class Node:
 
     def group_leave(self, group_number: int, part_message: bytes) -> None:
         group = self._group(group_number, "TOX_ERR_GROUP_LEAVE")
-        self._exit(group, Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT)
+        self._exit(group, Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT, part_message)
         del self.group_numbers[group_number]
 
     def group_set_password(self, group_number: int, password: bytes) -> None:

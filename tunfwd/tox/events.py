@@ -72,7 +72,7 @@ class Events:
     def handle_group_peer_exit(
         self, group_number: int, peer_id: int, exit_type: enums.Tox_Group_Exit_Type, name: bytes, part: bytes
     ) -> None:
-        self.receivers.groups.on_peer_exit(group_number, peer_id, exit_type)
+        self.receivers.groups.on_peer_exit(group_number, peer_id, exit_type, part)
 
     def handle_group_peer_name(self, group_number: int, peer_id: int, name: bytes) -> None:
         self.receivers.groups.on_peer_name(group_number, peer_id, name)

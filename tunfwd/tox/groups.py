@@ -65,10 +65,12 @@ _EXITS: Final = {
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_KICK: "kicked",
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_SYNC_ERROR: "out of step with the group",
 }
-_FOR_GOOD: Final = (
+_GOODBYES: Final = (
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT,
     Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_KICK,
 )
+PART: Final = b"left"
+"""What leaving for good says; toxcore says QUIT without a word when a program ends."""
 
 
 class Groups(RoomList[Group]):
@@ -211,7 +213,7 @@ class Groups(RoomList[Group]):
     def _drop(self, group: Group) -> None:
         """Let toxcore forget a group; it does so in its next round."""
         with contextlib.suppress(GroupLeaveFailSend):
-            self._tox.group_leave(group.number, b"")
+            self._tox.group_leave(group.number, PART)
         del self._by_number[group.number]
         for member in list(group.members.values()):
             self._away(member)
@@ -315,8 +317,8 @@ class Groups(RoomList[Group]):
         for public, data in self._unannounced.pop((number, key), ()):
             (self.on_public if public else self.on_private)(number, peer_id, data)
 
-    def on_peer_exit(self, number: int, peer_id: int, why: Tox_Group_Exit_Type) -> None:
-        """Note that a member is away."""
+    def on_peer_exit(self, number: int, peer_id: int, why: Tox_Group_Exit_Type, part: bytes = b"") -> None:
+        """Note that a member is away; with a parting word of its, for good: its key is deleted there."""
         group = self._by_number.get(number)
         member = group.by_peer.get(peer_id) if group else None
         if group is None or member is None:
@@ -324,8 +326,10 @@ class Groups(RoomList[Group]):
         name = member.nickname or member.key.hex()[:8]
         cause = {"cause": (f"{group.id.hex()}/{member.key.hex()}", f"{group.name}/{name}")}
         log.info("%s of %r: %s", name, group.name, _EXITS.get(why, "gone"), extra=cause)
-        if why in _FOR_GOOD:
+        if why in _GOODBYES:
             self._left(member)
+            if part and why is Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT:
+                self._handler.member_gone(member)
         else:
             self._away(member)
 

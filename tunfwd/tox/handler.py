@@ -22,6 +22,9 @@ class Handler:
     def contact_left(self, contact: Contact) -> None:
         """A contact that has gone offline said goodbye, or was put out: it does not come back soon."""
 
+    def member_gone(self, member: Member) -> None:
+        """A member has left its group for good, after `contact_left`: with this key it never comes back."""
+
     def contact_connection(self, contact: Contact) -> None:
         """A contact that stays online is reached in another way."""
 

@@ -230,6 +230,8 @@ class ContactTracker(Handler):
     def forget(self, peer: Peer) -> None:
         """Forget a member that is away, with all that stands with it."""
         assert isinstance(peer.contact, Member)
+        if peer.contact.peer_id is not None:
+            return
         self._offers.forget(peer.id)
         self.client.groups.forget(peer.contact)
 
@@ -269,6 +271,11 @@ class ContactTracker(Handler):
         if peer := self._peers.of(contact):
             self._engine.part(peer)
             self.residents.left(peer)
+
+    def member_gone(self, member: Member) -> None:
+        """See Handler: who joins again is somebody new, and is not to find its own ghost there."""
+        if peer := self._peers.of(member):
+            self._soon.append(lambda: self.forget(peer))
 
     def contact_connection(self, contact: Contact) -> None:
         """See Handler."""
