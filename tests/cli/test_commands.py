@@ -561,3 +561,15 @@ def test_sizes_have_three_digits(count: int, shown: str) -> None:
 )
 def test_times_that_have_passed(seconds: float, shown: str) -> None:
     assert output.span(seconds) == shown
+
+
+def test_reload_names_what_takes_a_restart(tunfwd: Run, daemon: Any) -> None:
+    result = {"file": "/etc/t.toml", "changed": ["[[rule]]"], "restart": ["[tox] udp_port"], "problems": []}
+    daemon.answers["reload"] = result
+    done = tunfwd("reload")
+    assert (done.code, done.out) == (0, "/etc/t.toml: [[rule]] changed\n")
+    assert done.err == "[tox] udp_port has changed, and takes effect when the daemon is started again\n"
+    daemon.answers["reload"] = result | {"file": None, "changed": [], "restart": [], "problems": ["a", "b"]}
+    done = tunfwd("reload")
+    assert (done.code, done.err) == (1, "tunfwd: a; b\n")
+    assert done.out == "no configuration file; all is default: nothing that takes effect now changed\n"

@@ -77,8 +77,8 @@ class Living(wiring.Daemon):
         options = wiring.Options(Policy(rules, ()), 5.0, SessionSettings(), accept)
         super().__init__(machine, self.state.content, self.saver.save, options, self._start)
         health: Any = Health()
-        nodes = NodeCommands(self.client, NodeList(self.state.directory, own=False))
-        self.commands = dispatcher(self, Storage(self.state, self.saver, self.client), health, nodes)
+        self.nodes = NodeCommands(self.client, NodeList(self.state.directory, own=False))
+        self.commands = dispatcher(self, Storage(self.state, self.saver, self.client), health, self.nodes)
 
     def _start(self, handler: Handler) -> Client:
         settings = Settings(savedata=self.state.identity(), name=self.name, local_discovery=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import threading
@@ -21,6 +22,7 @@ from tunfwd.control import api
 from tunfwd.control.client import Client
 from tunfwd.daemon import main
 from tunfwd.daemon.commands import doctor
+from tunfwd.daemon.process import hangup
 from tunfwd.daemon.process.confinement import Confinement
 from tunfwd.tox.binding import memory
 from tunfwd.tox.binding.errors import ToxcoreUnusable, ToxError
@@ -117,14 +119,14 @@ class Machine:
 @pytest.fixture
 def process() -> Iterator[None]:
     """What a daemon changes of its process is put back."""
-    mask, threshold, hangup = os.umask(0o077), gc.get_threshold(), signal.getsignal(signal.SIGHUP)
+    mask, threshold, sighup = os.umask(0o077), gc.get_threshold(), signal.getsignal(signal.SIGHUP)
     terminate = signal.signal(signal.SIGTERM, lambda *_: None)  # before the daemon listens for it, and after
     yield
     signal.signal(signal.SIGTERM, terminate)
     os.umask(mask)
     gc.unfreeze()
     gc.set_threshold(*threshold)
-    signal.signal(signal.SIGHUP, hangup)
+    signal.signal(signal.SIGHUP, sighup)
 
 
 @pytest.fixture
@@ -318,19 +320,68 @@ def test_what_is_not_as_it_was_wanted_is_said(
     assert any("this kernel has no nf_tables" in detail for detail in details)
 
 
-def test_a_service_is_not_ended_by_a_hangup(process: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no terminal; who has one ends with it."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+class Terminal:
+    """Whether there is one, for `open`."""
 
-    def opened(path: str, flags: int) -> int:
-        raise OSError(6, "No such device or address")
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+        self.there = there
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests
+        monkeypatch.setattr(hangup, "_has_terminal", lambda: self.there)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", opened)
-        main.ignore_hangup_of_services()
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+def send_hangup(client: Client) -> None:
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def wait_for(client: Client, condition: Callable[[], object]) -> None:
+    while not condition():
+        client.call(api.VERSION, {})
+
+
+def test_a_service_reads_its_configuration_again_at_a_hangup(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Terminal(monkeypatch, there=False)
+    seen: list[str] = []
+
+    def look(client: Client) -> None:
+        machine.config.write_text(machine.config.read_text() + '[log]\nlevel = "debug"\n')
+        send_hangup(client)
+        wait_for(client, lambda: logging.getLogger().level == logging.DEBUG)
+        machine.config.write_text("[tox]\nbootsrap = 1\n")
+        send_hangup(client)
+        while "not reloaded" not in "".join(seen):
+            seen.append(capfd.readouterr().err)
+            client.call(api.VERSION, {})
+        assert logging.getLogger().level == logging.DEBUG
+
+    assert machine.run(look) == 0
+    written = "".join(seen)
+    assert f"{machine.config}: reloaded; changed: [log] level" in written
+    assert "not reloaded, nothing is changed" in written
+    assert f"{machine.config}, line 2: [tox] bootsrap is not known" in written
+
+
+def test_a_terminal_that_is_there_does_not_end_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody sent the signal; the terminal's own says that it is gone."""
+    terminal = Terminal(monkeypatch, there=True)
+
+    def look(client: Client) -> None:
+        machine.config.write_text(machine.config.read_text() + '[log]\nlevel = "debug"\n')
+        send_hangup(client)
+        wait_for(client, lambda: logging.getLogger().level == logging.DEBUG)
+        terminal.there = False
+        send_hangup(client)
+        with pytest.raises(UserError):
+            wait_for(client, lambda: False)
+
+    assert machine.run(look) == 0
+
+
+def test_nohup_is_respected(process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    Terminal(monkeypatch, there=False)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert hangup.Hangup().signals == ()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", lambda path, flags: os.dup(0))
-        main.ignore_hangup_of_services()
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    assert hangup.Hangup().signals == (signal.SIGHUP,)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # until it can be acted on

@@ -325,6 +325,29 @@ def test_a_passphrase_and_a_configuration_of_root_alone(node: Node) -> None:
     assert (node.folder / "state" / "identity.tox").read_bytes().startswith(b"toxEsave")
 
 
+def test_the_configuration_is_read_again(node: Node) -> None:
+    """By the user that it became, confined as it is, from a new file in the place of the old one."""
+    node.start()
+    fresh = node.folder / "fresh.toml"
+    fresh.write_text('[log]\nlevel = "debug"\n[network]\nmtu = 1400\n')
+    fresh.replace(node.config_file)
+    result = node.json("reload")
+    assert (result["changed"], result["restart"]) == (["[log] level"], ["[network] mtu"])
+    node.configure({"tox": {"bootsrap": "x"}})
+    wrong = node.cli("reload", check=False)
+    assert (wrong.returncode, wrong.stdout) == (7, "")
+    assert "line 2: [tox] bootsrap is not known; did you mean 'bootstrap'?" in wrong.stderr
+    node.configure({"log": {"level": "info"}})
+    assert node.daemon is not None
+    node.daemon.send_signal(signal.SIGHUP)
+    node.wait_for(lambda: node.log.count("reloaded; changed: [log] level") == 2, 10, "it is read again")
+    node.config_file.chmod(0o600)  # root's alone
+    unreadable = node.cli("reload", check=False)
+    assert unreadable.returncode == 7
+    assert "cannot be read: Permission denied" in unreadable.stderr
+    assert node.stop() == 0
+
+
 def test_nothing_is_imported_once_root_is_left(node: Node) -> None:
     """The interpreter may lie where only root reads, below /root; so may this program."""
     node.configure({"tox": {"bootstrap": [f"nowhere.invalid:33445:{'0' * 64}"]}})
@@ -357,9 +380,12 @@ def test_nothing_is_imported_once_root_is_left(node: Node) -> None:
         "group list",
         "group leave lan",
         "ping x",
+        "reload",
     ):
         node.cli(*command.split(), check=False)
     node.cli("friend", "add", "0" * 76, check=False)
+    node.configure({"tox": {"bootsrap": "x"}})
+    node.cli("reload", check=False)
     node.stop()
     assert "imports" not in node.log
 

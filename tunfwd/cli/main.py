@@ -33,6 +33,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "nodes": "tunfwd.cli.nodes:nodes",
     "events": "tunfwd.cli.events:events",
     "ping": "tunfwd.cli.overview:ping",
+    "reload": "tunfwd.cli.service:reload",
     "doctor": "tunfwd.cli.doctor:doctor",
     "version": "tunfwd.cli.overview:version",
 }

@@ -1,7 +1,8 @@
 """The configuration: what the file may say, and what it comes to with the environment and the defaults.
 
-Read once, at start. Nothing is guessed: an unknown key, a wrong type or a bad value is a ConfigurationError
-that names file, line and reason. What a value means is said beside it; README has the tour.
+Read at start, and again when the daemon is told to (changes.py). Nothing is guessed: an unknown key, a wrong
+type or a bad value is a ConfigurationError that names file, line and reason. What a value means is said
+beside it; README has the tour.
 """
 
 import codecs
@@ -252,6 +253,7 @@ class Config:
     """Everything the daemon is told, settled."""
 
     file: Path | None  # None: there is none, and all is default
+    place: Path  # where it is looked for
     state: Path  # directory
     socket: Path
     group: str | None
@@ -280,11 +282,12 @@ def load(
     """
     places = paths.of(os.geteuid() if euid is None else euid, environ)
     named = path or environ.get(paths.CONFIG_VARIABLE)
-    file = Path(named) if named else places.config
+    file = _absolute(named) if named else places.config
     text = _text(file, required=bool(named))
     document = Document() if text is None else parse(text, str(file))
     return Config(
         file=None if text is None else file,
+        place=file,
         state=_from_environment(environ, paths.STATE_VARIABLE, _absolute, places.state),
         socket=_from_environment(
             environ, paths.SOCKET_VARIABLE, _absolute, document.control.socket or places.socket
@@ -377,7 +380,7 @@ def _subject(wrong: Mismatch) -> str:
     return ""
 
 
-def _absolute(text: str) -> Path:
+def _absolute(text: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(text))
 
 

@@ -374,6 +374,11 @@ class NodesUpdate:
     nodes: list[ListedNode]
 
 
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Reads the configuration again."""
+
+
 # Results
 
 
@@ -656,6 +661,15 @@ class NodesUpdateResult(TypedDict):
     public_nodes: bool
 
 
+class ReloadResult(Change):
+    """reload: keys as the configuration has them, `[tox] udp_port`, `[[rule]]`."""
+
+    file: str | None  # None: there is none, and all is default
+    changed: list[str]  # is in effect from now on
+    restart: list[str]  # has changed, and takes effect when the daemon is started again
+    problems: list[str]  # entries that contradict what is there: a sentence each
+
+
 class Check(TypedDict):
     """One thing `doctor` looked at. `ok` is False only at level "error"."""
 
@@ -709,6 +723,7 @@ NEW_ADDRESS: Final = Method("id.new_address", Nothing, NewAddressResult, changes
 VERSION: Final = Method("version", Nothing, VersionResult)
 NODES: Final = Method("nodes", Nodes, NodesResult)
 NODES_UPDATE: Final = Method("nodes.update", NodesUpdate, NodesUpdateResult)
+RELOAD: Final = Method("reload", Reload, ReloadResult, changes=True)
 DOCTOR: Final = Method("doctor", Nothing, DoctorResult)
 PING: Final = Method("ping", Ping, PingResult)
 

@@ -1,13 +1,14 @@
 """The daemon: sets up what needs privilege, gives privilege up, then runs everything in one nursery."""
 
 import contextlib
-import encodings.idna  # noqa: F401  host names take it; from later on this user may not read it
+import difflib  # noqa: F401  a mistake in the configuration takes it; from later on this user may not read it
+import encodings.idna  # noqa: F401  host names take it
 import gc
 import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface
@@ -23,12 +24,14 @@ from tunfwd.control.server import serve
 from tunfwd.daemon.commands.doctor import UNGUARDED, Health
 from tunfwd.daemon.commands.main import dispatcher
 from tunfwd.daemon.commands.nodes import NodeCommands
+from tunfwd.daemon.commands.reload import Reloading
 from tunfwd.daemon.contacts.offers import Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept
 from tunfwd.daemon.datapath.datapath import Machine
 from tunfwd.daemon.datapath.engine import Engine
-from tunfwd.daemon.process.confinement import confine
-from tunfwd.daemon.process.handover import leave_root
+from tunfwd.daemon.process.confinement import configuration_of, confine
+from tunfwd.daemon.process.handover import leave_root, say_if_unreadable
+from tunfwd.daemon.process.hangup import Hangup
 from tunfwd.daemon.process.logs import Log
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.storage.nodes import NodeList
@@ -81,28 +84,22 @@ def run(path: str | None = None) -> int:
 
     Raises UserError where it cannot.
     """
-    config = configuration.load(path)
-    ignore_hangup_of_services()
+    read = partial(configuration.load, path, environ=dict(os.environ), euid=os.geteuid())
+    config = read()
+    hangup = Hangup()
     with Log(config.log_level.upper()) as writer:
-        _run(config, writer)
+        _run(config, read, hangup, writer)
     return 0
 
 
-def ignore_hangup_of_services() -> None:
-    """Take SIGHUP for the end of a terminal; a service, which has none, is told to read its files again."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-def _run(config: Config, writer: Log) -> None:
+def _run(config: Config, read: Callable[[], Config], hangup: Hangup, writer: Log) -> None:
     os.umask(0o077)
     with _device(config) as device:
         try:
             file = config.tox.passphrase_file
             passphrase = read_passphrase(file) if file else None  # root's alone, like the device
             leave_root(config)
+            say_if_unreadable(config)
             with (
                 State.load(config.state) as state,
                 listening(config.socket, config.group) as listener,
@@ -111,7 +108,7 @@ def _run(config: Config, writer: Log) -> None:
                 memory.disable_mlock()
                 gc.freeze()
                 gc.set_threshold(GC_THRESHOLD)
-                trio.run(_serve, config, state, listener, tunnel, passphrase, writer)
+                trio.run(_serve, config, read, hangup, state, listener, tunnel, passphrase, writer)
         except BaseExceptionGroup as group:
             raise _explain(group) from group
         except (DeviceLost, ToxError, ToxcoreUnusable, IdentityError, SettingUnusable) as error:
@@ -163,6 +160,8 @@ def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
 
 async def _serve(
     config: Config,
+    read: Callable[[], Config],
+    hangup: Hangup,
     state: State,
     listener: Listener,
     tunnel: Tunnel,
@@ -182,11 +181,13 @@ async def _serve(
         daemon = Daemon(machine, state.content, saver.save, _options(config), start)
         stack.enter_context(daemon.events)
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
-        confinement = confine([state.directory, config.socket.parent])
+        confinement = confine([state.directory, config.socket.parent], configuration_of(config.place))
         writer.start()
         datapath, client = daemon.datapath, daemon.client
         health = Health(tunnel.layout, tunnel.keeper, confinement, tunnel.unguarded)
-        commands = dispatcher(daemon, Storage(state, saver, client), health, NodeCommands(client, node_list))
+        nodes = NodeCommands(client, node_list)
+        reloading = Reloading(config, read, daemon, state, nodes, _nickname())
+        commands = dispatcher(daemon, Storage(state, saver, client), health, nodes, reloading)
         async with trio.open_nursery() as nursery:
             await nursery.start(datapath.poller.run)
             await nursery.start(saver.run)
@@ -198,21 +199,23 @@ async def _serve(
             await nursery.start(client.run)
             await nursery.start(serve, listener, commands)
             log.info("our Tox address is %s", client.address)
-            await _run_to_the_end(datapath.engine)
+            await _run_to_the_end(datapath.engine, hangup, reloading)
             nursery.cancel_scope.cancel()
         if datapath.engine.lost is not None:
             raise datapath.engine.lost
 
 
-async def _run_to_the_end(engine: Engine) -> None:
+async def _run_to_the_end(engine: Engine, hangup: Hangup, reloading: Reloading) -> None:
     """Return after a signal, or without a device, when the contacts have been told."""
     try:
-        hangup = [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)  # nohup(1), too
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup.signals) as signals:
             async with trio.open_nursery() as nursery:
 
                 async def told() -> None:
                     async for number in signals:
+                        if number == signal.SIGHUP and not hangup.is_the_end():
+                            nursery.start_soon(reloading.by_signal)
+                            continue
                         log.info("%s: ending", signal.Signals(number).name)
                         nursery.cancel_scope.cancel()
 

@@ -91,6 +91,10 @@ class _Turns:
         """Have a record be the next."""
         self.records.insert(self._next % (len(self.records) + 1), record)
 
+    def keep(self, nodes: Collection[NetworkNode]) -> None:
+        """Have the records of these nodes only."""
+        self.records = [record for record in self.records if record.node in nodes]
+
     def take(self, count: int) -> list[Record]:
         """Return the next `count` of them, or all."""
         count = min(count, len(self.records))
@@ -150,6 +154,18 @@ class Joining:
                 case _:
                     assert_never(record.node.origin)
         self._change()
+
+    def replace(self, nodes: Iterable[NetworkNode]) -> None:
+        """Join at these nodes from now on; what is known of those that stay is kept.
+
+        toxcore forgets no node that it was given: one that is gone from here is not asked again by us.
+        """
+        wanted = dict.fromkeys(nodes)
+        for turns in (self._own_relays, self._configured, self._public):
+            turns.keep(wanted)
+        known = {record.node for record in self.records}
+        if new := [node for node in wanted if node not in known]:
+            self.add(new)
 
     def connected(self, online: bool) -> None:
         """Note that we are in the network, or no longer."""

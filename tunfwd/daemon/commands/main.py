@@ -1,5 +1,7 @@
 """What the control socket can ask of the daemon: each method of `control.api`, and its answer."""
 
+from typing import Protocol
+
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.blocks import BlockCommands
 from tunfwd.daemon.commands.doctor import Health
@@ -15,12 +17,21 @@ from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.wiring import Daemon
 
 
-def dispatcher(daemon: Daemon, storage: Storage, health: Health, nodes: NodeCommands) -> Dispatcher:
+class Family(Protocol):
+    """Commands of one kind."""
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        """Have the dispatcher know them."""
+
+
+def dispatcher(
+    daemon: Daemon, storage: Storage, health: Health, nodes: NodeCommands, *more: Family
+) -> Dispatcher:
     """Return what the control server calls."""
     datapath, rooms = daemon.datapath, RoomCommands(daemon.contacts, daemon.datapath.peers)
     entries = Entries(datapath.peers, daemon.rooms, datapath.services)
     friends = FriendCommands(daemon.contacts, datapath.peers, nodes)
-    commands = (
+    commands: tuple[Family, ...] = (
         StatusCommands(daemon, storage, health, rooms, nodes, entries),
         friends,
         EventCommands(daemon.events),
@@ -29,6 +40,7 @@ def dispatcher(daemon: Daemon, storage: Storage, health: Health, nodes: NodeComm
         OfferCommands(datapath, daemon.offers, daemon.rooms, entries),
         rooms,
         nodes,
+        *more,
     )
     made = Dispatcher(storage.save)
     for family in commands:

@@ -13,7 +13,7 @@ from tunfwd.tox.contacts import NONE, TCP
 from tunfwd.tox.joining import HINT, Record
 from tunfwd.tox.nodes import listed
 from tunfwd.tox.probing import Outcome
-from tunfwd.tox.settings import Proxy
+from tunfwd.tox.settings import Proxy, Settings
 
 DOCTOR_ASKS: Final = 8  # public nodes, besides those that are configured
 PROXY_TIME: Final = 3.0  # s for a proxy to take a connection
@@ -36,6 +36,11 @@ class NodeCommands:
         """Have the dispatcher call these."""
         dispatcher.add(api.NODES, self._nodes)
         dispatcher.add(api.NODES_UPDATE, self._update)
+
+    def reconfigure(self, node_list: NodeList, settings: Settings) -> None:
+        """Join at the nodes of another configuration."""
+        self._list = node_list
+        self._client.joining.replace(settings.network_nodes)
 
     @property
     def is_online(self) -> bool:

@@ -192,6 +192,15 @@ class Offers:
                 for pattern in self.policy.mistaken(peer):
                     log.info("%s", mistake(pattern, peer), extra=by)
 
+    def reconsider(self, peer: Peer) -> None:
+        """Apply rules that are new to what a contact offers and nobody has decided on."""
+        for mapping in peer.session.mappings:
+            if mapping.state is MappingState.PENDING and mapping.origin is Origin.REMOTE:
+                asked = (mapping.protocol, mapping.port, mapping.direction)
+                action = decide(self.policy.rules, peer.party, *asked).action
+                if action is not Action.ASK:
+                    self.offered(peer, mapping)
+
     def _accept_by_rule(self, peer: Peer, mapping: Mapping, rule: Rule, what: str) -> None:
         target = read_service(rule.target)
         if mapping.role is Role.SERVING and target is None:

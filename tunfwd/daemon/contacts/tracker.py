@@ -114,10 +114,14 @@ class ContactTracker(Handler):
                 key = bytes.fromhex(member_id.rpartition("/")[2])
                 self.added(client.groups.remember(group, key, self._content.names.get(member_id, "")))
         self._started = True
-        self._explain_rules()
+        self.explain_rules()
 
-    def _explain_rules(self) -> None:
-        """Say at start which rules do not mean whom they name."""
+    def accept_by_rule(self, auto_accept: AutoAccept) -> None:
+        """Go by other rules about requests and invitations from now on."""
+        self._auto_accept = auto_accept
+
+    def explain_rules(self) -> None:
+        """Say which rules do not mean whom they name."""
         self._offers.policy.explain()
         for friend in self.client.friends:
             peer = self.added(friend)

@@ -101,16 +101,30 @@ class Confinement:
         return f"{text}; no {' and no '.join(missing)} here" if missing else text
 
 
-def confine(writable: Iterable[Path]) -> Confinement:
+def confine(writable: Iterable[Path], readable: Iterable[Path] = ()) -> Confinement:
     """Confine this process, and what it starts, for good: to change files in `writable` alone.
+
+    Files of `readable`, and below it, can be read besides those that every program reads.
 
     Where the kernel, or this machine, lacks one of the two, the other has to do. Both hold for this thread
     and those that it starts, so that it is to be called before there are others; no_new_privs has to be set.
     """
-    return Confinement(_restrict_files(writable), _restrict_calls())
+    return Confinement(_restrict_files(writable, readable), _restrict_calls())
 
 
-def _restrict_files(writable: Iterable[Path]) -> int:
+def configuration_of(file: Path) -> list[Path]:
+    """Return what has to be readable for a configuration to be read again: its folder, too.
+
+    Editors put a new file in the place of the old one. A folder that holds somebody's home is more than the
+    configuration: there, the file can be read again for as long as it is changed in place.
+    """
+    folder = file.parent
+    home = Path(os.path.expanduser("~"))
+    shared = folder.is_dir() and folder.stat().st_mode & 0o002
+    return [file] if shared or folder in (home, *home.parents) else [file, folder]
+
+
+def _restrict_files(writable: Iterable[Path], readable: Iterable[Path]) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(number: int, *arguments: object) -> int:
@@ -129,7 +143,7 @@ def _restrict_files(writable: Iterable[Path]) -> int:
     ruleset = call(_CREATE_RULESET, attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
     try:
         for path, access in (
-            *((Path(path), FileAccess.READ) for path in READABLE),
+            *((path, FileAccess.READ) for path in (*map(Path, READABLE), *readable)),
             (Path(os.devnull), FileAccess.READ | FileAccess.WRITE_FILE),
             *((path, FileAccess.READ | FileAccess.CHANGE) for path in writable),
         ):

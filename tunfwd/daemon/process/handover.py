@@ -50,6 +50,16 @@ def leave_root(config: Config) -> None:
         require_reachable(directory, user)
 
 
+def say_if_unreadable(config: Config) -> None:
+    """Say where the configuration was root's to read, and cannot be read again by the daemon's user."""
+    if config.file is not None and not os.access(config.file, os.R_OK):
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        log.warning(
+            "%s cannot be read again by the user %s, as `tunfwd reload` does: `chgrp %s %s`, and chmod 640",
+            *(config.file, name, name, config.file),
+        )
+
+
 def hand_over(directory: Path, user: User, mode: int = 0o700) -> None:
     """Make `directory` if need be, and have it, with all in it, be the user's.
 

@@ -1,0 +1,110 @@
+"""Reads the configuration again and has the running daemon go by it: `tunfwd reload`, SIGHUP.
+
+A file that is wrong changes nothing. What is accepted, and what runs, stays as it is: rules decide about
+what is offered from then on, and about what nobody has decided on yet.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import trio
+
+from tunfwd.common.errors import ConfigurationError, UserError
+from tunfwd.config.changes import compare
+from tunfwd.config.document import Config
+from tunfwd.control import api
+from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands.nodes import NodeCommands
+from tunfwd.daemon.contacts.offers import Policy
+from tunfwd.daemon.contacts.tracker import AutoAccept
+from tunfwd.daemon.storage.nodes import NodeList
+from tunfwd.daemon.storage.state import State
+from tunfwd.daemon.wiring import Daemon
+from tunfwd.faults import note
+
+LATER: Final = "changed, and takes effect when the daemon is started again"
+
+log = logging.getLogger(__name__)
+
+
+class Reloading:
+    """The configuration in force, and how it gives way to a newer one."""
+
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        daemon: Daemon,
+        state: State,
+        nodes: NodeCommands,
+        nickname: str,
+    ) -> None:
+        """`read` reads it again, from where `config` came; `nickname` is ours where it names none."""
+        self._started = self._config = config
+        self._read = read
+        self._daemon = daemon
+        self._state = state
+        self._nodes = nodes
+        self._nickname = nickname
+        self._one_at_a_time = trio.Lock()
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        """Have the dispatcher know the command."""
+        dispatcher.add(api.RELOAD, self._reload)
+
+    async def by_signal(self) -> None:
+        """Read it again as nobody waits for the answer: the log has it."""
+        try:
+            result = await self.reload()
+        except UserError as wrong:
+            log.error("not reloaded, nothing is changed: %s", wrong.message)  # noqa: TRY400  it says it all
+            return
+        except Exception as fault:
+            note("reading the configuration again", fault)
+            return
+        for problem in result["problems"]:
+            log.warning("%s", problem)
+
+    async def _reload(self, _: api.Reload) -> api.ReloadResult:
+        return await self.reload()
+
+    async def reload(self) -> api.ReloadResult:
+        """Read it again, and go by it. Raises UserError, nothing changed."""
+        async with self._one_at_a_time:
+            new = await trio.to_thread.run_sync(self._read)
+            if new.file is None and self._config.file is not None:
+                raise ConfigurationError(f"{new.place} is no longer there")
+            node_list = await trio.to_thread.run_sync(
+                partial(NodeList, self._state.directory, new.tox.public_nodes)
+            )
+            live, restart = compare(self._config, new).live, compare(self._started, new).restart
+            self._apply(new, node_list)
+            self._config = new
+        log.info("%s: reloaded; changed: %s", new.place, ", ".join(live) or "nothing that takes effect now")
+        for key in restart:
+            log.warning("%s %s", key, LATER)
+        return {
+            "file": None if new.file is None else str(new.file),
+            "changed": list(live),
+            "restart": list(restart),
+            "problems": [],
+        }
+
+    def _apply(self, new: Config, node_list: NodeList) -> None:
+        daemon = self._daemon
+        logging.getLogger().setLevel(new.log_level.upper())
+        self._nodes.reconfigure(
+            node_list, new.tox.settings(self._state.identity(), self._nickname, node_list.public)
+        )
+        if daemon.client.name != (name := new.tox.nickname or self._nickname):
+            daemon.client.name = name
+        daemon.contacts.accept_by_rule(AutoAccept(new.auto_accept_friends, new.auto_accept_groups))
+        policy = Policy(new.rules, new.exposed)
+        if policy != daemon.offers.policy:
+            daemon.offers.policy = policy
+            daemon.contacts.explain_rules()
+            for peer in daemon.datapath.peers:
+                daemon.offers.reconsider(peer)
+                daemon.datapath.scheduler.touch(peer)
