@@ -330,6 +330,7 @@ class Terminal:
 
 
 def send_hangup(client: Client) -> None:
+    wait_for(client, lambda: callable(signal.getsignal(signal.SIGHUP)))  # the daemon listens for it
     os.kill(os.getpid(), signal.SIGHUP)
 
 
