@@ -111,6 +111,9 @@ class SimulatedTox:
     def group_get_privacy_state(self, number: int) -> Tox_Group_Privacy_State:
         return Tox_Group_Privacy_State.TOX_GROUP_PRIVACY_STATE_PUBLIC
 
+    def group_self_get_public_key(self, number: int) -> bytes:
+        return key_of(("us", number))
+
     def group_self_get_role(self, number: int) -> Tox_Group_Role:
         ours = self.groups[number].ours
         return Tox_Group_Role.TOX_GROUP_ROLE_FOUNDER if ours else Tox_Group_Role.TOX_GROUP_ROLE_USER
@@ -276,6 +279,8 @@ class Daemon(wiring.Daemon):
             friends=self.friends,
             policing=self.policing,
             dht_key=b"",
+            public_key=key_of("us"),
+            name="us",
             connection=UDP,
             joining=SimpleNamespace(offline_since=None),
         )

@@ -1,11 +1,14 @@
 import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunfwd import wire
 from tunfwd.daemon.storage.addresses import AddressBook, NoAddressLeft
+from tunfwd.daemon.storage.state import contact_id
 
 RANGE = IPv4Network("10.77.0.0/16")
 RANGE6 = IPv6Network("fd74:756e:6677::/48")
@@ -27,6 +30,21 @@ def test_known_addresses() -> None:
     contact = bytes(range(32)).hex().upper()
     assert book().assign(contact) == IPv4Address("10.77.253.108")
     assert book().address6(contact) == IPv6Address("fd74:756e:6677:d39f:4e0b:e9df:3330:1ce")
+
+
+def test_the_specification_s_addresses() -> None:
+    """SPEC.md, section 12: where other programs look for us."""
+    key, group = bytes(range(32)), bytes(range(32, 64))
+    written = (Path(wire.__file__).parent / "SPEC.md").read_text().partition("## 12.")[2]
+    for contact in (contact_id(key), contact_id(key, group)):
+        assert f"| {book().assign(contact)} | {book().address6(contact)} |" in written
+
+
+def test_what_is_never_given_out() -> None:
+    addresses = book()
+    assert (str(addresses.resolver), str(addresses.resolver6)) == ("10.77.0.53", "fd74:756e:6677::53")
+    table = {"a": addresses.resolver}
+    assert book(table=table).assign("a") != addresses.resolver
 
 
 @given(networks, st.lists(ids, unique=True, max_size=40))
@@ -61,12 +79,15 @@ def test_every_address_is_given_out_then_it_is_said(prefix: int) -> None:
     network = IPv4Network(f"10.1.16.0/{prefix}")
     addresses = book(network)
     given = {addresses.assign(str(number)) for number in range(addresses.capacity)}
-    usable = {host for host in network.hosts() if host.packed[3] not in (0, 255)} - {addresses.own}
+    usable = {host for host in network.hosts() if host.packed[3] not in (0, 255)} - {
+        addresses.own,
+        addresses.resolver,
+    }
     assert given == usable
     with pytest.raises(NoAddressLeft, match=rf"{network} is full with {len(usable)} contacts"):
         addresses.assign("one more")
     assert addresses.assign("0") in given
-    addresses.release("7" if addresses.capacity > 7 else "3")
+    addresses.release("7" if addresses.capacity > 7 else "2")
     assert addresses.assign("one more") in given
 
 

@@ -69,6 +69,13 @@ class Keeper:
 
     reports: list[str] = field(default_factory=lambda: ["the address 10.77.0.1 was gone, and is back"])
     alive = True
+    sources: tuple[Any, ...] = ()
+
+    def want(self, sources: tuple[Any, ...]) -> None:
+        self.sources = sources
+
+    async def run(self) -> None:
+        pass
 
     async def next_report(self) -> str | None:
         return self.reports.pop() if self.reports else None
@@ -163,7 +170,7 @@ def machine(process: None, network: Network, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(privileges, "drop", step("drop privileges"))
     monkeypatch.setattr(main, "confine", step("confine", Confinement(0, False)))
     monkeypatch.setattr(memory, "disable_mlock", step("never lock"))
-    monkeypatch.setattr(doctor, "inspect", lambda layout: [])
+    monkeypatch.setattr(doctor, "inspect", lambda layout, sources: [])
     return machine
 
 
@@ -188,7 +195,9 @@ def test_it_serves_until_it_is_told_to_end(machine: Machine, capfd: pytest.Captu
         "drop privileges",
         "confine",
     ]
-    assert (seen["id"]["virtual_address"], seen["id"]["interface"]) == ("10.77.0.1", "lo")
+    assert (seen["id"]["device_address"], seen["id"]["interface"]) == ("10.77.0.1", "lo")
+    own = [str(source.address) for source in machine.keeper.sources]
+    assert sorted(own) == sorted([seen["id"]["virtual_address"], seen["id"]["virtual_address6"]])
     assert seen["status"]["network"] == "online"
     checks = {check["name"]: check for check in seen["doctor"]["checks"]}
     assert checks["device"]["detail"] == "lo is up, with 10.77.0.0/16 and fd74:756e:6677::/48"
@@ -309,7 +318,7 @@ def test_what_is_not_as_it_was_wanted_is_said(
     details: list[str] = []
 
     def look(client: Client) -> None:
-        assert client.call(api.IDENTITY, {})["virtual_address"] == "10.78.0.1"
+        assert client.call(api.IDENTITY, {})["device_address"] == "10.78.0.1"
         details.extend(check["detail"] for check in client.call(api.DOCTOR, {})["checks"])
 
     assert machine.run(look) == 0
@@ -330,7 +339,7 @@ class Terminal:
 
 
 def send_hangup(client: Client) -> None:
-    wait_for(client, lambda: callable(signal.getsignal(signal.SIGHUP)))  # the daemon listens for it
+    client.call(api.VERSION, {})  # it serves, and so listens for signals
     os.kill(os.getpid(), signal.SIGHUP)
 
 

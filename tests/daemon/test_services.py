@@ -55,7 +55,7 @@ class Machine:
         """How a contact reaches the service now, or why not."""
         await trio.sleep(2 * FRESH)
         try:
-            way = self.daemon.services.way_to(HERE, "auto", self.protocol)
+            way = self.daemon.services.way_to(HERE, "auto", self.protocol, ())
         except Unreachable as unreachable:
             return str(unreachable)
         assert isinstance(way, Way)
@@ -251,7 +251,9 @@ async def test_what_refuses_or_does_not_answer_is_not_tried_from_loopback(
     wanted(machine)
     daemon = machine.daemon
     [connection] = daemon.connections
-    assert connection.remote.address == bytes((10, 77, 0, 1))
+    own = daemon.contacts.own.among_friends.address
+    assert own is not None
+    assert connection.remote.address == own.packed
     hand_over(events.ConnectFailed(connection, failure))  # a socket would take the poller
     daemon.settle()
     assert [type(answer) for answer in answers(daemon)] == [Reset]

@@ -202,7 +202,7 @@ def test_doctor_without_ipv6_and_without_the_device(kernel: Kernel, monkeypatch:
 
 
 def test_health_tells_of_the_device_and_its_keeper(kernel: Kernel) -> None:
-    keeper: Any = SimpleNamespace(alive=True)
+    keeper: Any = SimpleNamespace(alive=True, sources=())
 
     def checks(unguarded: str | None = None) -> dict[str, tuple[str, str]]:
         health = Health(LAYOUT, keeper, Confinement(4, True), unguarded)

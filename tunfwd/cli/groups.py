@@ -206,10 +206,14 @@ def _groups_table(result: api.GroupsResult, kind: str) -> None:
 
 
 def _members_table(result: api.MembersResult) -> None:
-    entry = result["group"]
+    entry, own = result["group"], result.get("self")
+    ours: list[list[str | None]] = []
+    if own is not None and result["peers"]:
+        place = own["address"] or own["address6"]
+        ours.append([place, own["name"], "-", own["public_key"], "this machine"])
     show_table(
         ("IP", "NAME", "LINK", "PUBLIC KEY", "NOTE"),
-        (
+        [
             [
                 member["address"],
                 member["name"],
@@ -218,7 +222,8 @@ def _members_table(result: api.MembersResult) -> None:
                 member["advice"],
             ]
             for member in result["peers"]
-        ),
+        ]
+        + ours,
         empty=f"Nobody else is there. Invite a friend: tunfwd {entry['kind']} invite {entry['name']} NAME",
     )
 

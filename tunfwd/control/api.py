@@ -396,8 +396,10 @@ class IdentityResult(TypedDict):
     dht_key: str
     udp_port: int  # 0: Tox uses no UDP
     nickname: str
-    virtual_address: str
+    virtual_address: str  # by which friends reach us
     virtual_address6: str
+    device_address: NotRequired[str]  # the first of the range, ours whoever we are
+    device_address6: NotRequired[str]
     interface: str
     version: str
     toxcore: str
@@ -709,11 +711,21 @@ class MemberEntry(TypedDict):
     advice: str | None  # what would make it reachable (by IPv4): a conference's member who is no friend
 
 
+class OwnEntry(TypedDict):
+    """Ourselves, as the members of a group know us."""
+
+    name: str
+    public_key: str
+    address: str | None
+    address6: str
+
+
 class MembersResult(TypedDict):
     """group.peers, conference.peers."""
 
     group: GroupEntry
     peers: list[MemberEntry]
+    self: NotRequired[OwnEntry]  # of a group that we are in
 
 
 # Methods

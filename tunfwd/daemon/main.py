@@ -73,8 +73,10 @@ class Tunnel:
     device: Device
     layout: Layout
     keeper: Keeper
-    local: LocalAddresses | None
-    """Where packets may come from; None: from anywhere."""
+    local: LocalAddresses
+    """The addresses of this machine."""
+    forwarded: bool
+    """Whether packets may come from others, too."""
     unguarded: str | None
     """Why the kernel lets in what neighbours send in the name of contacts; None: it does not."""
 
@@ -145,15 +147,15 @@ def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
             log.warning("%s has IPv4 only: %s", name, reason)
         layout = Layout.of(name, ipv4, ipv6)
         set_guards(layout)
-        log.info("%s is up: we are %s", name, ipv4.ip)
+        log.info("%s is up, with %s", name, ipv4)
         with (
             admitting(layout, None if wanted.users is None else find_users(wanted.users)) as unguarded,
-            contextlib.nullcontext() if wanted.forwarded else LocalAddresses() as local,
+            LocalAddresses() as local,
             contextlib.closing(keep(layout, partial(confine, ()))) as keeper,
         ):
             if unguarded is not None:
                 log.warning("%s%s", UNGUARDED, unguarded)
-            yield Tunnel(device, layout, keeper, local, unguarded)
+            yield Tunnel(device, layout, keeper, local, wanted.forwarded, unguarded)
     except network.NetworkError as error:
         raise UserError("privilege", str(error)) from None
 
@@ -194,11 +196,14 @@ async def _serve(
             await nursery.start(datapath.services.run)
             await nursery.start(datapath.engine.run)
             nursery.start_soon(_log_reports, tunnel.keeper)
-            if tunnel.local is not None:
-                nursery.start_soon(tunnel.local.follow)
+            nursery.start_soon(tunnel.keeper.run)
+            nursery.start_soon(tunnel.local.follow)
             await nursery.start(client.run)
             await nursery.start(serve, listener, commands)
-            log.info("our Tox address is %s", client.address)
+            own = daemon.contacts.own.among_friends
+            log.info(
+                "our Tox address is %s; friends reach us at %s", client.address, own.address or own.address6
+            )
             await _run_to_the_end(datapath.engine, hangup, reloading)
             nursery.cancel_scope.cancel()
         if datapath.engine.lost is not None:
@@ -243,7 +248,9 @@ def _machine(tunnel: Tunnel, listeners: Listeners) -> Machine:
         interface=socket.if_nametoindex(tunnel.device.name),
         loopback=local_interface(),
         listeners=listeners,
-        local=tunnel.local,
+        local=None if tunnel.forwarded else tunnel.local,
+        present=tunnel.local,
+        speak_from=tunnel.keeper.want,
         poller=Poller(raise_descriptor_limit()),
     )
 

@@ -71,15 +71,20 @@ def label_of(name: str) -> str:
         character if unicodedata.category(character)[0] in "LNM" else "-"
         for character in folded(name.replace("'", "").replace("’", ""))
     )
-    words = "-".join(word for word in kept.split("-") if word)
+    words = _joined(kept)
     if words.isascii():
         return words[:MAX_LABEL].strip("-")
-    for text in (words, "".join(filter(_is_valid, words)).strip("-")):
+    for text in (words, _joined("".join(filter(_is_valid, words)))):
         try:
             return idna.alabel(text[:MAX_LABEL].strip("-")).decode()
         except (idna.IDNAError, UnicodeError):
             continue
-    return "".join(filter(str.isascii, words))[:MAX_LABEL].strip("-")
+    return _joined("".join(filter(str.isascii, words)))[:MAX_LABEL].strip("-")
+
+
+def _joined(text: str) -> str:
+    """Return the words between hyphens, with one between two: only another script has more."""
+    return "-".join(word for word in text.split("-") if word)
 
 
 def _is_valid(character: str) -> bool:

@@ -4,7 +4,7 @@
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -84,6 +84,9 @@ class Peer:
     details: dict[Mapping, MappingSettings] = field(default_factory=dict)
     ports: dict[tuple[Protocol, int], Mapping] = field(default_factory=dict)
     """What can be reached at the virtual address."""
+    known_as: tuple[IPv4Address | IPv6Address, ...] = ()
+    """By which addresses it knows this machine, IPv4 first."""
+    ports_changed: Callable[[], None] = lambda: None
     folded: str = ""
     """The name, as others are compared with it."""
     party: Party = field(default_factory=lambda: Party(""))
@@ -146,12 +149,14 @@ class Peer:
         """Make a mapping reachable at a free port."""
         self.ports[mapping.protocol, port] = mapping
         self.details_of(mapping).local_port = port
+        self.ports_changed()
 
     def take_port(self, mapping: Mapping) -> None:
         """Make a mapping unreachable again."""
         for place, reached in list(self.ports.items()):
             if reached is mapping:
                 del self.ports[place]
+                self.ports_changed()
 
     def forget(self, mapping: Mapping) -> None:
         """A mapping has ended."""
@@ -166,14 +171,24 @@ class Peers:
         self._by_contact: dict[Contact, Peer] = {}
         self._by_address: dict[bytes, Peer] = {}
         self.revision = 0
-        """Counts whatever may change what contacts are called, or which addresses they have."""
+        """Counts what `changed` was called for."""
+        self.reach = 0
+        """Counts changes of whose ports are reached, and where."""
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._by_contact.values()))
 
+    def changed(self) -> None:
+        """What contacts are called, where they are, or what of theirs is reached may have changed."""
+        self.revision += 1
+
+    def _reach_changed(self) -> None:
+        self.reach += 1
+
     def add(self, peer: Peer) -> None:
         """Add a contact."""
-        self.revision += 1
+        self.changed()
+        peer.ports_changed = self._reach_changed
         self._by_contact[peer.contact] = peer
         self._by_address[peer.address6.packed] = peer
         if peer.address is not None:
@@ -181,14 +196,16 @@ class Peers:
 
     def remove(self, peer: Peer) -> None:
         """Remove a contact."""
-        self.revision += 1
+        self.changed()
+        self.reach += bool(peer.ports)
         del self._by_contact[peer.contact], self._by_address[peer.address6.packed]
         if peer.address is not None:
             del self._by_address[peer.address.packed]
 
     def move(self, peer: Peer, address: IPv4Address | None) -> None:
         """Give a contact another virtual address, or none."""
-        self.revision += 1
+        self.changed()
+        self.reach += bool(peer.ports)
         if peer.address is not None:
             del self._by_address[peer.address.packed]
         peer.address = address

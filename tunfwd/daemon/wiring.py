@@ -45,7 +45,6 @@ class Daemon:
         self.events = Events()
         self.offers = Offers(content, options.policy, save)
         self.datapath = Datapath(machine, content, save, self.offers, options.connect_timeout)
-        self.names = Names(self.datapath.peers, options.domain)
         self.book = AddressBook(ipv4.network, ipv6.network, content.addresses)
         self.contacts = ContactTracker(
             self.datapath,
@@ -58,5 +57,6 @@ class Daemon:
             options.auto_accept,
             start,
         )
+        self.names = Names(self.datapath.peers, options.domain, self.contacts.own.names)
         self.client = self.contacts.client
         self.rooms = self.contacts.rooms

@@ -74,6 +74,14 @@ class Stack:
         self._errors = ErrorQueue()
         self._statistics = Statistics()
 
+    def set_own(self, addresses: Iterable[bytes]) -> None:
+        """Have the device have these addresses of ours, packed, besides those that it always has."""
+        self._network.set_own(addresses)
+
+    def is_own(self, address: bytes) -> bool:
+        """Whether a packed address is one of ours on the device."""
+        return self._network.is_own(address)
+
     def statistics(self) -> Statistics:
         """Return a copy of the counters."""
         return replace(

@@ -1,7 +1,7 @@
 """Which addresses the stack stands for, and between which of them it takes packets."""
 
 import enum
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from ipaddress import IPv4Interface, IPv6Interface
 
 from tunfwd.wire import ip
@@ -20,14 +20,15 @@ class Verdict(enum.Enum):
 
 
 class VirtualNetwork:
-    """The networks behind the device, one of each family, in which only our own address is not virtual."""
+    """The networks behind the device, one of each family, in which only our own addresses are not virtual."""
 
-    __slots__ = ("_broadcast", "_local", "_networks", "_own")
+    __slots__ = ("_broadcast", "_device", "_local", "_networks", "_own")
 
     def __init__(self, own: tuple[IPv4Interface, IPv6Interface], local: Container[bytes] | None) -> None:
         """`local` has all addresses of this machine, packed; None: packets may come from any."""
         self._local = local
-        self._own = {interface.ip.packed for interface in own}
+        self._device = frozenset([interface.ip.packed for interface in own])
+        self._own = self._device
         self._networks = {
             len(interface.ip.packed): (
                 int(interface.network.network_address),
@@ -37,6 +38,14 @@ class VirtualNetwork:
         }
         network = own[0].network
         self._broadcast = {network.broadcast_address.packed, network.network_address.packed}
+
+    def set_own(self, addresses: Iterable[bytes]) -> None:
+        """Have these be our own, too, and no others that once were."""
+        self._own = self._device.union(addresses)
+
+    def is_own(self, address: bytes) -> bool:
+        """Whether an address is one of ours on the device."""
+        return address in self._own
 
     def judge(self, source: bytes, destination: bytes) -> Verdict:
         """Whether a packet may be answered."""

@@ -7,7 +7,7 @@ whoever has CAP_NET_ADMIN (sock_diag(7), SOCK_DESTROY): the program has ECONNABO
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
@@ -22,11 +22,11 @@ from tunfwd.tun.upkeep import Interface
 CONNECTED: Final = (1 << 12) - 1 & ~(1 << 6 | 1 << 7 | 1 << 10)
 
 
-def end_connections(ours: Iterable[Interface]) -> int:
+def end_connections(ours: Iterable[Interface], also_own: Collection[str] = ()) -> int:
     """End all TCP connections with the networks of these addresses; return how many.
 
-    Those of this machine with itself are left alone: they need no device. So are UDP sockets, which work
-    again with the next daemon.
+    Those of this machine with itself, by these or by what is `also_own`, are left alone: they need no device.
+    So are UDP sockets, which work again with the next daemon.
     """
     ours = tuple(ours)
     ended = 0
@@ -34,7 +34,8 @@ def end_connections(ours: Iterable[Interface]) -> int:
         diag.bind()
         for family in (socket.AF_INET, socket.AF_INET6):
             for message in _connected(diag, family):
-                if any(_is_remote(message["idiag_dst"], own) for own in ours):
+                remote = message["idiag_dst"]
+                if remote not in also_own and any(_is_remote(remote, own) for own in ours):
                     _destroy(diag, message)
                     ended += 1
     return ended

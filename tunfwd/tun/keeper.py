@@ -1,9 +1,11 @@
 """A process beside the daemon that keeps the TUN device as it was set up, whatever others do to it.
 
 That takes CAP_NET_ADMIN, which a process that reads packets from a network is not to have: `keep` forks one
-that has it, and reads nothing but the kernel's own messages. Nobody can ask it for anything. It reports over
-a socket what it has put back, one text a packet, and ends when the other end of that is closed, however the
-daemon has ended. Its last act is to end the connections that led through the device.
+that has it, and reads the kernel's own messages, and one thing of the daemon: by which addresses of the
+device's own ranges contacts know this machine (sources.py), which the device then has. Nobody can ask it for
+anything else. It reports over a socket what it has put back, one text a packet, and ends when the other end
+of that is closed, however the daemon has ended. Its last act is to end the connections that led through the
+device.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,13 +27,15 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from tunfwd.tun.connections import end_connections
 from tunfwd.tun.monitor import EVERYTHING, drain, monitor
-from tunfwd.tun.upkeep import Layout, Restored, restore
+from tunfwd.tun.sources import Source, decode, encode
+from tunfwd.tun.upkeep import Layout, Restored, missing, restore, withdraw
 
 SETTLE: Final = 0.02  # s; changes that come together are looked at once
 LONGEST_PAUSE: Final = 5.0  # s between two rounds with somebody who takes away again what is put back
 SHARE: Final = 10  # times as long as a look took is rested before the next, where routes come and go all day
 PEACE: Final = 10.0  # s without a change, after which it is put back at once again
 REPORT: Final = 4096  # bytes at most
+REQUEST: Final = 1 << 16  # bytes at most; MAX_SOURCES of IPv6 have half of that
 
 
 class Keeper:
@@ -40,8 +44,34 @@ class Keeper:
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self.alive = True
+        self.sources: tuple[Source, ...] = ()
+        """What the device was last asked to have."""
         self._channel = channel
+        self._told: tuple[Source, ...] = ()
+        self._changed = trio.Event()
         channel.setblocking(False)
+
+    def want(self, sources: Iterable[Source]) -> None:
+        """Have the device speak from these of our addresses, and from no others, from soon on."""
+        self.sources = tuple(sources)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Pass on what is wanted, the latest only, until cancelled or it is no more."""
+        while self.alive:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            if self.sources == self._told:
+                continue
+            try:
+                await trio.lowlevel.wait_writable(self._channel)
+                self._channel.send(encode(self.sources))
+            except BlockingIOError:
+                self._changed.set()
+            except OSError:  # it has ended, which next_report says
+                return
+            else:
+                self._told = self.sources
 
     async def next_report(self) -> str | None:
         """Return what it has to say next; None when it is no more."""
@@ -70,8 +100,9 @@ def keep(layout: Layout, confine: Callable[[], object]) -> Keeper:
     if pid == 0:
         try:
             _become_keeper(theirs)
-            _Watch(layout, theirs).run(confine)
-            end_connections(layout.addresses)
+            watch = _Watch(layout, theirs)
+            watch.run(confine)
+            end_connections(layout.addresses, watch.own)
         except Exception as error:
             with contextlib.suppress(OSError):
                 theirs.send(f"the process that keeps {layout.name} as it is fails: {error!r}".encode())
@@ -118,6 +149,12 @@ class _Watch:
         self._failed: tuple[str, ...] = ()
         self._told = False
         self._pause = _Pause()
+        self._sources: tuple[Source, ...] = ()
+
+    @property
+    def own(self) -> set[str]:
+        """The addresses that the device was given since it was set up."""
+        return {str(source.address) for source in self._sources}
 
     def run(self, confine: Callable[[], object]) -> None:
         changes = monitor(EVERYTHING)
@@ -130,7 +167,9 @@ class _Watch:
                 drain(changes)
                 began = time.monotonic()
                 try:
-                    restored = restore(netlink, self._layout)  # at first what changed since it was set up
+                    restored = restore(
+                        netlink, self._layout, self._sources
+                    )  # at first what changed since it was set up
                 except NetlinkError as error:
                     if error.code == errno.ENODEV:
                         self._report(f"{self._layout.name} is gone from this network namespace")
@@ -140,17 +179,40 @@ class _Watch:
                     self._pause.restored(time.monotonic())
                 surely = self._tell(restored)
                 rest = max(self._pause.length, min(SHARE * (time.monotonic() - began), LONGEST_PAUSE))
-                if self._ended(waiting, None if surely else 0) or self._ended_within(rest):
+                if not self._wait(netlink, waiting, None if surely else 0) or not self._rest(netlink, rest):
                     return
 
-    def _ended(self, waiting: select.poll, timeout: float | None) -> bool:
-        """Wait for a change. True if the daemon has ended."""
-        return any(fd == self._channel.fileno() for fd, _ in waiting.poll(timeout))
+    def _wait(self, netlink: IPRoute, waiting: select.poll, timeout: float | None) -> bool:
+        """Wait for a change, or for the daemon. False if that has ended."""
+        ready = [fd for fd, _ in waiting.poll(timeout)]
+        return self._channel.fileno() not in ready or self._take(netlink)
 
-    def _ended_within(self, seconds: float) -> bool:
+    def _rest(self, netlink: IPRoute, seconds: float) -> bool:
+        """Wait, but for the daemon. False if that has ended."""
         waiting = select.poll()
         waiting.register(self._channel, select.POLLIN)
-        return bool(waiting.poll(seconds * 1000))
+        return not waiting.poll(seconds * 1000) or self._take(netlink)
+
+    def _take(self, netlink: IPRoute) -> bool:
+        """Take what the daemon says, do it, and say nothing of it. False if there is no daemon any more."""
+        try:
+            message = self._channel.recv(REQUEST)
+        except OSError:
+            return False
+        if not message:
+            return False
+        try:
+            sources = decode(message, (own.network for own in self._layout.addresses))
+        except ValueError as error:
+            self._report(f"what the daemon asks for is refused: {error}")
+            return True
+        withdraw(netlink, self._layout, set(self._sources) - set(sources), sources)
+        self._sources = sources
+        with contextlib.suppress(NetlinkError):  # as with anything else that is missing: looked at again
+            for item in missing(netlink, self._layout, sources):
+                with contextlib.suppress(NetlinkError):
+                    item.put_back()
+        return True
 
     def _tell(self, restored: Restored) -> bool:
         """Report. False where another look has to show whether a failure was but a change under way."""

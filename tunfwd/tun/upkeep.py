@@ -2,14 +2,15 @@
 
 Others change networks too: an administrator by hand, a network manager that takes away what it does not know.
 keeper.py puts back what is missing, for which it holds CAP_NET_ADMIN; `tunfwd doctor` asks `inspect`, which
-takes no privilege. Both look at the kernel each time and remember nothing.
+takes no privilege. Both look at the kernel each time and remember nothing. Besides what the device is set up
+with (`Layout`) it has the addresses that contacts know this machine by (sources.py), which come and go.
 """
 
 import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
@@ -20,6 +21,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from tunfwd.tun.network import IFA_F_NODAD, RTN_UNICAST, conflict, uses
+from tunfwd.tun.sources import Address, Network, Source
 
 Interface = IPv4Interface | IPv6Interface
 
@@ -28,6 +30,7 @@ RTN_UNREACHABLE: Final = 7  # linux/rtnetlink.h
 RT_SCOPE_LINK: Final = 253
 MAIN_TABLE: Final = 254
 GUARD_METRIC: Final = 2**32 - 1  # the last that a lookup takes
+SOURCE_METRIC: Final = 255  # of an IPv6 route that names a source: before the kernel's own, of 256
 GUARD_PROTOCOL: Final = 116  # "t"; whose the guards are, for `ip route flush proto 116`
 
 
@@ -60,7 +63,7 @@ class Missing:
     put_back: Callable[[], object]
 
 
-def missing(netlink: IPRoute, layout: Layout) -> Iterator[Missing]:
+def missing(netlink: IPRoute, layout: Layout, sources: Collection[Source] = ()) -> Iterator[Missing]:
     """Find what is not there, in the order in which to put it back; each is looked for when it is due."""
     index = layout.index
     [link] = netlink.get_links(index)
@@ -72,11 +75,54 @@ def missing(netlink: IPRoute, layout: Layout) -> Iterator[Missing]:
             continue
         if not _has_address(netlink, index, own):
             yield _gone(str(own), partial(_add_address, netlink, index, own))
+        ours = [source for source in sources if source.address.version == own.version]
+        for address in dict.fromkeys(source.own for source in ours):
+            interface = _interface(address)
+            if not _has_address(netlink, index, interface):
+                yield _gone(str(address.network_address), partial(_add_address, netlink, index, interface))
         routes = list(_routes(netlink, own))
-        if not any(route["type"] == RTN_UNICAST and route.get("oif") == index for route in routes):
-            yield _gone(f"the route to {own.network}", partial(_add_route, netlink, index, own))
+        source = next((source.address for source in ours if source.destination == own.network), None)
+        leading = [route for route in routes if route["type"] == RTN_UNICAST]
+        here = [route for route in leading if route.get("oif") == index]
+        if not here:
+            yield _gone(f"the route to {own.network}", partial(_add_route, netlink, index, own, source))
+        elif source is not None and all(route.get("prefsrc") != str(source) for route in here):
+            command = "replace" if here == leading else "add"  # another's route is not replaced
+            yield _gone(f"{source} as the source", partial(_prefer, command, netlink, index, own, source))
         if not any(_is_guard(route) for route in routes):
             yield _gone(f"the unreachable route behind {own.network}", partial(guard, netlink, own))
+        yield from _missing_host_routes(netlink, index, ours)
+
+
+def _missing_host_routes(netlink: IPRoute, index: int, ours: Collection[Source]) -> Iterator[Missing]:
+    """Find which hosts are not spoken to from the address that they know."""
+    wanted = {str(source.destination.network_address): source for source in ours if source.is_for_one}
+    if not wanted:
+        return
+    family = socket.AF_INET if next(iter(wanted.values())).address.version == 4 else socket.AF_INET6
+    there = {
+        (route.get("dst"), route.get("prefsrc"))
+        for route in netlink.get_routes(family=family, table=MAIN_TABLE)
+        if route.get("oif") == index and route["type"] == RTN_UNICAST
+    }
+    for host, source in wanted.items():
+        if (host, str(source.address)) not in there:
+            yield _gone(f"the route to {host}", partial(_host_route, "replace", netlink, index, source))
+
+
+def withdraw(netlink: IPRoute, layout: Layout, gone: Iterable[Source], kept: Collection[Source]) -> None:
+    """Take away what was put there for sources that are no more. What is not there is no failure."""
+    addresses = {source.address for source in kept}
+    destinations = {source.destination for source in kept}
+    for source in gone:
+        if source.is_for_one and source.destination not in destinations:
+            with contextlib.suppress(NetlinkError):
+                _host_route("del", netlink, layout.index, source)
+    for address in dict.fromkeys(source.address for source in gone):
+        if address not in addresses:
+            with contextlib.suppress(NetlinkError):
+                length = address.max_prefixlen
+                netlink.addr("del", index=layout.index, address=str(address), prefixlen=length)
 
 
 def _gone(what: str, put_back: Callable[[], object]) -> Missing:
@@ -91,10 +137,10 @@ class Restored:
     failed: tuple[str, ...]
 
 
-def restore(netlink: IPRoute, layout: Layout) -> Restored:
+def restore(netlink: IPRoute, layout: Layout, sources: Collection[Source] = ()) -> Restored:
     """Put back what is missing. Raises NetlinkError (ENODEV) where the device is gone."""
     done, failed = [], []
-    for item in missing(netlink, layout):
+    for item in missing(netlink, layout, sources):
         try:
             item.put_back()
         except NetlinkError as error:
@@ -143,11 +189,11 @@ def set_guards(layout: Layout) -> None:
                 guard(netlink, own)
 
 
-def inspect(layout: Layout) -> list[str]:
+def inspect(layout: Layout, sources: Collection[Source] = ()) -> list[str]:
     """Return what of the device's layout the kernel does not have, or leads elsewhere, each as a clause."""
     with IPRoute() as netlink:
         try:
-            problems = [item.problem for item in missing(netlink, layout)]
+            problems = [item.problem for item in missing(netlink, layout, sources)]
             name = socket.if_indextoname(layout.index)
         except (NetlinkError, OSError):
             return [f"there is no interface {layout.name} in this network namespace"]
@@ -220,13 +266,48 @@ def _add_address(netlink: IPRoute, index: int, own: Interface) -> None:
     netlink.addr("add", index=index, address=str(own.ip), prefixlen=own.network.prefixlen, flags=flags)
 
 
-def _add_route(netlink: IPRoute, index: int, own: Interface) -> None:
-    if own.version == 4:
+def _add_route(netlink: IPRoute, index: int, own: Interface, source: Address | None) -> None:
+    if source is not None:
+        _prefer("add", netlink, index, own, source)
+    elif own.version == 4:
         netlink.route(
             "add", dst=str(own.network), oif=index, prefsrc=str(own.ip), scope=RT_SCOPE_LINK, proto="kernel"
         )
     else:
         netlink.route("add", family=socket.AF_INET6, dst=str(own.network), oif=index, priority=256)
+
+
+def _prefer(command: str, netlink: IPRoute, index: int, own: Interface, source: Address) -> None:
+    """Have programs speak from `source`, by a route in place of, or before, the kernel's for the device."""
+    version = {"scope": RT_SCOPE_LINK} if own.version == 4 else {"priority": SOURCE_METRIC}
+    netlink.route(
+        command if own.version == 4 else "add",
+        family=_family(own),
+        dst=str(own.network),
+        oif=index,
+        prefsrc=str(source),
+        proto=GUARD_PROTOCOL,
+        **version,
+    )
+
+
+def _host_route(command: str, netlink: IPRoute, index: int, source: Source) -> None:
+    version = source.address.version
+    family, scope = (socket.AF_INET, RT_SCOPE_LINK) if version == 4 else (socket.AF_INET6, 0)
+    netlink.route(
+        command,
+        family=family,
+        dst=str(source.destination),
+        oif=index,
+        prefsrc=str(source.address),
+        scope=scope,
+        proto=GUARD_PROTOCOL,
+    )
+
+
+def _interface(address: Network) -> Interface:
+    packed, length = address.network_address.packed, address.prefixlen
+    return IPv4Interface((packed, length)) if address.version == 4 else IPv6Interface((packed, length))
 
 
 def _routes(netlink: IPRoute, own: Interface) -> Iterator[Any]:

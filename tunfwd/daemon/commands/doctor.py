@@ -31,7 +31,7 @@ class Health:
     def checks(self) -> Iterator[api.Check]:
         """Look; blocks for a few milliseconds, so it belongs into a thread."""
         name, (ipv4, ipv6) = self._layout.name, self._layout.addresses
-        problems = inspect(self._layout)
+        problems = inspect(self._layout, self._keeper.sources)
         for problem in problems:
             yield _check("device", fine=False, detail=f"{name}: {problem}")
         if not problems:

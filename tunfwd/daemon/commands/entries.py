@@ -7,7 +7,7 @@ from tunfwd.control import api
 from tunfwd.daemon.commands.together import Found
 from tunfwd.daemon.contacts.offers import read_service
 from tunfwd.daemon.contacts.rooms import RoomOffer, Rooms
-from tunfwd.daemon.datapath.services import LocalServices, Unreachable
+from tunfwd.daemon.datapath.services import KnownAs, LocalServices, Unreachable
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.forwarding.states import Role
@@ -99,13 +99,13 @@ class Entries:
         details = peer.details_of(mapping)
         if mapping.role is not Role.SERVING:
             return Seen(None, details.answers.trouble)
-        seen = self.look(peer.target_of(mapping), details.source, mapping.protocol)
+        seen = self.look(peer.target_of(mapping), details.source, mapping.protocol, peer.known_as)
         return Seen(seen.sees, seen.trouble or details.answers.trouble)
 
-    def look(self, target: Target, source: api.Source, protocol: Protocol) -> Seen:
+    def look(self, target: Target, source: api.Source, protocol: Protocol, known_as: KnownAs = None) -> Seen:
         """Find out whom a service of ours sees, and what is in the way of reaching it."""
         try:
-            way = self._services.way_to(target, source, protocol)
+            way = self._services.way_to(target, source, protocol, known_as)
         except Unreachable as unreachable:
             return Seen(trouble=str(unreachable))
         if isinstance(way, Target):

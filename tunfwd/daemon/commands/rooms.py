@@ -21,6 +21,7 @@ from tunfwd.tox.contacts import (
     ConferenceMember,
     ContactOffline,
     Friend,
+    Group,
     Invitation,
     Member,
     Room,
@@ -204,7 +205,15 @@ class RoomCommands:
             ]
         else:
             entries = list(map(_member_entry, peers.values()))
-        return {"group": self.entry(room), "peers": entries}
+        result: api.MembersResult = {"group": self.entry(room), "peers": entries}
+        if isinstance(room, Group) and (own := self._contacts.own.in_group(room)) is not None:
+            result["self"] = {
+                "name": self._client.name,
+                "public_key": room.self_key.hex().upper(),
+                "address": None if own.address is None else str(own.address),
+                "address6": str(own.address6),
+            }
+        return result
 
     def _invitation(self, text: str, kind: RoomKind) -> Invitation | None:
         """Return the invitation that a person means: by name, inviter, or the beginning of the id."""

@@ -57,15 +57,17 @@ class StatusCommands:
         dispatcher.add(api.PING, self._ping)
 
     async def _identity(self, _: api.Nothing) -> api.IdentityResult:
-        client = self._client
+        client, own = self._client, self._contacts.own.among_friends
         return {
             "address": client.address,
             "public_key": client.public_key.hex().upper(),
             "dht_key": client.dht_key.hex().upper(),
             "udp_port": client.udp_port or 0,
             "nickname": client.name,
-            "virtual_address": str(self._book.own),
-            "virtual_address6": str(self._book.own6),
+            "virtual_address": str(own.address or self._book.own),
+            "virtual_address6": str(own.address6),
+            "device_address": str(self._book.own),
+            "device_address6": str(self._book.own6),
             "interface": self._datapath.device.name,
             "version": __version__,
             "toxcore": version.inspect().text,

@@ -16,6 +16,7 @@ from tunfwd.config.rules import mistaken
 from tunfwd.control.api import Link
 from tunfwd.daemon.contacts.greetings import Greetings
 from tunfwd.daemon.contacts.offers import Offers, mistake
+from tunfwd.daemon.contacts.own import OwnAddresses
 from tunfwd.daemon.contacts.residents import Residents
 from tunfwd.daemon.contacts.rooms import Rooms, id_text, room_id
 from tunfwd.daemon.contacts.tickets import Tickets
@@ -87,6 +88,7 @@ class ContactTracker(Handler):
         self.residents = Residents(book, datapath.peers, content, settings.outage, self.forget)
         self.greetings = Greetings(settings.features, random)
         self.client = client = start(self)
+        self.own = OwnAddresses(client, book, datapath.peers, datapath.set_own)
         self._settings = replace(settings, node_key=client.dht_key, tickets=True)
         self.rooms = Rooms(
             client.groups,
@@ -113,6 +115,7 @@ class ContactTracker(Handler):
             for member_id in self._members_of(group):
                 key = bytes.fromhex(member_id.rpartition("/")[2])
                 self.added(client.groups.remember(group, key, self._content.names.get(member_id, "")))
+        self.own.follow()
         self._started = True
         self.explain_rules()
 
@@ -158,6 +161,7 @@ class ContactTracker(Handler):
         epoch = self.greetings.epoch_for(peer_id)
         session = Session(contact.carrier, epoch=epoch, random=self._random, settings=self._settings)
         peer = Peer(contact, session, peer_id, "", None, self._book.address6(peer_id))
+        peer.known_as = self.own.known_to(peer).addresses
         if name is not None:
             self.rename(peer, name)
         else:
@@ -175,7 +179,7 @@ class ContactTracker(Handler):
 
     def _name(self, peer: Peer) -> None:
         """Find out what a contact is called: by a person here, or else by itself."""
-        self._peers.revision += 1
+        self._peers.changed()
         names, nickname, contact = self._content.names, peer.contact.nickname, peer.contact
         if isinstance(contact, Member):
             group, rooms = contact.group, self.rooms
@@ -206,6 +210,7 @@ class ContactTracker(Handler):
     def rename_room(self, room: Room, name: str) -> None:
         """Call a group or conference as a person wishes. Raises UserError where another is called so."""
         other = self.rooms.rename(room, name)
+        self._peers.changed()
         for peer in self._peers:
             if isinstance(peer.contact, Member) and peer.contact.group in (room, other):
                 self._name(peer)
@@ -341,6 +346,7 @@ class ContactTracker(Handler):
 
     def room_changed(self, room: Room) -> None:
         """See Handler."""
+        self._peers.changed()
         if room not in self.rooms:
             self.rooms.left(room)
             for member_id in self._members_of(room):
@@ -387,6 +393,7 @@ class ContactTracker(Handler):
         soon, self._soon = self._soon, []
         for action in soon:
             survives("what a rule accepts", self._carry_out, action)
+        survives("our own addresses", self.own.follow)
         survives("tickets", self.tickets.sweep, trio.current_time())
         survives("forgetting strangers", self.residents.sweep, trio.current_time())
         self._engine.iterated()

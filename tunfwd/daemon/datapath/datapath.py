@@ -1,8 +1,8 @@
 """All that moves packets, put together: between a TUN device, the contacts' sessions and the services."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from random import SystemRandom
 from time import perf_counter
 
@@ -18,6 +18,7 @@ from tunfwd.daemon.storage.state import Content
 from tunfwd.netstack.stack import Stack
 from tunfwd.services.poller import Poller
 from tunfwd.tun.device import Device, Offload
+from tunfwd.tun.sources import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class Machine:
     listeners: Table
     local: Container[bytes] | None = None
     """Where packets may come from; None: from anywhere."""
+    present: Container[bytes] | None = None
+    """The addresses that this machine has; None: all that it is to have."""
+    speak_from: Callable[[tuple[Source, ...]], None] = lambda _: None
+    """Have the device have addresses of ours, and programs speak from them."""
     poller: Poller = field(default_factory=Poller)
     random: Random = field(default_factory=SystemRandom)
     clock: Callable[[], float] = perf_counter
@@ -54,6 +59,7 @@ class Datapath:
         """`save` writes `content`, soon, whenever it has changed; the timeout, of services, is in s."""
         device, random, (ipv4, ipv6) = machine.device, machine.random, machine.addresses
         self.device = device
+        self._speak_from = machine.speak_from
         self.poller = machine.poller
         self.peers = Peers()
         self.stack = Stack(
@@ -72,6 +78,7 @@ class Datapath:
             (ipv4.ip, ipv6.ip),
             interface=machine.interface,
             loopback=machine.loopback,
+            present=machine.present,
         )
         self.pings = Pings(self.stack, self.scheduler, random)
         inbound = InboundFlows(
@@ -88,3 +95,10 @@ class Datapath:
             self.pings,
             machine.clock,
         )
+
+    def set_own(self, addresses: Iterable[IPv4Address | IPv6Address], sources: tuple[Source, ...]) -> None:
+        """Have these be our own addresses, besides the device's, and programs speak from them as said."""
+        known = tuple(addresses)
+        self.stack.set_own(address.packed for address in known)
+        self.services.set_own(known)
+        self._speak_from(sources)

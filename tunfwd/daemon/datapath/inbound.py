@@ -79,8 +79,10 @@ class InboundFlows:
                     self._scheduler, peer, flow, service, self._poller, self._services.may_answer
                 )
             case Protocol.UDP, FromPeer():
-                places = self._free_place(service), service.service
-                end = DatagramsFromPeer(self._scheduler, peer, flow, self._stack, self._datagrams, places)
+                place = self._free_place(service)
+                end = DatagramsFromPeer(
+                    self._scheduler, peer, flow, self._stack, self._datagrams, place, service
+                )
                 end.known_by(self._by_place)
 
     def _free_place(self, service: "FromPeer") -> Endpoint:
@@ -107,9 +109,12 @@ class InboundFlows:
     def datagram(self, event: Datagram) -> bool:
         """Pass on what came for a contact's virtual address; False where no flow has sent to who sent it."""
         end = self._datagrams.get((event.destination, event.source))
-        if end is not None:
-            end.received(bytes(event.payload))
-        return end is not None
+        if end is None:  # the kernel may have chosen another of our addresses to answer from
+            end = self._by_place.get(event.destination)
+            if end is None or not end.is_answered_by(event.source):
+                return False
+        end.received(bytes(event.payload))
+        return True
 
     def follow(self, event: Datagram) -> bool:
         """Take a datagram for the first answer to a flow, from another port; False if it is none."""
@@ -130,7 +135,7 @@ class InboundFlows:
     def _find(self, peer: Peer, flow: Flow) -> "Service":
         """Decide how the service of a flow is reached. Raises Unreachable."""
         target, source = peer.target_of(flow.mapping), peer.details_of(flow.mapping).source
-        way = self._services.way_to(target, source, flow.protocol)
+        way = self._services.way_to(target, source, flow.protocol, peer.known_as)
         if isinstance(way, Target):
             return way
         if way.source == "host":
@@ -138,7 +143,7 @@ class InboundFlows:
         local = peer.address if way.address.version == 4 else peer.address6
         if local is None:  # the range is full
             raise Unreachable("the contact has no virtual address", Reason.UNREACHABLE)
-        return FromPeer(local.packed, Endpoint(way.address.packed, target.port))
+        return FromPeer(local.packed, Endpoint(way.address.packed, target.port), way.everywhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,8 @@ class FromPeer:
     address: bytes
     """The contact's."""
     service: Endpoint
+    everywhere: bool
+    """Whether the service may answer from any of our addresses."""
 
 
 Service = FromPeer | Target
@@ -241,17 +248,18 @@ class DatagramsFromPeer(InboundDatagrams):
         flow: Flow,
         stack: Stack,
         table: "dict[tuple[Endpoint, Endpoint], DatagramsFromPeer]",
-        places: tuple[Endpoint, Endpoint],
+        place: Endpoint,
+        service: "FromPeer",
     ) -> None:
-        """`places` are ours and the service's."""
+        """`place` is where the contact is to the service."""
         self._stack = stack
         self._table = table
-        self._place, self.service = places
+        self._place, self.service, self._everywhere = place, service.service, service.everywhere
         self._leads_to = self.service
         self._answered = False
         self._strangers = 0
         self._latest = b""  # to another port than the service's
-        table[places] = self
+        table[place, self.service] = self
         super().__init__(scheduler, peer, flow)
 
     def known_by(self, by_place: "dict[Endpoint, DatagramsFromPeer]") -> None:
@@ -272,11 +280,20 @@ class DatagramsFromPeer(InboundDatagrams):
         self._answered = True
         super().received(payload)
 
-    # -- another port of the service's
+    # -- another address or port of the service's
+
+    def is_answered_by(self, source: Endpoint) -> bool:
+        """Whether an answer is the service's, from another of our addresses."""
+        ports = (self.service.port, self._leads_to.port)
+        return source.port in ports and self._is_its(source.address)
+
+    def _is_its(self, address: bytes) -> bool:
+        """Whether the service may have an address: the one that we reach it at, or any where it has all."""
+        return address == self.service.address or (self._everywhere and self._stack.is_own(address))
 
     def expects(self, source: Endpoint) -> bool:
         """Whether an answer from there may be the first."""
-        if self._answered or source.address != self.service.address or self._strangers >= MAX_STRANGERS:
+        if self._answered or not self._is_its(source.address) or self._strangers >= MAX_STRANGERS:
             return False
         self._strangers += 1
         return True

@@ -6,7 +6,8 @@ of listening sockets decides, when the offer is made or else when the service ap
 connect went never does.
 
 - A service that takes what comes to our virtual address sees the contact's own ("peer"); one that listens on
-  loopback only sees loopback ("host").
+  loopback only sees loopback ("host"). It is reached at the address by which the contact knows us, so that it
+  can tell the contact where it is; where it does not listen there, at the device's own.
 - The decision is kept, with the service's owner. A socket of another user is never taken for the service.
 - "peer" stays "peer". "host" is looked at again when the socket it was decided for is gone, among sockets of
   the same owner: a service that was restarted to listen everywhere sees contacts from then on.
@@ -15,8 +16,8 @@ connect went never does.
 
 import logging
 import pwd
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 from typing import Protocol as Interface
@@ -48,6 +49,8 @@ class Way:
     """Whom it sees: the contact's virtual address, or this machine."""
     address: Address
     """The service's own, as it is reached."""
+    everywhere: bool = field(default=True, compare=False)
+    """Whether it has all of our addresses, and may answer from any of them."""
 
 
 class Unreachable(Exception):
@@ -69,6 +72,8 @@ class Table(Interface):
 
 
 Found = tuple[Way, Listener]
+KnownAs = tuple[Address, ...] | None
+"""The addresses by which a contact knows us; None: whichever contact."""
 
 
 class LocalServices:
@@ -83,16 +88,34 @@ class LocalServices:
         *,
         interface: int,
         loopback: int,
+        present: Container[bytes] | None = None,
     ) -> None:
-        """`own` are our virtual addresses; then come the indices of the TUN device and of loopback."""
+        """`own` are the device's addresses; then come the indices of the TUN device and of loopback.
+
+        `present` says which addresses, packed, this machine has at the moment; None: all that we know of.
+        """
         self._table = table
         self._content = content
         self._save = save
-        self._ways = [(Way("peer", address), interface) for address in own]
-        self._ways += [(Way("host", address), loopback) for address in LOOPBACK]
+        self._device = own
+        self._interface = interface
+        self._loopback = loopback
+        self._present = present
+        self._known_as: tuple[Address, ...] = ()
         self._sockets: dict[tuple[Protocol, int], int] = {}
         """By the inode: the socket that each service was when it was decided."""
-        self._asked: dict[tuple[Protocol, int], tuple[float, Way | None]] = {}
+        self._asked: dict[tuple[Protocol, int], dict[KnownAs, tuple[float, Way]]] = {}
+
+    def set_own(self, addresses: Iterable[Address]) -> None:
+        """Have these be all the addresses that contacts know us by."""
+        self._known_as = tuple(addresses)
+
+    def _ways(self, known_as: KnownAs) -> list[tuple[Way, int]]:
+        """Return the ways to a service, for contacts that know us so, the best first."""
+        wanted = self._known_as if known_as is None else known_as
+        there = [one for one in wanted if self._present is None or one.packed in self._present]
+        ways = [(Way("peer", address), self._interface) for address in dict.fromkeys((*there, *self._device))]
+        return ways + [(Way("host", address), self._loopback) for address in LOOPBACK]
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Decide about services as they appear, until cancelled."""
@@ -103,13 +126,15 @@ class LocalServices:
                 self.look(protocol, port)
             await trio.sleep(WATCH)
 
-    def way_to(self, target: Target, source: Source, protocol: Protocol) -> Way | Target:
+    def way_to(
+        self, target: Target, source: Source, protocol: Protocol, known_as: KnownAs = None
+    ) -> Way | Target:
         """Return how a service is to be reached; a Target is for an ordinary socket. Raises Unreachable."""
         if target.host is not None or source == "host":
             return target
         if source == "peer":
-            return self._ways[0][0]
-        found = self.look(protocol, target.port)
+            return self._ways(known_as)[0][0]
+        found = self.look(protocol, target.port, known_as)
         if isinstance(found, Unreachable):
             raise found
         return found
@@ -118,19 +143,19 @@ class LocalServices:
         """Whether a service has been found at a port."""
         return self._known(protocol, port) is not None
 
-    def look(self, protocol: Protocol, port: int) -> Way | Unreachable:
+    def look(self, protocol: Protocol, port: int, known_as: KnownAs = None) -> Way | Unreachable:
         """Return how the service at a port is to be reached, or why it cannot be."""
         now = trio.current_time()
-        asked, way = self._asked.get((protocol, port), (0.0, None))
-        if way is not None and now - asked < FRESH:
-            return way
+        asked = self._asked.get((protocol, port), {}).get(known_as)
+        if asked is not None and now - asked[0] < FRESH:
+            return asked[1]
         known = self._known(protocol, port)
         try:
-            way = self._decide(protocol, port, known)
+            way = self._decide(protocol, port, known, known_as)
         except Unreachable as unreachable:
             return unreachable
         if known is not None:
-            self._asked[protocol, port] = now, way
+            self._asked.setdefault((protocol, port), {})[known_as] = now, way
         return way
 
     def may_answer(self, port: int, other: int) -> bool:
@@ -148,7 +173,7 @@ class LocalServices:
         known = self._known(protocol, port)
         if known is not None:
             self._content.services.remove(known)
-            found = self._winners(self._table.at(protocol, port))
+            found = self._winners(self._table.at(protocol, port), None)
             if any(listener.uid == known.owner for _, listener in found):
                 first = _first(found, known.owner)
                 self._keep(protocol, port, first)
@@ -169,12 +194,12 @@ class LocalServices:
     def _known(self, protocol: Protocol, port: int) -> KnownService | None:
         return next((known for known in self._content.services if _key(known) == (protocol, port)), None)
 
-    def _decide(self, protocol: Protocol, port: int, known: KnownService | None) -> Way:
+    def _decide(self, protocol: Protocol, port: int, known: KnownService | None, known_as: KnownAs) -> Way:
         listeners = self._table.at(protocol, port)
-        found = self._winners(listeners)
+        found = self._winners(listeners, known_as)
         if known is None:
             if not listeners:  # a rule of the firewall may lead elsewhere what comes from a contact
-                return self._ways[0][0]
+                return self._ways(known_as)[0][0]
             way, listener = _first(found, _owner(found, listeners))
             self._keep(protocol, port, (way, listener))
             log.info("%s at port %d sees %s", protocol.name, port, describe(way))
@@ -202,13 +227,14 @@ class LocalServices:
         self._sockets[protocol, port] = listener.inode
         self._save()
 
-    def _winners(self, listeners: Iterable[Listener]) -> list[Found]:
+    def _winners(self, listeners: Iterable[Listener], known_as: KnownAs) -> list[Found]:
         """Return who gets what comes each way: the kernel's choice. Ways that show the contact go first."""
         found = []
-        for way, interface in self._ways:
+        for way, interface in self._ways(known_as):
             takers = [listener for listener in listeners if listener.takes(way.address, interface)]
             if takers:
-                found.append((way, max(takers, key=lambda taker: _rank(taker, way.address))))
+                taker = max(takers, key=lambda taker: _rank(taker, way.address))
+                found.append((replace(way, everywhere=taker.address.is_unspecified), taker))
         return found
 
 

@@ -3,6 +3,9 @@
 The IPv4 address comes from a hash of who the contact is, so that it is the same on a machine set up anew;
 where two want one address, the second takes the next free one. The table in state.py remembers those that
 are to be kept. IPv6 has room for 80 bits of hash: no collision to expect, and no table.
+
+We ourselves have addresses by the same rule, by the ids that contacts know us under: that is where they look
+for us (SPEC.md, section 12). A contact that has ours already keeps it, and we take the next one.
 """
 
 from collections.abc import MutableMapping
@@ -11,6 +14,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 _PERSON: Final = b"tunfwd address"  # keeps this hash apart from any other use of the same ids
+
+RESOLVER: Final = 53
+RESOLVER6: Final = 0x53  # which reads as ::53
 
 
 class NoAddressLeft(Exception):
@@ -37,19 +43,29 @@ class AddressBook:
 
     @property
     def own(self) -> IPv4Address:
-        """Our address: the first of the range."""
+        """The device's own address, whatever we are called: the first of the range."""
         return self.network[1]
 
     @property
     def own6(self) -> IPv6Address:
-        """Our address: the first of the prefix."""
+        """The device's own address: the first of the prefix."""
         return self.network6[1]
+
+    @property
+    def resolver(self) -> IPv4Address:
+        """The address that answers questions about names; the last one where the range has no 53."""
+        return self.network[RESOLVER] if self.network.num_addresses > RESOLVER + 2 else self.network[-2]
+
+    @property
+    def resolver6(self) -> IPv6Address:
+        """The address that answers questions about names."""
+        return self.network6[RESOLVER6]
 
     @property
     def capacity(self) -> int:
         """How many contacts the range has room for."""
         size = self.network.num_addresses
-        return size // 256 * 254 - 1 if size >= 256 else size - 3
+        return size // 256 * 254 - 2 if size >= 256 else size - 4
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -107,11 +123,10 @@ class AddressBook:
 
     def _is_free(self, address: IPv4Address) -> bool:
         # Some programs still take .0 and .255 for a network's and its broadcast, whatever the prefix.
-        reserved = address in (self.network[0], self.own, self.network[-1]) or int(address) & 0xFF in (
-            0,
-            0xFF,
+        reserved = (self.network[0], self.own, self.resolver, self.network[-1])
+        return (
+            address not in self._owners and address not in reserved and int(address) & 0xFF not in (0, 0xFF)
         )
-        return not reserved and address not in self._owners
 
 
 def _hash(contact: str, size: int) -> int:
