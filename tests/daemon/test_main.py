@@ -94,6 +94,12 @@ class Machine:
     keeper: Keeper = field(default_factory=Keeper)
     steps: list[str] = field(default_factory=list)
 
+    def _connect(self) -> Client | None:
+        try:
+            return Client(self.socket)
+        except UserError:  # the socket is not there yet, or nobody listens there yet
+            return None
+
     def run(self, meanwhile: Callable[[Client], object] = lambda client: None) -> int:
         """Run the daemon; when it serves, do something in a thread beside it, and end it by a signal."""
         failures: list[BaseException] = []
@@ -101,10 +107,10 @@ class Machine:
 
         def beside() -> None:
             try:
-                while not self.socket.exists():
+                while (client := self._connect()) is None:
                     if over.wait(0.01):
                         return
-                with Client(self.socket) as client:
+                with client:
                     meanwhile(client)
             except BaseException as failure:
                 failures.append(failure)
