@@ -150,6 +150,7 @@ def test_nothing_is_default() -> None:
     assert config.state == Path("/nowhere/.local/state/tunfwd")
     assert config.socket == Path("/tunfwd/control.sock")
     assert config.network.range is None
+    assert (config.dns.enabled, config.dns.domain) == (True, "tunfwd.internal")
     assert not config.network.forwarded
     assert config.network.range6 == DEFAULT_RANGE6
     assert (config.rules, config.exposed, config.auto_accept_friends) == ((), (), frozenset())
@@ -269,6 +270,9 @@ EXPOSE = '[[expose]]\nprotocol = "tcp"\nport = 1\n'
         ('[tox]\npassphrase_file = "secret"\n', 2, "'secret' is not an absolute path"),
         ('[tox]\nbinding = "cython"\n', 2, "must be one of builtin, pytox"),
         ('[network]\nrange = "10.77.0.1/16"\n', 2, "has host bits set"),
+        ('[dns]\ndomain = "a..b"\n', 2, "is not a domain such as tunfwd.internal"),
+        ('[dns]\ndomain = "-a.b"\n', 2, "is not a domain such as tunfwd.internal"),
+        ('[dns]\ndomain = "1.2.3.4"\n', 2, "reads as an address"),
         ('[network]\nrange = "10.0.0.0/30"\n', 2, "the prefix is from /8 to /29"),
         ('[network]\nrange = "127.0.0.0/8"\n', 2, "cannot be routed"),
         ('[network]\nrange = "fd00::/48"\n', 2, "is not an IPv4 range"),

@@ -34,6 +34,7 @@ DEFAULT_RANGE6: Final = IPv6Network("fd74:756e:6677::/48")  # a unique local pre
 MAX_FILE: Final = 1 << 20  # bytes
 _LONG_NUMBER: Final = re.compile(r"[0-9_]{4000}")
 _DEEP: Final = 50  # brackets within each other; no key takes as many
+MAX_DOMAIN: Final = 120  # characters: two labels of contacts fit before it (RFC 1035 2.3.4)
 MAX_NICKNAME: Final = 128  # bytes; TOX_MAX_NAME_LENGTH
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -104,6 +105,17 @@ def _read_range6(text: str) -> IPv6Network:
     if network.prefixlen != 48 or not network.subnet_of(IPv6Network("fc00::/7")):
         raise ValueError(f"{text!r} is not a unique local /48, such as {DEFAULT_RANGE6}")
     return network
+
+
+def _read_domain(text: str) -> str:
+    domain = text.lower().removesuffix(".")
+    if len(domain) > MAX_DOMAIN or not all(
+        re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label) for label in domain.split(".")
+    ):
+        raise ValueError(f"{text!r} is not a domain such as tunfwd.internal: at most {MAX_DOMAIN} characters")
+    if domain.rpartition(".")[2].isdigit():
+        raise ValueError(f"{text!r} reads as an address")
+    return domain
 
 
 def _read_interface(text: str) -> str:
@@ -193,6 +205,14 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class Dns:
+    """[dns]: names of contacts for the programs of this machine."""
+
+    enabled: bool = True  # whether the resolver answers at the range's .53
+    domain: Annotated[str, Parse(str, _read_domain)] = "tunfwd.internal"  # under which contacts have names
+
+
+@dataclass(frozen=True, slots=True)
 class Forwarding:
     """[forwarding]: how flows are treated."""
 
@@ -238,6 +258,7 @@ class Document:
 
     tox: Tox = field(default_factory=Tox)
     network: Network = field(default_factory=Network)
+    dns: Dns = field(default_factory=Dns)
     forwarding: Forwarding = field(default_factory=Forwarding)
     daemon: Daemon = field(default_factory=Daemon)
     control: Control = field(default_factory=Control)
@@ -261,6 +282,7 @@ class Config:
     log_level: LogLevel
     tox: Tox
     network: Network
+    dns: Dns
     forwarding: Forwarding
     auto_accept_friends: frozenset[bytes]  # public keys
     auto_accept_groups: frozenset[bytes]  # public keys of friends who invite
@@ -302,6 +324,7 @@ def load(
             ),
         ),
         network=document.network,
+        dns=document.dns,
         forwarding=document.forwarding,
         auto_accept_friends=frozenset(document.friends.auto_accept),
         auto_accept_groups=frozenset(document.groups.auto_accept),

@@ -400,6 +400,8 @@ class IdentityResult(TypedDict):
     virtual_address6: str
     device_address: NotRequired[str]  # the first of the range, ours whoever we are
     device_address6: NotRequired[str]
+    dns: NotRequired[list[str]]  # where names are asked for; none: [dns] enabled = false
+    domain: NotRequired[str]
     interface: str
     version: str
     toxcore: str

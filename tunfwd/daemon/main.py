@@ -264,6 +264,7 @@ def _options(config: Config) -> Options:
         connect_timeout=forwarding.connect_timeout,
         session=SessionSettings(features, limits, forwarding.outage, CONTROLLERS[forwarding.congestion]),
         auto_accept=AutoAccept(config.auto_accept_friends, config.auto_accept_groups),
+        domain=config.dns.domain if config.dns.enabled else None,
     )
 
 

@@ -8,6 +8,7 @@ from tunfwd.daemon.contacts.tracker import AutoAccept, ContactTracker
 from tunfwd.daemon.datapath.datapath import Datapath, Machine
 from tunfwd.daemon.names import DEFAULT_DOMAIN, Names
 from tunfwd.daemon.process.events import Events
+from tunfwd.daemon.resolver import Resolver
 from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.state import Content
 from tunfwd.forwarding.session import Settings as SessionSettings
@@ -24,8 +25,8 @@ class Options:
     """Of services, in s."""
     session: SessionSettings
     auto_accept: AutoAccept
-    domain: str = DEFAULT_DOMAIN
-    """Of the names of contacts."""
+    domain: str | None = DEFAULT_DOMAIN
+    """Of the names of contacts; None: nobody answers questions about them."""
 
 
 class Daemon:
@@ -57,6 +58,11 @@ class Daemon:
             options.auto_accept,
             start,
         )
-        self.names = Names(self.datapath.peers, options.domain, self.contacts.own.names)
+        self.names = Names(self.datapath.peers, options.domain or DEFAULT_DOMAIN, self.contacts.own.names)
+        self.resolver: Resolver | None = None
+        if options.domain is not None:
+            places = (self.book.resolver, self.book.resolver6)
+            self.resolver = Resolver(self.names, (ipv4.network, ipv6.network), places)
+            self.datapath.nameserver.open(self.resolver.answer, *(place.packed for place in places))
         self.client = self.contacts.client
         self.rooms = self.contacts.rooms

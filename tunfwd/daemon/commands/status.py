@@ -42,6 +42,8 @@ class StatusCommands:
         self._contacts = daemon.contacts
         self._datapath = daemon.datapath
         self._book = daemon.book
+        self._names = daemon.names
+        self._resolver = daemon.resolver
         self._storage = storage
         self._health = health
         self._rooms = rooms
@@ -66,6 +68,8 @@ class StatusCommands:
             "nickname": client.name,
             "virtual_address": str(own.address or self._book.own),
             "virtual_address6": str(own.address6),
+            "dns": [str(self._book.resolver), str(self._book.resolver6)] if self._resolver else [],
+            "domain": self._names.domain,
             "device_address": str(self._book.own),
             "device_address6": str(self._book.own6),
             "interface": self._datapath.device.name,
@@ -116,6 +120,7 @@ class StatusCommands:
         drops["friend_requests_blocked"] = tickets.blocked_requests
         drops["tickets_unknown"] = tickets.invites.wrong
         drops["tickets_unread"] = tickets.invites.unread
+        drops["dns_malformed"] = self._resolver.malformed if self._resolver is not None else 0
         drops["faults"] = faults.tally.count
         return {name: count for name, count in sorted(drops.items()) if count}
 

@@ -9,6 +9,7 @@ from time import perf_counter
 from tunfwd.common.values import Random
 from tunfwd.daemon.datapath.engine import Engine, MappingHandler
 from tunfwd.daemon.datapath.inbound import InboundFlows
+from tunfwd.daemon.datapath.nameserver import NameServer
 from tunfwd.daemon.datapath.outbound import OutboundFlows
 from tunfwd.daemon.datapath.pings import Pings
 from tunfwd.daemon.datapath.scheduler import Scheduler
@@ -16,6 +17,7 @@ from tunfwd.daemon.datapath.services import LocalServices, Table
 from tunfwd.daemon.peers import Peers
 from tunfwd.daemon.storage.state import Content
 from tunfwd.netstack.stack import Stack
+from tunfwd.netstack.types import HostState
 from tunfwd.services.poller import Poller
 from tunfwd.tun.device import Device, Offload
 from tunfwd.tun.sources import Source
@@ -62,9 +64,10 @@ class Datapath:
         self._speak_from = machine.speak_from
         self.poller = machine.poller
         self.peers = Peers()
+        self.nameserver = NameServer(lambda: self.stack, machine.present)
         self.stack = Stack(
             machine.addresses,
-            self.peers.host_state,
+            self._host_state,
             random,
             device.mtu,
             udp_segmentation=Offload.USO4 in device.offload,
@@ -93,8 +96,12 @@ class Datapath:
             OutboundFlows(self.stack, self.peers, self.scheduler, inbound.follow),
             inbound,
             self.pings,
+            self.nameserver,
             machine.clock,
         )
+
+    def _host_state(self, address: bytes) -> HostState:
+        return HostState.ONLINE if address in self.nameserver.addresses else self.peers.host_state(address)
 
     def set_own(self, addresses: Iterable[IPv4Address | IPv6Address], sources: tuple[Source, ...]) -> None:
         """Have these be our own addresses, besides the device's, and programs speak from them as said."""

@@ -27,6 +27,7 @@ from tunfwd.common.timers import Timers
 from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath import connections
 from tunfwd.daemon.datapath.inbound import InboundFlows
+from tunfwd.daemon.datapath.nameserver import NameServer
 from tunfwd.daemon.datapath.outbound import OutboundFlows
 from tunfwd.daemon.datapath.pings import Pings
 from tunfwd.daemon.datapath.scheduler import TURN, Scheduler
@@ -75,6 +76,7 @@ class Engine:
         outbound: OutboundFlows,
         inbound: InboundFlows,
         pings: Pings,
+        nameserver: NameServer,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """`clock` measures turns, in s."""
@@ -86,6 +88,7 @@ class Engine:
         self._outbound = outbound
         self._inbound = inbound
         self._pings = pings
+        self._nameserver = nameserver
         self._deadlines: Timers[Peer] = Timers()
         self._blocked: set[Peer] = set()
         self._clock = clock
@@ -272,9 +275,10 @@ class Engine:
     def _on_stack_event(self, event: stack_events.Event) -> None:
         match event:
             case stack_events.Incoming():
-                self._outbound.incoming(event.connection)
+                if not self._nameserver.incoming(event.connection):
+                    self._outbound.incoming(event.connection)
             case stack_events.Datagram():
-                if not self._inbound.datagram(event):
+                if not self._inbound.datagram(event) and not self._nameserver.datagram(event):
                     self._outbound.datagram(event)
             case stack_events.DatagramRefused():
                 self._inbound.refused(event)
