@@ -375,6 +375,17 @@ def test_ping(daemon: Any, tunfwd: Run, monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
+def test_ping_shows_what_the_link_measures(daemon: Any, tunfwd: Run) -> None:
+    link = {"path_seconds": 200.0, "rtt": 0.00048, "loss": 0.0123, "window": 14_200}
+    daemon.answers["ping"] = {"contact": "alice", "seconds": 0.0005, "path": "direct", **link}
+    assert tunfwd("ping", "alice").out == (
+        "alice answered in 0.50 ms (direct)\n"
+        "link: direct for 3m, round trip 0.48 ms, lost 1.2%, window 14.2 kB\n"
+    )
+    shown = json.loads(tunfwd("ping", "alice", "--json").out)
+    assert {key: shown[key] for key in link} == link
+
+
 def test_ping_without_answer(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["ping"] = UserError("timeout", "alice did not answer")
     result = tunfwd("ping", "alice", "--timeout", "1")
@@ -388,6 +399,10 @@ def test_ping_without_answer(daemon: Any, tunfwd: Run) -> None:
         "received": 0,
         "seconds": None,
         "path": None,
+        "path_seconds": None,
+        "rtt": None,
+        "loss": None,
+        "window": None,
         "replies": [],
     }
 

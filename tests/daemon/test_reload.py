@@ -13,6 +13,7 @@ import pytest
 from tunfwd.config.changes import LIVE, compare
 from tunfwd.config.document import load
 from tunfwd.daemon.commands.reload import Reloading
+from tunfwd.daemon.process.logs import Log
 
 from ..tox.simulated_toxcore import Network, installed
 from .living import Living, befriend, until
@@ -136,9 +137,11 @@ async def test_nodes_come_and_go(tmp_path: Path) -> None:
 async def test_the_log_says_more_or_less(tmp_path: Path) -> None:
     async with Living.running(tmp_path, "alice") as alice:
         file = File(tmp_path, alice)
-        for level in ("debug", "error"):
-            await file.reload(f'[log]\nlevel = "{level}"\n')
-            assert logging.getLogger().level == getattr(logging, level.upper())
+        with Log("INFO") as writer:
+            for level in ("debug", "error"):
+                await file.reload(f'[log]\nlevel = "{level}"\n')
+                assert writer.level == getattr(logging, level.upper())
+                assert logging.getLogger().level <= logging.INFO  # as events are told at any level
 
 
 async def test_who_is_accepted_by_rule(tmp_path: Path) -> None:

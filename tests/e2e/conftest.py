@@ -28,6 +28,7 @@ from .plain_peer import ToxNode
 P = TypeVar("P")
 R = TypeVar("R")
 
+METRICS = "127.0.0.1:9177"
 CONNECT_TIMEOUT = 3.0  # s; a dead target is given up after it
 UDP_IDLE = 4.0  # s
 OUTAGE = 3.0  # s that the link's streams outlive a contact that is gone
@@ -105,7 +106,8 @@ def network(net: Topology, folder: Path) -> Iterator[ToxNode]:
 def settings(network: ToxNode, *, link: bool = True) -> dict[str, Mapping[str, Any]]:
     """A daemon's configuration."""
     forwarding = {**CONFIG["forwarding"], "link": link}
-    return {**CONFIG, "tox": {"bootstrap": [network.bootstrap]}, "forwarding": forwarding}
+    tox = {"bootstrap": [network.bootstrap]}
+    return {**CONFIG, "tox": tox, "forwarding": forwarding, "metrics": {"listen": METRICS}}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

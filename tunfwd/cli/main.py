@@ -32,6 +32,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "kill": "tunfwd.cli.offers:kill",
     "nodes": "tunfwd.cli.nodes:nodes",
     "events": "tunfwd.cli.events:events",
+    "metrics": "tunfwd.cli.metrics:metrics",
     "ping": "tunfwd.cli.overview:ping",
     "reload": "tunfwd.cli.service:reload",
     "doctor": "tunfwd.cli.doctor:doctor",

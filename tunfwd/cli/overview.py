@@ -10,7 +10,7 @@ import click
 from tunfwd import __version__
 from tunfwd.cli import glance
 from tunfwd.cli.arguments import complete_contacts, json_option
-from tunfwd.cli.output import milliseconds, note, say, show, show_fields, show_json
+from tunfwd.cli.output import milliseconds, note, say, show, show_fields, show_json, size, span
 from tunfwd.cli.qr import show_qr
 from tunfwd.cli.session import Session
 from tunfwd.common.errors import EXIT_CODES, UserError
@@ -145,9 +145,23 @@ def _ping_summary(name: str, sent: int, replies: list[api.PingResult], as_json: 
                 "received": len(replies),
                 "seconds": times[len(times) // 2] if times else None,
                 "path": replies[-1]["path"] if replies else None,
+                **{key: replies[-1].get(key) if replies else None for key in ("rtt", "loss", "window")},
+                "path_seconds": replies[-1].get("path_seconds") if replies else None,
                 "replies": [{"seconds": reply["seconds"], "path": reply["path"]} for reply in replies],
             }
         )
-    elif sent > 1 and times:
+        return
+    if sent > 1 and times:
         lowest, middle, highest = (milliseconds(times[i]) for i in (0, len(times) // 2, -1))
         say(f"{len(replies)} of {sent} answered; minimum {lowest}, median {middle}, maximum {highest}")
+    if replies:
+        _link_figures(replies[-1])
+
+
+def _link_figures(reply: api.PingResult) -> None:
+    rtt, loss, window = reply.get("rtt"), reply.get("loss"), reply.get("window")
+    if rtt is None or loss is None or window is None:
+        return
+    since = reply.get("path_seconds")
+    path = reply["path"] if since is None else f"{reply['path']} for {span(since)}"
+    say(f"link: {path}, round trip {milliseconds(rtt)}, lost {loss:.1%}, window {size(window)}")

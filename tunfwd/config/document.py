@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from tunfwd.common.errors import ConfigurationError
-from tunfwd.common.notation import Key
+from tunfwd.common.notation import Key, TargetText
 from tunfwd.common.schema import Mismatch, Parse, decode, spell
 from tunfwd.config import paths
 from tunfwd.config.rules import Expose, RuleTable
@@ -246,6 +246,13 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """[metrics]: figures for Prometheus."""
+
+    listen: TargetText | None = None  # where they are served by HTTP, at /metrics; None: nowhere
+
+
+@dataclass(frozen=True, slots=True)
 class Invitations:
     """[friends], [groups]: whose friend requests, or whose invitations into groups, need no person's yes."""
 
@@ -263,6 +270,7 @@ class Document:
     daemon: Daemon = field(default_factory=Daemon)
     control: Control = field(default_factory=Control)
     log: Log = field(default_factory=Log)
+    metrics: Metrics = field(default_factory=Metrics)
     friends: Invitations = field(default_factory=Invitations)
     groups: Invitations = field(default_factory=Invitations)
     rule: tuple[RuleTable, ...] = ()
@@ -280,6 +288,7 @@ class Config:
     group: str | None
     user: str | None
     log_level: LogLevel
+    metrics: Metrics
     tox: Tox
     network: Network
     dns: Dns
@@ -317,6 +326,7 @@ def load(
         group=document.control.group,
         user=document.daemon.user,
         log_level=_from_environment(environ, paths.LOG_VARIABLE, _read_level, document.log.level),
+        metrics=document.metrics,
         tox=replace(
             document.tox,
             public_nodes=_from_environment(

@@ -585,6 +585,10 @@ class PingResult(TypedDict):
     contact: str
     seconds: float
     path: Literal["direct", "relay"]
+    path_seconds: NotRequired[float | None]  # for how long
+    rtt: NotRequired[float | None]  # s, as the link measures it from its own packets; these as in `status`
+    loss: NotRequired[float | None]
+    window: NotRequired[int | None]
 
 
 class EventEntry(TypedDict):

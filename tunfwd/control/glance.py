@@ -45,6 +45,11 @@ class ContactEntry(TypedDict):
     extended: bool
     features: list[str]
     reason: NotRequired[str]  # why it cannot be reached, where there is more to say than "offline"
+    path: NotRequired[Literal["direct", "relay"] | None]  # straight there, or by a relay; None: offline
+    path_seconds: NotRequired[float | None]  # for how long
+    rtt: NotRequired[float | None]  # s, smoothed; None: there is no link, or nothing was sent over it yet
+    loss: NotRequired[float | None]  # the part of the bytes sent over this path that was lost, 0 to 1
+    window: NotRequired[int | None]  # bytes that may be in flight
 
 
 class GroupEntry(TypedDict):

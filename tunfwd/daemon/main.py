@@ -11,8 +11,9 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -58,8 +59,14 @@ from tunfwd.tun.listeners import Listeners, local_interface
 from tunfwd.tun.local_addresses import LocalAddresses
 from tunfwd.tun.upkeep import Layout, set_guards
 
+if TYPE_CHECKING:
+    from tunfwd.daemon.commands.metrics import MetricsPage
+
 GC_THRESHOLD: Final = 50_000
 """Allocations; at the default of 700 collecting takes a part of every packet's time."""
+
+METRICS: Final = "tunfwd.daemon.commands.metrics"
+"""Imported where the configuration asks for them: they take a library that is slow to load."""
 
 CONTROLLERS: Final[dict[str, ControllerFactory]] = {"bbr": Bbr, "cubic": Cubic, "newreno": NewReno}
 
@@ -96,6 +103,8 @@ def run(path: str | None = None) -> int:
 
 def _run(config: Config, read: Callable[[], Config], hangup: Hangup, writer: Log) -> None:
     os.umask(0o077)
+    if config.metrics.listen is not None:
+        import_module(METRICS)  # while the libraries can be read: the user may be another one soon
     with _device(config) as device:
         try:
             file = config.tox.passphrase_file
@@ -182,6 +191,7 @@ async def _serve(
         machine = _machine(tunnel, stack.enter_context(Listeners()))
         daemon = Daemon(machine, state.content, saver.save, _options(config), start)
         stack.enter_context(daemon.events)
+        metrics = await _metrics_page(config)
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
         confinement = confine([state.directory, config.socket.parent], configuration_of(config.place))
         writer.start()
@@ -200,6 +210,8 @@ async def _serve(
             nursery.start_soon(tunnel.local.follow)
             await nursery.start(client.run)
             await nursery.start(serve, listener, commands)
+            if metrics is not None:
+                await nursery.start(metrics.serve, commands)
             own = daemon.contacts.own.among_friends
             log.info(
                 "our Tox address is %s; friends reach us at %s", client.address, own.address or own.address6
@@ -208,6 +220,13 @@ async def _serve(
             nursery.cancel_scope.cancel()
         if datapath.engine.lost is not None:
             raise datapath.engine.lost
+
+
+async def _metrics_page(config: Config) -> "MetricsPage | None":
+    if config.metrics.listen is None:
+        return None
+    page: MetricsPage = await import_module(METRICS).MetricsPage.open(config.metrics.listen)
+    return page
 
 
 async def _run_to_the_end(engine: Engine, hangup: Hangup, reloading: Reloading) -> None:

@@ -3,7 +3,7 @@
 `Peer` ties together what belongs to one contact; `Peers` finds it by whatever a person or a packet has.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -92,6 +92,8 @@ class Peer:
     party: Party = field(default_factory=lambda: Party(""))
     """What rules may call it. Not its nickname."""
     offline_since: float | None = None
+    path_since: float | None = None
+    """Since when it is reached as it is; None: it is offline."""
     inbox: deque[bytes] = field(default_factory=deque)
     """Lossy packets that wait for its turn."""
     batch: int = 16
@@ -168,6 +170,8 @@ class Peers:
     """All contacts."""
 
     def __init__(self) -> None:
+        self.dropped: Counter[str] = Counter()
+        """What the sessions of contacts that were removed had dropped, by reason: sums never go back."""
         self._by_contact: dict[Contact, Peer] = {}
         self._by_address: dict[bytes, Peer] = {}
         self.revision = 0
@@ -198,6 +202,7 @@ class Peers:
         """Remove a contact."""
         self.changed()
         self.reach += bool(peer.ports)
+        self.dropped.update(peer.session.counters)
         del self._by_contact[peer.contact], self._by_address[peer.address6.packed]
         if peer.address is not None:
             del self._by_address[peer.address.packed]

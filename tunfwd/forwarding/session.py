@@ -22,7 +22,7 @@ from tunfwd.forwarding.flow import Flow, Mapping
 from tunfwd.forwarding.flow_table import MAX_FLOWS, MAX_UDP_FLOWS, Limits
 from tunfwd.forwarding.handshake import Handshake
 from tunfwd.forwarding.negotiation import Negotiation
-from tunfwd.link import Bbr, LinkClosed
+from tunfwd.link import Bbr, Link, LinkClosed
 from tunfwd.link.congestion import ControllerFactory
 from tunfwd.wire.carriers import FRIEND, Carrier
 from tunfwd.wire.packets import (
@@ -517,6 +517,12 @@ class Session:
             self._carriage.send(Claimed(token, valid))
 
     # -- what goes to a whole group at once: Hello, Offer (`offer`'s public_id) and Kill -------------------
+
+    @property
+    def link(self) -> Link | None:
+        """The link, where there is one; to look at, as its owner is the session."""
+        linked = self._carriage.linked
+        return None if linked is None else linked.link
 
     @property
     def has_greeted(self) -> bool:

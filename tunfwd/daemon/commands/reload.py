@@ -19,9 +19,11 @@ from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.contacts.offers import Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept
+from tunfwd.daemon.process.logs import set_level
 from tunfwd.daemon.storage.nodes import NodeList
 from tunfwd.daemon.storage.state import State
 from tunfwd.daemon.wiring import Daemon
+from tunfwd.events import event
 from tunfwd.faults import note
 
 LATER: Final = "changed, and takes effect when the daemon is started again"
@@ -82,7 +84,8 @@ class Reloading:
             live, restart = compare(self._config, new).live, compare(self._started, new).restart
             self._apply(new, node_list)
             self._config = new
-        log.info("%s: reloaded; changed: %s", new.place, ", ".join(live) or "nothing that takes effect now")
+        changed = ", ".join(live) or "nothing that takes effect now"
+        log.info("%s: reloaded; changed: %s", new.place, changed, extra=event("reloaded"))
         for key in restart:
             log.warning("%s %s", key, LATER)
         return {
@@ -94,7 +97,7 @@ class Reloading:
 
     def _apply(self, new: Config, node_list: NodeList) -> None:
         daemon = self._daemon
-        logging.getLogger().setLevel(new.log_level.upper())
+        set_level(new.log_level.upper())
         self._nodes.reconfigure(
             node_list, new.tox.settings(self._state.identity(), self._nickname, node_list.public)
         )

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from dataclasses import asdict
-from typing import Literal
 
 import trio
 
@@ -13,6 +12,7 @@ from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.doctor import Health
 from tunfwd.daemon.commands.entries import Entries
+from tunfwd.daemon.commands.figures import figures_of
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.contacts.offers import describe
@@ -107,7 +107,7 @@ class StatusCommands:
         }
 
     def _drops(self) -> dict[str, int]:
-        drops: Counter[str] = Counter()
+        drops = Counter(self._datapath.peers.dropped)
         for peer in self._datapath.peers:
             drops.update(peer.session.counters)
         client = self._client
@@ -160,8 +160,16 @@ class StatusCommands:
             seconds = await self._datapath.pings.ping(peer)
             if seconds is None:
                 raise UserError("failed", f"{peer.label} does not answer pings: its program is another")
-            path: Literal["direct", "relay"] = "direct" if link_of(peer) == "direct" else "relay"
-            return {"contact": peer.label, "seconds": seconds, "path": path}
+            measured = figures_of(peer)
+            return {
+                "contact": peer.label,
+                "seconds": seconds,
+                "path": measured.path or "relay",
+                "path_seconds": measured.path_seconds,
+                "rtt": measured.rtt,
+                "loss": measured.loss,
+                "window": measured.window,
+            }
         if not peer.session.features:
             raise UserError(
                 "timeout", f"{peer.label} is online, but its program has not said that it answers pings"
@@ -194,6 +202,9 @@ def contact_entry(peer: Peer) -> api.ContactEntry:
         "extended": bool(features),
         "features": [str(feature.name).lower() for feature in Feature if feature in features],
     }
+    measured = figures_of(peer)
+    entry["path"], entry["path_seconds"] = measured.path, measured.path_seconds
+    entry["rtt"], entry["loss"], entry["window"] = measured.rtt, measured.loss, measured.window
     if peer.address is None:
         entry["reason"] = NO_ADDRESS
     return entry

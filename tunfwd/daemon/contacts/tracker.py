@@ -264,6 +264,7 @@ class ContactTracker(Handler):
         """See Handler."""
         peer = self.added(contact)
         self.residents.came(peer)
+        peer.path_since = trio.current_time()
         link = link_of(peer)
         log.info("%s is online (%s)", peer.label, link, extra=caused_by(peer, "online", link=link))
         self._engine.online(peer)
@@ -271,6 +272,7 @@ class ContactTracker(Handler):
     def contact_offline(self, contact: Contact) -> None:
         """See Handler."""
         if peer := self._peers.of(contact):
+            peer.path_since = None
             log.info("%s is offline", peer.label, extra=caused_by(peer, "offline"))
             self._engine.offline(peer)
             self.residents.went(peer, trio.current_time())
@@ -291,6 +293,7 @@ class ContactTracker(Handler):
         if peer := self._peers.of(contact):
             link = link_of(peer)
             by = caused_by(peer, "path", link=link)
+            peer.path_since = trio.current_time()
             log.info("%s is reached by another path: %s", peer.label, link, extra=by)
             self._engine.moved(peer)
 

@@ -36,6 +36,15 @@ def caused_by(contact: Peer, kind: Kind | None = None, **details: Value) -> dict
     return cause | event(kind, contact=contact.label, public_key=contact.key, **details)
 
 
+def set_level(level: int | str) -> None:
+    """Write records of this level and above. Events are told, whatever is written."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        if isinstance(handler, Log):
+            handler.setLevel(level)
+            root.setLevel(min(handler.level, logging.INFO))
+
+
 class Log(logging.Handler):
     """The handler of all records, a context: at its end what waits is written, within `FLUSH_TIME`."""
 
@@ -54,9 +63,8 @@ class Log(logging.Handler):
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
 
     def __enter__(self) -> Self:
-        root = logging.getLogger()
-        root.addHandler(self)
-        root.setLevel(min(self.level, logging.INFO))  # events are told, whatever is written
+        logging.getLogger().addHandler(self)
+        set_level(self.level)
         return self
 
     def __exit__(
