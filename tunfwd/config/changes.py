@@ -27,6 +27,7 @@ _WRITTEN: Final = {
     "auto_accept_groups": "[groups] auto_accept",
     "rules": "[[rule]]",
     "exposed": "[[expose]]",
+    "hooks": "[[hook]]",
 }
 _UNTOLD: Final = frozenset({"file", "place"})
 

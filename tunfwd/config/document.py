@@ -20,6 +20,7 @@ from tunfwd.common.errors import ConfigurationError
 from tunfwd.common.notation import Key, TargetText
 from tunfwd.common.schema import Mismatch, Parse, decode, spell
 from tunfwd.config import paths
+from tunfwd.config.hooks import Hook
 from tunfwd.config.rules import Expose, RuleTable
 from tunfwd.config.toml_lines import line_of, locate
 from tunfwd.files import read_whole
@@ -275,6 +276,7 @@ class Document:
     groups: Invitations = field(default_factory=Invitations)
     rule: tuple[RuleTable, ...] = ()
     expose: tuple[Expose, ...] = ()
+    hook: tuple[Hook, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +299,7 @@ class Config:
     auto_accept_groups: frozenset[bytes]  # public keys of friends who invite
     rules: tuple[Rule, ...]
     exposed: tuple[Expose, ...]
+    hooks: tuple[Hook, ...]
 
 
 def load(
@@ -340,6 +343,7 @@ def load(
         auto_accept_groups=frozenset(document.groups.auto_accept),
         rules=tuple(table.rule for table in document.rule),
         exposed=document.expose,
+        hooks=document.hook,
     )
 
 
@@ -406,7 +410,7 @@ def _syntax(text: str, name: str, message: str) -> str:
 def _subject(wrong: Mismatch) -> str:
     """Return the name of the key for the message, as the file has it: `[tox] udp_port`, `[[rule]] ports`."""
     match wrong.path:
-        case ("rule" | "expose" as table, int(), *rest):
+        case ("rule" | "expose" | "hook" as table, int(), *rest):
             return f"[[{table}]] {spell(tuple(rest))}".rstrip() + " "
         case (table, *rest):
             return f"[{spell((table,))}] {spell(tuple(rest))}".rstrip() + " "

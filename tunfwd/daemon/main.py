@@ -33,6 +33,8 @@ from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.process.confinement import configuration_of, confine
 from tunfwd.daemon.process.handover import leave_root, say_if_unreadable
 from tunfwd.daemon.process.hangup import Hangup
+from tunfwd.daemon.process.hooks import Hooks
+from tunfwd.daemon.process.hooks import start as start_hooks
 from tunfwd.daemon.process.logs import Log
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.storage.nodes import NodeList
@@ -112,6 +114,7 @@ def _run(config: Config, read: Callable[[], Config], hangup: Hangup, writer: Log
             leave_root(config)
             say_if_unreadable(config)
             with (
+                _hooks(config) as hooks,
                 State.load(config.state) as state,
                 listening(config.socket, config.group) as listener,
                 _tunnel(config, device) as tunnel,
@@ -119,7 +122,7 @@ def _run(config: Config, read: Callable[[], Config], hangup: Hangup, writer: Log
                 memory.disable_mlock()
                 gc.freeze()
                 gc.set_threshold(GC_THRESHOLD)
-                trio.run(_serve, config, read, hangup, state, listener, tunnel, passphrase, writer)
+                trio.run(_serve, config, read, hangup, state, listener, tunnel, hooks, passphrase, writer)
         except BaseExceptionGroup as group:
             raise _explain(group) from group
         except (DeviceLost, ToxError, ToxcoreUnusable, IdentityError, SettingUnusable) as error:
@@ -176,6 +179,7 @@ async def _serve(
     state: State,
     listener: Listener,
     tunnel: Tunnel,
+    hooks: Hooks | None,
     passphrase: bytes | None,
     writer: Log,
 ) -> None:
@@ -212,6 +216,8 @@ async def _serve(
             await nursery.start(serve, listener, commands)
             if metrics is not None:
                 await nursery.start(metrics.serve, commands)
+            if hooks is not None:
+                nursery.start_soon(hooks.run, daemon.events)
             own = daemon.contacts.own.among_friends
             log.info(
                 "our Tox address is %s; friends reach us at %s", client.address, own.address or own.address6
@@ -220,6 +226,18 @@ async def _serve(
             nursery.cancel_scope.cancel()
         if datapath.engine.lost is not None:
             raise datapath.engine.lost
+
+
+@contextlib.contextmanager
+def _hooks(config: Config) -> Iterator[Hooks | None]:
+    """Have what runs hooks started while this process still can, and before it has a thread."""
+    if not config.hooks:
+        yield None
+        return
+    with contextlib.closing(
+        start_hooks(config.hooks, os.environ | {"TUNFWD_SOCKET": str(config.socket)})
+    ) as hooks:
+        yield hooks
 
 
 async def _metrics_page(config: Config) -> "MetricsPage | None":

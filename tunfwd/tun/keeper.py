@@ -12,20 +12,19 @@ import contextlib
 import errno
 import os
 import select
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import pyprctl
 import trio
-from pyprctl import Cap, CapState
+from pyprctl import Cap
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from tunfwd.tun.connections import end_connections
+from tunfwd.tun.helper import become_helper
 from tunfwd.tun.monitor import EVERYTHING, drain, monitor
 from tunfwd.tun.sources import Source, decode, encode
 from tunfwd.tun.upkeep import Layout, Restored, missing, restore, withdraw
@@ -99,7 +98,7 @@ def keep(layout: Layout, confine: Callable[[], object]) -> Keeper:
     pid = os.fork()
     if pid == 0:
         try:
-            _become_keeper(theirs)
+            become_helper(theirs, "tunfwd-keeper", {Cap.NET_ADMIN})
             watch = _Watch(layout, theirs)
             watch.run(confine)
             end_connections(layout.addresses, watch.own)
@@ -110,22 +109,6 @@ def keep(layout: Layout, confine: Callable[[], object]) -> Keeper:
             os._exit(0)  # whatever the daemon has to tidy up is the daemon's
     theirs.close()
     return Keeper(pid, ours)
-
-
-def _become_keeper(channel: socket.socket) -> None:
-    """Hold nothing of the daemon's: the device, its locks and its log end with the daemon itself."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)  # for the daemon, at whose end this one ends
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor <= 2:
-            os.dup2(null, descriptor)
-        elif descriptor != channel.fileno():
-            with contextlib.suppress(OSError):  # that of the listing
-                os.close(descriptor)
-    pyprctl.set_name("tunfwd-keeper")
-    kept = {Cap.NET_ADMIN} & set(CapState.get_current().permitted)
-    CapState(permitted=kept, effective=kept).set_current()
 
 
 @dataclass(slots=True)

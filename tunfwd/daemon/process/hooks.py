@@ -17,18 +17,16 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import pyprctl
 import trio
-from pyprctl import CapState
 
 from tunfwd.config.hooks import Hook
 from tunfwd.daemon.process.events import Cursor, Event, Events, TooManyReaders
 from tunfwd.events import KINDS, Kind
+from tunfwd.tun.helper import SIGNALS, become_helper
 
 RUN_TIME: Final = 60.0  # s that a program may take
 MAX_PACKET: Final = 32_768  # bytes of an event, or a report
 MAX_TOLD: Final = 200  # bytes of what a program says, in the log
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +105,8 @@ def start(hooks: Sequence[Hook], environment: Mapping[str, str]) -> Hooks:
     pid = os.fork()
     if pid == 0:
         try:
-            _become_runner(theirs)
+            become_helper(theirs, "tunfwd-hooks")
+            os.chdir("/")
             _Runner(hooks, theirs, environment).run()
         except Exception as error:
             with contextlib.suppress(OSError):
@@ -116,24 +115,6 @@ def start(hooks: Sequence[Hook], environment: Mapping[str, str]) -> Hooks:
             os._exit(0)  # whatever the daemon has to tidy up is the daemon's
     theirs.close()
     return Hooks(hooks, ours, pid)
-
-
-def _become_runner(channel: socket.socket) -> None:
-    """Hold nothing of the daemon's."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # for the daemon, at whose end this one ends
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor <= 2:
-            os.dup2(null, descriptor)
-        elif descriptor not in (channel.fileno(), null):
-            with contextlib.suppress(OSError):  # that of the listing
-                os.close(descriptor)
-    pyprctl.set_name("tunfwd-hooks")
-    pyprctl.set_no_new_privs()
-    CapState().set_current()
-    os.chdir("/")
-    os.umask(0o077)
 
 
 class _Runner:
