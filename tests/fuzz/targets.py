@@ -29,6 +29,7 @@ TARGETS: dict[str, Target] = {
     "member-session": endpoints.member_session,
     "stack": endpoints.stack,
     "daemon": world.whole_daemon,
+    "names": world.questions,
 }
 CORPUS = Path(__file__).with_name("corpus")
 

@@ -627,3 +627,16 @@ class _Deterministic:
     def __exit__(self, *_: object) -> None:
         SERVING.ServiceStream, SERVING.ServiceFlow = self._sockets
         SCHEDULER._ALLOW_DETERMINISTIC_SCHEDULING = False
+
+
+def questions(data: bytes) -> None:
+    """A message to the resolver of names: answered or not, as whom it came from can tell."""
+    from tests.daemon.simulated import Daemon  # noqa: PLC0415  whose toxcore is made when it is needed
+
+    resolver = Daemon().resolver
+    assert resolver is not None
+    for stream in (False, True):
+        for message in (data, b"\0\1\1\0\0\1\0\0\0\0\0\0" + data):
+            answer = resolver.answer(message, stream=stream)
+            assert answer is None or (answer[:2] == message[:2] and answer[2] & 0x80)
+            assert answer is None or stream or len(answer) <= 1232

@@ -31,6 +31,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "ports": "tunfwd.cli.offers:ports",
     "kill": "tunfwd.cli.offers:kill",
     "nodes": "tunfwd.cli.nodes:nodes",
+    "dns": "tunfwd.cli.dns:dns",
     "events": "tunfwd.cli.events:events",
     "metrics": "tunfwd.cli.metrics:metrics",
     "ping": "tunfwd.cli.overview:ping",

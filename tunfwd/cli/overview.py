@@ -2,7 +2,6 @@
 
 import sys
 import time
-from importlib.util import find_spec
 from typing import Final
 
 import click
@@ -16,7 +15,6 @@ from tunfwd.cli.session import Session
 from tunfwd.common.errors import EXIT_CODES, UserError
 from tunfwd.control import api
 
-BUILDS: Final = ("uncompiled", "compiled")
 PING_INTERVAL: Final = 1.0  # s from one ping to the next, as ping(8)
 
 
@@ -105,28 +103,22 @@ def version(ctx: click.Context, as_json: bool) -> None:
     except UserError:
         running = None
     if as_json:
-        show_json({"version": __version__, "compiled": _is_compiled(), "daemon": running})
+        show_json({"version": __version__, "daemon": running})
         return
-    say(f"tunfwd {__version__}, {BUILDS[_is_compiled()]}")
+    say(f"tunfwd {__version__}")
     if running:
-        how = {"api": " by compiled calls", "abi": " by uncompiled calls", "pytox": " by pytox"}
-        calls = how.get(running.get("binding", ""), "")
-        build = BUILDS[running["compiled"]]
-        say(f"daemon {running['version']}, {build}, libtoxcore {running['toxcore']}{calls}")
-
-
-def _is_compiled() -> bool:
-    """Whether the packet path of this installation is in C; without loading it."""
-    found = find_spec("tunfwd.link")
-    return found is not None and not str(found.origin).endswith(".py")
+        how = ", compiled" if running["compiled"] else ""
+        say(f"daemon {running['version']}{how}, libtoxcore {running['toxcore']}")
 
 
 def _identity(result: api.IdentityResult) -> None:
+    servers, domain = result.get("dns"), result.get("domain")
     show_fields(
         (
             ("Tox address", result["address"]),
             ("Nickname", result["nickname"]),
             ("Virtual address", f"{result['virtual_address']}  {result['virtual_address6']}"),
+            ("Names", f"*.{domain}, asked for at {' and '.join(servers)}" if servers else "not answered for"),
             ("Interface", result["interface"]),
             ("UDP port", result["udp_port"] or "none"),
             ("DHT key", f"{result['dht_key']}  (for [tox] bootstrap of others; after a crash it is another)"),

@@ -463,6 +463,7 @@ class MappingEntry(TypedDict):
     address: str | None  # the virtual address it is reached at, or whose connections come to us
     address6: str
     port: int
+    dns: NotRequired[str | None]  # the contact's name in DNS
     name: str
     state: str
     connections: int
@@ -633,7 +634,6 @@ class VersionResult(TypedDict):
     compiled: bool
     """Whether the packet path is C."""
     toxcore: str
-    binding: NotRequired[str]  # how libtoxcore is called: "api" (compiled), "abi" (not), "pytox"
 
 
 class NodeEntry(TypedDict):

@@ -36,6 +36,7 @@ class ContactEntry(TypedDict):
     via: str  # "friend", "group:NAME", "conference:NAME"
     address: str | None  # None: the range is full, and there is the IPv6 address only
     address6: str
+    dns: NotRequired[str | None]  # its name in DNS
     link: Link
     offline_seconds: float | None  # None: online, or not seen since the daemon started
     ports: int

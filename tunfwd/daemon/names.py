@@ -150,6 +150,11 @@ class Names:
         packed = address if isinstance(address, bytes) else ip_address(address).packed
         return self._by_address.get(packed)
 
+    def peer(self, name: str) -> Peer | None:
+        """Return the contact that has a name."""
+        host = self.find(name)
+        return None if host is None else host.peer
+
     def of(self, peer: Peer) -> str | None:
         """Return the whole name of a contact."""
         host = self.at(peer.address6)

@@ -178,6 +178,8 @@ class Peers:
         """Counts what `changed` was called for."""
         self.reach = 0
         """Counts changes of whose ports are reached, and where."""
+        self.named: Callable[[str], Peer | None] = lambda _: None
+        """Who has a name in DNS."""
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._by_contact.values()))
@@ -237,6 +239,8 @@ class Peers:
 
         Raises UserError where that is nobody, or more than one.
         """
+        if "." in text and (named := self.named(text)) is not None:
+            return named
         called = [peer for peer in self if folded(text) in (folded(peer.label), folded(peer.name))]
         exactly = [peer for peer in called if text in (peer.label, peer.name)]
         if found := exactly or called:

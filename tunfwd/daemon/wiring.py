@@ -59,6 +59,7 @@ class Daemon:
             start,
         )
         self.names = Names(self.datapath.peers, options.domain or DEFAULT_DOMAIN, self.contacts.own.names)
+        self.datapath.peers.named = self.names.peer
         self.resolver: Resolver | None = None
         if options.domain is not None:
             places = (self.book.resolver, self.book.resolver6)

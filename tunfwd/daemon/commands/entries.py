@@ -8,6 +8,7 @@ from tunfwd.daemon.commands.together import Found
 from tunfwd.daemon.contacts.offers import read_service
 from tunfwd.daemon.contacts.rooms import RoomOffer, Rooms
 from tunfwd.daemon.datapath.services import KnownAs, LocalServices, Unreachable
+from tunfwd.daemon.names import Names
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.forwarding.states import Role
@@ -26,7 +27,8 @@ class Seen:
 class Entries:
     """Makes them, from what is there now."""
 
-    def __init__(self, peers: Peers, rooms: Rooms, services: LocalServices) -> None:
+    def __init__(self, peers: Peers, rooms: Rooms, services: LocalServices, names: Names) -> None:
+        self._names = names
         self._peers = peers
         self._rooms = rooms
         self._services = services
@@ -61,6 +63,7 @@ class Entries:
             "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
             "address": peer.shown_address,
             "address6": str(peer.address6),
+            "dns": self._names.of(peer),
             "port": details.local_port or mapping.port,
             "name": clean(mapping.name),
             "state": mapping.state.value,

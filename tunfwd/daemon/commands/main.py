@@ -29,7 +29,7 @@ def dispatcher(
 ) -> Dispatcher:
     """Return what the control server calls."""
     datapath, rooms = daemon.datapath, RoomCommands(daemon.contacts, daemon.datapath.peers)
-    entries = Entries(datapath.peers, daemon.rooms, datapath.services)
+    entries = Entries(datapath.peers, daemon.rooms, datapath.services, daemon.names)
     friends = FriendCommands(daemon.contacts, datapath.peers, nodes)
     commands: tuple[Family, ...] = (
         StatusCommands(daemon, storage, health, rooms, nodes, entries),

@@ -78,17 +78,15 @@ class StatusCommands:
         }
 
     async def _version(self, _: api.Nothing) -> api.VersionResult:
-        return {
-            "version": __version__,
-            "compiled": not link.__file__.endswith(".py"),
-            "toxcore": version.inspect().text,
-            "binding": self._client.binding,
-        }
+        compiled = not link.__file__.endswith(".py")
+        return {"version": __version__, "compiled": compiled, "toxcore": version.inspect().text}
 
     async def _status(self, _: api.Nothing) -> api.StatusResult:
         status: api.StatusResult = {
             "network": "online" if self._nodes.is_online else "offline",
-            "contacts": [contact_entry(peer) for peer in self._datapath.peers],
+            "contacts": [
+                {**contact_entry(peer), "dns": self._names.of(peer)} for peer in self._datapath.peers
+            ],
             "drops": self._drops(),
             "groups": self._rooms.entries(),
             "warnings": await self._storage.warnings(),
