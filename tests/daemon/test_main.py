@@ -30,7 +30,7 @@ from tunfwd.tox.identity import IdentityError
 from tunfwd.tox.sockets import SettingUnusable
 from tunfwd.tun import device as tun_device
 from tunfwd.tun import network as tun_network
-from tunfwd.tun import privileges
+from tunfwd.tun import privileges, resolved
 from tunfwd.tun.device import DeviceError, DeviceLost, Offload, Statistics
 from tunfwd.tun.network import NetworkError, Range, Use
 
@@ -176,6 +176,7 @@ def machine(process: None, network: Network, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(privileges, "drop", step("drop privileges"))
     monkeypatch.setattr(main, "confine", step("confine", Confinement(0, False)))
     monkeypatch.setattr(memory, "disable_mlock", step("never lock"))
+    monkeypatch.setattr(resolved, "is_ours", lambda: False)
     monkeypatch.setattr(doctor, "inspect", lambda layout, sources: [])
     return machine
 

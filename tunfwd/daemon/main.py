@@ -36,6 +36,8 @@ from tunfwd.daemon.process.hangup import Hangup
 from tunfwd.daemon.process.hooks import Hooks
 from tunfwd.daemon.process.hooks import start as start_hooks
 from tunfwd.daemon.process.logs import Log
+from tunfwd.daemon.resolver import reverse_zone
+from tunfwd.daemon.storage.addresses import resolver_of
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.storage.nodes import NodeList
 from tunfwd.daemon.storage.state import State
@@ -53,7 +55,7 @@ from tunfwd.tox.client import Client
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.identity import IdentityError, read_passphrase
 from tunfwd.tox.sockets import SettingUnusable
-from tunfwd.tun import network, privileges
+from tunfwd.tun import network, privileges, resolved
 from tunfwd.tun.admission import admitting, find_users
 from tunfwd.tun.device import Device, DeviceError, DeviceLost
 from tunfwd.tun.keeper import Keeper, keep
@@ -111,13 +113,14 @@ def _run(config: Config, read: Callable[[], Config], hangup: Hangup, writer: Log
         try:
             file = config.tox.passphrase_file
             passphrase = read_passphrase(file) if file else None  # root's alone, like the device
+            told = config.dns.enabled and resolved.is_ours()  # while it may know
             leave_root(config)
             say_if_unreadable(config)
             with (
                 _hooks(config) as hooks,
                 State.load(config.state) as state,
                 listening(config.socket, config.group) as listener,
-                _tunnel(config, device) as tunnel,
+                _tunnel(config, device, tell_resolved=told) as tunnel,
             ):
                 memory.disable_mlock()
                 gc.freeze()
@@ -144,7 +147,7 @@ def _device(config: Config) -> Iterator[Device]:
 
 
 @contextlib.contextmanager
-def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
+def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[Tunnel]:
     """Give the device its addresses and routes, and have them kept as they are."""
     name, wanted = device.name, config.network
     try:
@@ -160,6 +163,8 @@ def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
         layout = Layout.of(name, ipv4, ipv6)
         set_guards(layout)
         log.info("%s is up, with %s", name, ipv4)
+        if tell_resolved:
+            _tell_resolved(layout, config.dns.domain)
         with (
             admitting(layout, None if wanted.users is None else find_users(wanted.users)) as unguarded,
             LocalAddresses() as local,
@@ -170,6 +175,17 @@ def _tunnel(config: Config, device: Device) -> Iterator[Tunnel]:
             yield Tunnel(device, layout, keeper, local, wanted.forwarded, unguarded)
     except network.NetworkError as error:
         raise UserError("privilege", str(error)) from None
+
+
+def _tell_resolved(layout: Layout, domain: str) -> None:
+    """Have the system's resolver know the names of contacts, where that is systemd-resolved."""
+    networks = (layout.ipv4.network, layout.ipv6.network)
+    domains = [domain, *(str(reverse_zone(network)).removesuffix(".") for network in networks)]
+    try:
+        if resolved.tell(layout.index, [resolver_of(layout.ipv4.network)], domains):
+            log.info("systemd-resolved asks for names of %s here", domain)
+    except resolved.NotTold as trouble:
+        log.warning("systemd-resolved does not know the names of contacts: %s; docs/names.md", trouble)
 
 
 async def _serve(

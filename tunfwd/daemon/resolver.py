@@ -49,7 +49,7 @@ class Resolver:
         self._networks = networks
         self._own = own
         self._apex = dns.name.from_text(names.domain)
-        self._zones = (self._apex, *map(_reverse_zone, networks))
+        self._zones = (self._apex, *map(reverse_zone, networks))
         self.malformed = 0
 
     def answer(self, data: bytes, *, stream: bool) -> bytes | None:
@@ -173,7 +173,7 @@ def _text(name: dns.name.Name) -> str:
     return name.to_text(omit_final_dot=True)
 
 
-def _reverse_zone(network: Network) -> dns.name.Name:
+def reverse_zone(network: Network) -> dns.name.Name:
     """Return the smallest name under which all addresses of a network are asked for."""
     whole = dns.reversename.from_address(str(network.network_address))
     bits = 8 if network.version == 4 else 4

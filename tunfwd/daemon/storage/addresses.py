@@ -19,6 +19,11 @@ RESOLVER: Final = 53
 RESOLVER6: Final = 0x53  # which reads as ::53
 
 
+def resolver_of(network: IPv4Network) -> IPv4Address:
+    """Return the address that answers questions about names; the last one where the range has no 53."""
+    return network[RESOLVER] if network.num_addresses > RESOLVER + 2 else network[-2]
+
+
 class NoAddressLeft(Exception):
     """Every address of the range belongs to a contact; the message says what to change."""
 
@@ -53,8 +58,8 @@ class AddressBook:
 
     @property
     def resolver(self) -> IPv4Address:
-        """The address that answers questions about names; the last one where the range has no 53."""
-        return self.network[RESOLVER] if self.network.num_addresses > RESOLVER + 2 else self.network[-2]
+        """The address that answers questions about names."""
+        return resolver_of(self.network)
 
     @property
     def resolver6(self) -> IPv6Address:
