@@ -6,9 +6,11 @@ program, and a program here is a connection of the kernel's stack.
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Interface, IPv6Interface
 from random import Random
 from typing import Any, Self
@@ -28,6 +30,24 @@ from .simulated import Daemon
 
 OWN = IPv4Interface("10.77.0.1/16").ip.packed
 KERNEL = (IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8::1/64"))  # nobody speaks from these
+
+
+class Signal:
+    """A descriptor that is readable when it is told to be."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def set(self) -> None:
+        os.eventfd_write(self._descriptor, 1)
+
+    def clear(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._descriptor)
 
 
 class Program:
@@ -89,20 +109,16 @@ class Kernel:
         self.answer: Callable[[stack_events.Datagram], bytes | None] = lambda event: None
         self.next_port = 40000
         self._to_daemon: deque[bytes] = deque()
-        self._readable = trio.Event()
+        self._signal = Signal()
         self._woken = trio.Event()
 
     # The device, as the daemon's engine sees it.
 
-    async def wait_readable(self) -> None:
-        if not self._to_daemon:
-            self._readable = trio.Event()
-            await self._readable.wait()
-
-    async def wait_writable(self) -> None:
-        await trio.lowlevel.checkpoint()
+    def fileno(self) -> int:
+        return self._signal.fileno()
 
     def read(self) -> list[bytes]:
+        self._signal.clear()
         frames = list(self._to_daemon)
         self._to_daemon.clear()
         return frames
@@ -125,7 +141,7 @@ class Kernel:
                 self._hear(event)
             for frame in self.stack.packets_to_send(now):
                 self._to_daemon.append(b"".join(frame))
-                self._readable.set()
+                self._signal.set()
             due = self.stack.next_timeout()
             self._woken = trio.Event()
             with trio.move_on_at(float("inf") if due is None else due):

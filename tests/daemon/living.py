@@ -99,7 +99,7 @@ class Living(wiring.Daemon):
                 await nursery.start(datapath.services.run)
                 await nursery.start(datapath.engine.run)
                 nursery.start_soon(daemon.kernel.run)
-                await nursery.start(daemon.client.run)
+                await nursery.start(daemon.client.run, datapath.loop)
                 yield daemon
                 await datapath.engine.end()
                 nursery.cancel_scope.cancel()

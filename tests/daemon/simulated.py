@@ -6,6 +6,7 @@ toxcore does, and counts each call that a round or a packet causes.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ from tunfwd.tun.listeners import Listener
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Hello, Lossless, Protocol, encode
 
+NOTHING = os.eventfd(0, os.EFD_CLOEXEC)
 TUN, LO = 7, 1  # indices of interfaces
 RANGE, RANGE6 = IPv4Network("10.77.0.0/16"), IPv6Network("fd74:756e:6677::/48")
 
@@ -225,6 +227,9 @@ class NoDevice:
 
     def write(self, frame: object) -> bool:
         return True
+
+    def fileno(self) -> int:
+        return NOTHING
 
 
 class Daemon(wiring.Daemon):

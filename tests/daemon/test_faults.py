@@ -22,6 +22,8 @@ from tunfwd.netstack import events
 from tunfwd.netstack.types import Endpoint
 from tunfwd.tox.client import INTRODUCTIONS, Client
 from tunfwd.tox.contacts import ContactOffline
+from tunfwd.tox.pacing import Pacing
+from tunfwd.tox.sockets import Activity
 from tunfwd.wire.carriers import FRIEND
 from tunfwd.wire.packets import Accept, AckAcc, Direction, Feature, Hello, Lossless, Offer, Protocol, encode
 from tunfwd.wire.tcp import SYN
@@ -156,12 +158,11 @@ async def test_a_fault_that_stays_is_met_ever_more_rarely(
     """Nothing spins, and the log keeps its head."""
     scene = Scene()
     monkeypatch.setattr(scene.bob.session, "lossy_to_send", fail)
-    scene.daemon.engine._device.read = lambda: []  # type: ignore[method-assign]
     scene.daemon.scheduler.touch(scene.bob)
     with trio.move_on_after(600):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(scene.daemon.engine._keep_time)
-            nursery.start_soon(scene.daemon.engine._run_requested_rounds)
+            nursery.start_soon(scene.daemon.datapath.loop.run)
+            nursery.start_soon(scene.daemon.engine.run)
     assert 5 < scene.bob.session.counters["failures"] <= 600
     assert scene.ends[scene.alice].over == []
     assert scene.alice.session.is_online
@@ -192,11 +193,8 @@ async def test_a_timer_that_fails() -> None:
     scene = Scene()
     scene.bob.session.handle_timeout = fail  # type: ignore[method-assign]
     scene.daemon.engine._deadlines.set(scene.bob, 0.0)
-    async with trio.open_nursery() as nursery:
-        scene.daemon.engine._device.read = lambda: []  # type: ignore[method-assign]
-        nursery.start_soon(scene.daemon.engine._keep_time)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
+    scene.daemon.engine.due = 0.0
+    scene.daemon.engine.work()
     scene.only_bob_failed()
 
 
@@ -339,13 +337,14 @@ async def test_a_task_of_the_node_that_fails_is_not_the_end_of_it(
     async def fails() -> None:
         raise Bug
 
-    async def sleep() -> None:
-        await trio.sleep(1)
-
     client = Client.__new__(Client)
-    for part in ("_tox", "_pacing", "_handler", "_reunion", "groups", "friends", "policing", "save"):
+    for part in ("_tox", "_handler", "_reunion", "groups", "friends", "policing", "save"):
         monkeypatch.setattr(client, part, Mock(), raising=False)
-    monkeypatch.setattr(client, "_sleep", sleep)
+    for name, value in (("_chores_at", 0.0), ("_quiet_until", 0.0), ("due", float("inf"))):
+        monkeypatch.setattr(client, name, value, raising=False)
+    client._tox.iteration_interval = 1000  # type: ignore[misc]
+    client._pacing = Pacing()
+    client._activity = Activity((), None, None)
     for task in TASKS:
         work = AsyncMock(wraps=fails if task == broken else trio.sleep_forever)
         monkeypatch.setattr(client, task, Mock(run=work) if task == "joining" else work, raising=False)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
@@ -35,6 +34,7 @@ from tunfwd.tun.device import DeviceError, DeviceLost, Offload, Statistics
 from tunfwd.tun.network import NetworkError, Range, Use
 
 from ..tox.simulated_toxcore import Network, installed, refuse
+from .joined import Signal
 
 
 class Device:
@@ -48,10 +48,14 @@ class Device:
         self.statistics = Statistics()
         self.lost = False
         self.closed = False
+        self._signal = Signal()
 
-    async def wait_readable(self) -> None:
-        while not self.lost:  # noqa: ASYNC110  set by another thread
-            await trio.sleep(0.01)
+    def fileno(self) -> int:
+        return self._signal.fileno()
+
+    def lose(self) -> None:
+        self.lost = True
+        self._signal.set()
 
     def read(self) -> list[bytes]:
         raise DeviceLost("tunfwd0 was deleted")
@@ -229,7 +233,7 @@ def test_who_it_is_outlives_it(machine: Machine) -> None:
 def test_without_its_device_it_ends(machine: Machine) -> None:
     def lose(client: Client) -> None:
         client.call(api.STATUS, {})
-        machine.device.lost = True
+        machine.device.lose()
 
     with pytest.raises(UserError, match="tunfwd0 was deleted") as ended:
         machine.run(lose)

@@ -12,6 +12,8 @@ everybody else leaves, and nothing of them may be left.
 from __future__ import annotations
 
 import logging
+import socket
+import weakref
 from collections import deque
 from contextlib import suppress
 from ipaddress import IPv4Interface, IPv6Interface
@@ -127,24 +129,31 @@ class Device:
         self.full = False
         self.arrived: deque[bytes] = deque()
         self.written: deque[bytes] = deque()
-        self._changed = trio.Event()
+        # Ours is readable while something has arrived, and writable while the device is not full.
+        self._ours, self._other = socket.socketpair()
+        for end in (self._ours, self._other):
+            end.setblocking(False)
+            weakref.finalize(self, end.close)
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
 
     def changed(self) -> None:
-        """Wake whoever waits."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def wait_readable(self) -> None:
-        while not self.arrived:
-            await self._changed.wait()
-
-    async def wait_writable(self) -> None:
-        while self.full:
-            await self._changed.wait()
+        """Tell whoever waits."""
+        for end in (self._ours, self._other):
+            with suppress(BlockingIOError):
+                while end.recv(1 << 20):
+                    pass
+        with suppress(BlockingIOError):
+            while self.full:
+                self._ours.send(bytes(1 << 16))
+        if self.arrived:
+            self._other.send(b"x")
 
     def read(self) -> list[bytes]:
         frames = list(self.arrived)
         self.arrived.clear()
+        self.changed()
         return frames
 
     def write(self, frame: Frame) -> bool:
@@ -596,6 +605,7 @@ async def _live(data: bytes) -> None:
     logger.addHandler(world.overheard)
     try:
         async with trio.open_nursery() as nursery:
+            await nursery.start(world.daemon.datapath.loop.run)
             await nursery.start(world.engine.run)
             await world.begin()
             for _ in range(STEPS):

@@ -378,16 +378,16 @@ async def test_waiting_for_a_reader_is_idle(poller: Poller, listener: Listener) 
 
 async def idle(poller: Poller) -> bool:
     served = 0
-    original = poller._serve
+    original = poller.loop._pass
 
-    def count() -> None:
+    def count(ready: list[tuple[int, int]]) -> None:
         nonlocal served
         served += 1
-        original()
+        original(ready)
 
-    poller._serve = count  # type: ignore[method-assign]
+    poller.loop._pass = count  # type: ignore[method-assign]
     await trio.sleep(0.1)
-    poller._serve = original  # type: ignore[method-assign]
+    poller.loop._pass = original  # type: ignore[method-assign]
     return served <= 3
 
 
@@ -496,7 +496,7 @@ async def test_a_reset_met_by_a_write_is_no_end(poller: Poller, listener: Listen
     stream, recorder, service = await connect(poller, listener)
     reset(service)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(poller, "_serve", lambda: None)
+        patch.setattr(poller.loop, "_pass", lambda ready: None)
         while stream._lost is None:
             stream.write(b"x")
     await recorder.until_event("aborted")

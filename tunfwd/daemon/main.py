@@ -48,6 +48,7 @@ from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES
 from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.link import Bbr, Cubic, NewReno
 from tunfwd.link.congestion import ControllerFactory
+from tunfwd.loop import Loop
 from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.tox.binding import memory
 from tunfwd.tox.binding.errors import ToxcoreUnusable, ToxError
@@ -125,7 +126,9 @@ def _run(config: Config, read: Callable[[], Config], hangup: Hangup, writer: Log
                 memory.disable_mlock()
                 gc.freeze()
                 gc.set_threshold(GC_THRESHOLD)
-                trio.run(_serve, config, read, hangup, state, listener, tunnel, hooks, passphrase, writer)
+                loop = Loop()
+                parts = config, read, hangup, state, listener, tunnel, hooks, passphrase, writer
+                loop.host(partial(_serve, loop, *parts))
         except BaseExceptionGroup as group:
             raise _explain(group) from group
         except (DeviceLost, ToxError, ToxcoreUnusable, IdentityError, SettingUnusable) as error:
@@ -189,6 +192,7 @@ def _tell_resolved(layout: Layout, domain: str) -> None:
 
 
 async def _serve(
+    loop: Loop,
     config: Config,
     read: Callable[[], Config],
     hangup: Hangup,
@@ -208,7 +212,7 @@ async def _serve(
             settings = config.tox.settings(state.identity(), _nickname(), node_list.public)
             return stack.enter_context(Client(settings, handler, passphrase))
 
-        machine = _machine(tunnel, stack.enter_context(Listeners()))
+        machine = _machine(loop, tunnel, stack.enter_context(Listeners()))
         daemon = Daemon(machine, state.content, saver.save, _options(config), start)
         stack.enter_context(daemon.events)
         metrics = await _metrics_page(config)
@@ -228,7 +232,7 @@ async def _serve(
             nursery.start_soon(_log_reports, tunnel.keeper)
             nursery.start_soon(tunnel.keeper.run)
             nursery.start_soon(tunnel.local.follow)
-            await nursery.start(client.run)
+            await nursery.start(client.run, loop)
             await nursery.start(serve, listener, commands)
             if metrics is not None:
                 await nursery.start(metrics.serve, commands)
@@ -294,7 +298,7 @@ async def _log_reports(keeper: Keeper) -> None:
     log.warning("the process that keeps the device as it is has ended: what others change is not put back")
 
 
-def _machine(tunnel: Tunnel, listeners: Listeners) -> Machine:
+def _machine(loop: Loop, tunnel: Tunnel, listeners: Listeners) -> Machine:
     return Machine(
         device=tunnel.device,
         addresses=tunnel.layout.addresses,
@@ -304,7 +308,7 @@ def _machine(tunnel: Tunnel, listeners: Listeners) -> Machine:
         local=None if tunnel.forwarded else tunnel.local,
         present=tunnel.local,
         speak_from=tunnel.keeper.want,
-        poller=Poller(raise_descriptor_limit()),
+        poller=Poller(raise_descriptor_limit(), loop),
     )
 
 

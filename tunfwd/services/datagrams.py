@@ -21,7 +21,8 @@ import trio
 
 from tunfwd.common.streams import DatagramHandler
 from tunfwd.common.values import Reason
-from tunfwd.services.poller import READABLE, WRITABLE, Poller
+from tunfwd.loop import READABLE, WRITABLE
+from tunfwd.services.poller import Poller
 from tunfwd.services.target import (
     ConnectFailed,
     SocketAddress,

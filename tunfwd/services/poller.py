@@ -1,29 +1,21 @@
-"""Waits for all sockets towards services in one task.
+"""All sockets towards services: who is called when one is ready, how many there may be, and their tasks.
 
-A task for each socket would cost some kilobytes and a rescheduling for each wake-up. Here the sockets are in
-one epoll set, whose descriptor trio waits on, and whoever owns a socket is called when it is ready. Streams
-and datagram flows register here; daemon runs it.
+The loop waits for them (tunfwd/loop.py). Streams and datagram flows register here; daemon runs it.
 """
 
 import resource
-import select
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Protocol
 
 import trio
 
 from tunfwd.faults import note, survives
+from tunfwd.loop import Loop
 from tunfwd.netstack.shares import Shares
-
-READABLE: Final = select.EPOLLIN
-WRITABLE: Final = select.EPOLLOUT
-BROKEN: Final = select.EPOLLERR | select.EPOLLHUP  # always reported, asked for or not
 
 RESERVED: Final = 256
 """Descriptors for all but services: toxcore, the device, the control socket, name resolution."""
 LEAST: Final = 16  # sockets that each contact may have, however many others have
-
-READY_LIMIT: Final = 256  # sockets served before other tasks get their turn
 
 
 class Watcher(Protocol):
@@ -40,14 +32,14 @@ class Watcher(Protocol):
 
 
 class Poller:
-    """An epoll set served by one task."""
+    """The sockets that the loop waits for, and the tasks that open them."""
 
-    def __init__(self, descriptors: int = 1 << 20) -> None:
+    def __init__(self, descriptors: int = 1 << 20, loop: Loop | None = None) -> None:
         """`descriptors` is how many this process may have open."""
+        self.loop = Loop() if loop is None else loop
         spare = max(descriptors - RESERVED, 0)
         self.sockets: Shares[Hashable] = Shares(spare // 2, spare // 2, LEAST)
         """To be taken by whoever opens a socket, for the contact that it is for."""
-        self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -55,21 +47,12 @@ class Poller:
         """Serve until cancelled, then discard every socket."""
         try:
             async with trio.open_nursery() as self._nursery:
+                await self._nursery.start(self.loop.run)
                 task_status.started()
-                while True:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    self._serve()
         finally:
             self._nursery = None
             for watcher in list(self._watchers.values()):
                 watcher.discard()
-            self._epoll.close()
-
-    def _serve(self) -> None:
-        for descriptor, events in self._epoll.poll(0, READY_LIMIT):
-            watcher = self._watchers.get(descriptor)  # one served before may have closed it
-            if watcher is not None and not survives("a service's socket", watcher.ready, events):
-                survives("a service's socket, on being closed", watcher.fail)
 
     def start(self, task: Callable[[], Awaitable[None]], watcher: Watcher) -> None:
         """Run a task that ends with the poller, for what takes more than a call: to resolve, to connect."""
@@ -90,13 +73,10 @@ class Poller:
         A descriptor must be let go before it is closed.
         """
         if interest is None:
-            if self._watchers.pop(descriptor, None) is not None:
-                self._epoll.unregister(descriptor)
-        elif descriptor in self._watchers:
-            self._epoll.modify(descriptor, interest)
+            self._watchers.pop(descriptor, None)
         else:
-            self._epoll.register(descriptor, interest)
             self._watchers[descriptor] = watcher
+        self.loop.watch(descriptor, interest, watcher)
 
 
 def raise_descriptor_limit() -> int:

@@ -17,7 +17,8 @@ import trio
 
 from tunfwd.common.streams import StreamHandler
 from tunfwd.common.values import Reason
-from tunfwd.services.poller import BROKEN, READABLE, WRITABLE, Poller
+from tunfwd.loop import BROKEN, READABLE, WRITABLE
+from tunfwd.services.poller import Poller
 from tunfwd.services.target import ConnectFailed, Target, connect_stream
 
 SEND_LIMIT: Final = 1 << 20  # bytes that wait for the kernel's send buffer

@@ -1,13 +1,12 @@
-"""A Tox node driven by trio: one loop, one instance, everything in one task.
+"""A Tox node driven by the loop: one instance, one thread.
 
-Each round of the loop calls toxcore's `iterate`, from within which the handler gets its events, then
-`Handler.iterated`, then sleeps until toxcore's UDP socket is readable, its own interval is over, or `wake` is
-called; pacing.py says how long exactly, and why. Every round passes a checkpoint, however busy.
+Each round calls toxcore's `iterate`, from within which the handler gets its events, then `Handler.iterated`.
+The next comes when toxcore's UDP socket is readable, its own interval is over, or `wake` is called; pacing.py
+says when exactly, and why.
 """
 
 import itertools
 import logging
-import math
 import time
 from functools import partial
 from random import SystemRandom
@@ -18,6 +17,7 @@ import trio
 
 from tunfwd.events import event
 from tunfwd.faults import persists, survives
+from tunfwd.loop import NEVER, READABLE, Loop
 from tunfwd.tox import probing, version
 from tunfwd.tox.binding import enums
 from tunfwd.tox.binding.errors import (
@@ -57,6 +57,7 @@ CHECK_INTERVAL: Final = 5.0
 REUNION_INTERVAL: Final = 1.0  # s between writes of what friends tell of themselves
 SAVE_DELAY: Final = 2.0  # s from a change that toxcore made by itself to the file
 SAVE_RETRY: Final = 60.0  # s until an identity that could not be written is tried again
+CHORES_INTERVAL: Final = 0.05  # s between looks at what waits, that packets need not pay for
 INTRODUCTIONS: Final = (0.2, 0.8, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # s between; toxcore forgets a key in time
 
 
@@ -80,8 +81,16 @@ class Client:
         self._tox = self._identity.start(lambda savedata: self._start(library, savedata))
         self._handler = handler
         self._dirty = trio.Event()
-        self._nap: trio.CancelScope | None = None
-        self._woken = False
+        self._loop: Loop | None = None
+        """What calls us, within `run`."""
+        self._is_ready = False
+        """Whether there is a reason to go round."""
+        self._quiet_until = 0.0
+        """Before this, on trio's clock, no reason counts …"""
+        self._latest = 0.0
+        """… and from this on none is needed."""
+        self._chores_at = 0.0
+        self.due = NEVER
         self._pacing = Pacing()
 
         self.udp_port = self._port("udp_port")
@@ -212,8 +221,14 @@ class Client:
 
     # The loop
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Be a node until cancelled, or `Handler.iterated` raises. The identity is saved at the end."""
+    async def run(
+        self, loop: Loop | None = None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Be a node until cancelled, or `Handler.iterated` raises. The identity is saved at the end.
+
+        `loop` is run by somebody; without one we run our own.
+        """
+        self._loop = loop or Loop()
         async with trio.open_nursery() as nursery:
             for what, task in (
                 ("joining the network", self.joining.run),
@@ -223,40 +238,67 @@ class Client:
                 ("looking at connections", self._check_connections),
             ):
                 nursery.start_soon(persists, f"a task of the node ({what})", task)
-            task_status.started()
+            if loop is None:
+                await nursery.start(self._loop.run)
+            self._is_ready = True
             try:
-                while True:
-                    self.policing.before_iteration()
-                    survives("an event of toxcore", self._tox.iterate)
-                    now = time.monotonic()
-                    self._pacing.release(now)
-                    survives("an invitation", self.groups.tell_invitations, now)
-                    survives("a friend request", self.friends.expire_requests, now)
-                    self._handler.iterated()
-                    await self._sleep()
+                self._loop.watch(self._activity.fileno(), READABLE, self)
+                self.work()
+                await self._loop.attend(self, task_status, first=True)
             finally:
                 nursery.cancel_scope.cancel()
+                self._loop.watch(self._activity.fileno(), None, self)
+                self._loop = None
                 self.save()
 
     def wake(self) -> None:
-        """Make the loop go round at once: something is due that no packet announces."""
-        self._woken = True
-        if self._nap is not None:
-            self._nap.cancel()
+        """Go round at once: something is due that no packet announces."""
+        self._is_ready = True
+        if self._loop is not None:
+            self._loop.wake()
 
-    async def _sleep(self) -> None:
-        """Return when there is something to do, after at least one checkpoint."""
+    def ready(self, _events: int) -> None:
+        """Go round: toxcore has something to receive; called by the loop."""
+        self._is_ready = True
+        self._activity.seen()
+
+    def fail(self) -> None:
+        """Go on: what an event makes fail is caught for each by itself."""
+
+    def work(self) -> None:
+        """Do a round, if there is a reason to; called by the loop."""
+        now = trio.current_time()
+        if now < self._quiet_until:
+            return
+        if not self._is_ready and now < self._latest:
+            if self._quiet_until:
+                self._wait_until(0.0)  # from now on the socket counts again
+            return
+        self._is_ready = False
+        self._iterate()
         now = time.monotonic()  # not trio's clock, which begins anew with each run of trio
         earliest, latest = self._pacing.next_round(now, self._tox.iteration_interval / 1000)
-        trio_now = trio.current_time()
-        if earliest > now:
-            await trio.sleep_until(trio_now + earliest - now)
-        deadline = -math.inf if self._woken else trio_now + latest - now
-        with trio.CancelScope(deadline=deadline) as self._nap:
-            await trio.lowlevel.wait_readable(self._activity)
-            self._activity.seen()
-        self._nap = None
-        self._woken = False
+        now_here = trio.current_time()
+        self._latest = now_here + latest - now
+        self._wait_until(now_here + earliest - now if earliest > now else 0.0)
+
+    def _wait_until(self, quiet_until: float) -> None:
+        """Wait for the socket and for `_latest`, but for nothing before `quiet_until`; 0.0: at once."""
+        if (quiet_until > 0.0) != (self._quiet_until > 0.0) and self._loop is not None:
+            self._loop.watch(self._activity.fileno(), 0 if quiet_until else READABLE, self)
+        self._quiet_until = quiet_until
+        self.due = quiet_until or self._latest
+
+    def _iterate(self) -> None:
+        self.policing.before_iteration()
+        survives("an event of toxcore", self._tox.iterate)
+        now = time.monotonic()
+        self._pacing.release(now)
+        if now >= self._chores_at:
+            self._chores_at = now + CHORES_INTERVAL
+            survives("an invitation", self.groups.tell_invitations, now)
+            survives("a friend request", self.friends.expire_requests, now)
+        self._handler.iterated()
 
     def close(self) -> None:
         """Leave the network at once. The client is of no use afterwards."""

@@ -19,7 +19,6 @@ from enum import IntFlag
 from typing import Final
 
 import pytun
-import trio
 
 from tunfwd.tun.privileges import PrivilegeError
 
@@ -129,10 +128,6 @@ class Device:
         """Return the descriptor, for waiting on it."""
         return self._fd
 
-    async def wait_readable(self) -> None:
-        """Return once a frame can be read, or the device is lost, which `read` then says."""
-        await trio.lowlevel.wait_readable(self._fd)
-
     def read(self) -> list[bytes]:
         """Return the frames that are waiting: all of them, or the first READ_FRAMES or READ_BYTES."""
         frames: list[bytes] = []
@@ -152,7 +147,7 @@ class Device:
         return frames
 
     def write(self, frame: Sequence[bytes | bytearray | memoryview]) -> bool:
-        """Hand one frame, in pieces, to the kernel. False if it has to wait: `wait_writable`, then try again.
+        """Hand one frame, in pieces, to the kernel. False if it has to wait until that is writable.
 
         True means done with. A frame that the kernel rejects would be rejected again, and one that finds the
         interface down or memory short is lost as on any interface: these are counted and dropped.
@@ -177,16 +172,10 @@ class Device:
         self.statistics.bytes_written += written - 10
         return True
 
-    async def wait_writable(self) -> None:
-        """Return once `write` may succeed again."""
-        await trio.lowlevel.wait_writable(self._fd)
-
     def close(self) -> None:
-        """Close the device, and with it the interface. Tasks that wait get trio.ClosedResourceError."""
+        """Close the device, and with it the interface. Nobody may wait for it any more."""
         if self._fd < 0:
             return
-        if trio.lowlevel.in_trio_run():
-            trio.lowlevel.notify_closing(self._fd)
         self._fd = -1
         self._tun.close()
 

@@ -63,6 +63,7 @@ class Datapath:
         self.device = device
         self._speak_from = machine.speak_from
         self.poller = machine.poller
+        self.loop = machine.poller.loop
         self.peers = Peers()
         self.nameserver = NameServer(lambda: self.stack, machine.present)
         self.stack = Stack(
@@ -73,7 +74,7 @@ class Datapath:
             udp_segmentation=Offload.USO4 in device.offload,
             local=machine.local,
         )
-        self.scheduler = Scheduler(machine.clock)
+        self.scheduler = Scheduler(machine.clock, self.loop.wake)
         self.services = LocalServices(
             machine.listeners,
             content,
@@ -97,6 +98,7 @@ class Datapath:
             inbound,
             self.pings,
             self.nameserver,
+            self.loop,
             machine.clock,
         )
 

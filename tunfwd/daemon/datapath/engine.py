@@ -4,9 +4,9 @@
     Tox -> sessions -> outbound, inbound -> netstack -> TUN device
 
 Four things wake it: frames from the TUN device, packets from toxcore, sockets to services, and deadlines.
-Each hands over what it has, then `round` carries it all the way: events first, then packets and frames out.
-Nothing in a round waits. What toxcore's queue refuses is tried again after its next iteration, and what the
-device refuses when it is writable; until then the source of it is not read.
+Each hands over what it has, in a pass of the loop; then `round` carries it all the way: events first, then
+frames and packets out. Nothing in a round waits. What toxcore's queue refuses is tried again after its next
+iteration, and what the device refuses when it is writable; until then the source of it is not read.
 
 Contacts take turns (scheduler.py). Until its turn a contact's lossy packets wait in its inbox, which is
 bounded: what is too much is dropped before it costs anything, and a link slows down.
@@ -36,6 +36,7 @@ from tunfwd.faults import note, survives
 from tunfwd.forwarding import events as session_events
 from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.states import FlowState
+from tunfwd.loop import NEVER, READABLE, WRITABLE, Loop
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Frame
@@ -77,6 +78,7 @@ class Engine:
         inbound: InboundFlows,
         pings: Pings,
         nameserver: NameServer,
+        loop: Loop,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """`clock` measures turns, in s."""
@@ -89,12 +91,20 @@ class Engine:
         self._inbound = inbound
         self._pings = pings
         self._nameserver = nameserver
+        self._loop = loop
         self._deadlines: Timers[Peer] = Timers()
         self._blocked: set[Peer] = set()
         self._clock = clock
         self._looked_at = 0.0  # for floods
         self._frames: deque[Frame] = deque()
-        self._alarm = trio.CancelScope()
+        """What the device has not taken."""
+        self._is_running = False
+        self._interest: int | None = None
+        """What of the device the loop waits for; None: nothing."""
+        self._has_news = False
+        """Whether the device was ready and no round was done since."""
+        self.due = NEVER
+        """When there is something to do by itself, as the last round left it."""
         self.on_claim: Callable[[Peer, bytes], None] = lambda _peer, _token: None
         """Told of a contact that has a ticket of ours, by its token."""
         self.on_claim_answered: Callable[[Peer, bytes, bool], None] = lambda _peer, _token, _valid: None
@@ -107,25 +117,35 @@ class Engine:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled. Without the TUN device, when that is deleted, which `device_lost` tells."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read_device)
-            nursery.start_soon(self._keep_time)
-            nursery.start_soon(self._run_requested_rounds)
-            task_status.started()
+        self._is_running = True
+        try:
+            self._watch_device()
+            await self._loop.attend(self, task_status)
+        finally:
+            self._is_running = False
+            self._watch_device()
 
-    async def _read_device(self) -> None:
-        while self.lost is None:
-            if self._frames:
-                await self._device.wait_writable()
-            else:
-                await self._device.wait_readable()
-                self._read_frames()
-            self.round()
-            await trio.lowlevel.checkpoint()
+    def _watch_device(self) -> None:
+        """Wait for the device to be readable, or where it has not taken everything, to be writable."""
+        interest: int | None = WRITABLE if self._frames else READABLE
+        if not self._is_running or self.lost is not None:
+            interest = None
+        if interest != self._interest:
+            self._interest = interest
+            self._loop.watch(self._device.fileno(), interest, self)
+
+    def ready(self, _events: int) -> None:
+        """Read the device, or write what it had no room for; called by the loop."""
+        self._has_news = True
+        if self._frames:
+            self._write_frames()
+        else:
+            self._read_frames()
+
+    def fail(self) -> None:
+        """Go on: what a frame could make fail is caught for each by itself."""
 
     def _read_frames(self) -> None:
-        if self._frames or self.lost is not None:
-            return
         try:
             frames = self._device.read()
         except DeviceLost as lost:
@@ -136,23 +156,22 @@ class Engine:
     def _lose_device(self, lost: DeviceLost) -> None:
         self.lost = lost
         self.device_lost.set()
+        self._watch_device()
 
-    async def _keep_time(self) -> None:
-        while True:
-            with trio.CancelScope(deadline=self._next_deadline()) as self._alarm:
-                await trio.sleep_forever()
-            self._read_frames()  # read first, so that the ACK piggybacks on this data
-            now = trio.current_time()
-            self._stack.handle_timeout(now)
-            for peer in self._deadlines.expire(now):
-                self._attend(peer, peer.session.handle_timeout, now)
-                self._scheduler.expect_round(peer)
-            self.round()
+    def work(self) -> None:
+        """Do what is due, and a round if there is anything to be done in it; called by the loop."""
+        now = trio.current_time()
+        if self.due <= now:
+            self._expire(now)
+        elif not (self._has_news or self._scheduler.is_requested or self._scheduler.has_work):
+            return
+        self.round()
 
-    async def _run_requested_rounds(self) -> None:
-        while True:
-            await self._scheduler.wait_requested()
-            self.round()
+    def _expire(self, now: float) -> None:
+        self._stack.handle_timeout(now)
+        for peer in self._deadlines.expire(now):
+            self._attend(peer, peer.session.handle_timeout, now)
+            self._scheduler.expect_round(peer)
 
     def offline(self, peer: Peer) -> None:
         """The contact has gone."""
@@ -257,6 +276,7 @@ class Engine:
     def round(self) -> None:
         """Carry on everything that can be carried on."""
         stack, scheduler = self._stack, self._scheduler
+        self._has_news = False
         scheduler.begin_round()
         for _ in range(TURNS):
             while (event := stack.next_event()) is not None:
@@ -268,9 +288,7 @@ class Engine:
             self._attend(peer, self._serve_peer, peer, until)
         scheduler.end_round()
         self._write_frames()
-        deadline = self._next_deadline()
-        if deadline != self._alarm.deadline:
-            self._alarm.deadline = deadline
+        self.due = self._next_deadline()
 
     def _on_stack_event(self, event: stack_events.Event) -> None:
         match event:
@@ -395,8 +413,10 @@ class Engine:
                 frames.popleft()
         except DeviceLost as lost:
             self._lose_device(lost)
-        if self.lost is not None:
-            frames.clear()
+        finally:
+            if self.lost is not None:
+                frames.clear()
+            self._watch_device()
 
     # -- deadlines
 

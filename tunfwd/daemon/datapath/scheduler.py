@@ -13,8 +13,6 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
-import trio
-
 from tunfwd.daemon.peers import Peer
 
 TURN: Final = 0.0005  # s of one contact, while others have something to do; half of an idle round trip
@@ -27,15 +25,18 @@ REST_FLOODING: Final = 9.0  # the same for who sends far more than is of any use
 class Scheduler:
     """The peers to be served, and those who are behind."""
 
-    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
-        """`clock` measures turns, in s."""
+    def __init__(
+        self, clock: Callable[[], float] = perf_counter, wake: Callable[[], object] = lambda: None
+    ) -> None:
+        """`clock` measures turns, in s; `wake` has a pass of the loop soon, and so a round."""
         self._clock = clock
+        self._wake = wake
         self._pending: set[Peer] = set()
         """Peers whose session has events or packets, or may have."""
         self._in_round = False
         """Whether a round is under way, which sees to all that is pending."""
-        self._requested = trio.Event()
-        """Set where a round is wanted."""
+        self.is_requested = False
+        """Whether a round is wanted."""
         self._behind: dict[Peer, float] = {}
         """Whose last turn was too short for them, and when the next may be."""
         self._behind_may_go = False
@@ -50,19 +51,15 @@ class Scheduler:
     def touch(self, peer: Peer) -> None:
         """Have the peer's session served, in this round or one soon."""
         self._pending.add(peer)
-        if not self._in_round:
-            self._requested.set()
+        if not self._in_round and not self.is_requested:
+            self.wake()
 
     def wake(self) -> None:
         """Have a round soon."""
-        self._requested.set()
+        self.is_requested = True
+        self._wake()
 
     # -- for the engine: rounds
-
-    async def wait_requested(self) -> None:
-        """Return when a round is wanted, once for all who asked meanwhile."""
-        await self._requested.wait()
-        self._requested = trio.Event()
 
     def expect_round(self, peer: Peer) -> None:
         """Have the peer's session served in the round that is about to be done."""
@@ -71,12 +68,13 @@ class Scheduler:
     def begin_round(self) -> None:
         """Note that all that is pending is seen to from now on."""
         self._in_round = self._behind_may_go = True
+        self.is_requested = False
 
     def end_round(self) -> None:
         """Note that nobody sees to what comes from now on, but another round."""
         self._in_round = False
         if self._pending or (self._behind and self.has_work):
-            self._requested.set()
+            self.wake()
 
     @property
     def has_work(self) -> bool:
