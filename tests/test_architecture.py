@@ -121,6 +121,24 @@ def test_module_says_why_it_exists(module: Path) -> None:
     assert ast.get_docstring(ast.parse(module.read_text()))
 
 
+PURE_CALLS = {"len", "min", "max"}
+PACKET_PATH = [module for module in MODULES if {*CORES, "datapath", "services"} & {*module.parts}]
+
+
+@pytest.mark.parametrize("module", PACKET_PATH, ids=name_of)
+def test_bounds_of_slices_have_no_effects(module: Path) -> None:
+    """Compiled by mypyc, the bounds of a slice may be evaluated twice."""
+    strays = [
+        f"{name_of(module)}:{call.lineno}: {ast.unparse(call)}"
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice)
+        for bound in (node.slice.lower, node.slice.upper)
+        for call in (ast.walk(bound) if bound is not None else ())
+        if isinstance(call, ast.Call) and not (isinstance(call.func, ast.Name) and call.func.id in PURE_CALLS)
+    ]
+    assert not strays
+
+
 def test_every_folder_is_a_package() -> None:
     folders = {module.parent for module in MODULES}
     assert not {name_of(folder) for folder in folders if not (folder / "__init__.py").is_file()}

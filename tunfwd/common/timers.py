@@ -61,6 +61,11 @@ class Timers(Generic[T]):
 
     def next(self) -> float | None:
         """Return the earliest deadline, or None."""
+        if not self._heap:
+            return None
+        time, serial = self._heap[0]
+        if serial in self._owners and self._deadlines[self._owners[serial]] == time:
+            return time
         self._settle()
         return self._heap[0][0] if self._heap else None
 

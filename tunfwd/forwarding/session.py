@@ -274,7 +274,7 @@ class Session:
     def receive_lossless(self, packet: bytes, now: float) -> None:
         """Take in a packet of the lossless carrier, prefix included."""
         self._clock.now = now
-        if self.is_online:
+        if self._handshake.is_online:
             self._on_packet(packet)
             return
         self.counters["offline"] += 1
@@ -331,7 +331,7 @@ class Session:
     def receive_lossy(self, packet: bytes, now: float) -> None:
         """Take in a packet of the lossy carrier, prefix included."""
         self._clock.now = now
-        if not self.is_online:
+        if not self._handshake.is_online:
             self.counters["offline"] += 1
             return
         try:
@@ -378,7 +378,7 @@ class Session:
 
     def next_packet(self) -> bytes | None:
         """Return the next packet for the lossless carrier, or None. Only while online."""
-        return self._carriage.lossless.next_packet() if self.is_online or self.is_closing else None
+        return self._carriage.lossless.next_packet() if self._handshake.is_online or self.is_closing else None
 
     def put_back(self, packet: bytes) -> None:
         """Give back a packet from `next_packet` that the carrier had no room for."""
@@ -387,7 +387,7 @@ class Session:
     def lossy_to_send(self, now: float) -> list[bytes]:
         """Return the packets that the lossy carrier is to take now. Only while online."""
         self._clock.now = now
-        if not self.is_online and not self.is_closing:
+        if not self._handshake.is_online and not self.is_closing:
             return []
         return self._carriage.lossy_to_send(now, closing=not self.is_online)
 
@@ -487,7 +487,7 @@ class Session:
     def ping(self, token: int, now: float) -> bool:
         """Send a Ping; `PongArrived` follows. False while the contact has not said that it answers them."""
         self._clock.now = now
-        if not self.is_online:
+        if not self._handshake.is_online:
             return False
         self._carriage.greet()
         if Feature.PING not in self.features:
@@ -502,7 +502,7 @@ class Session:
         """
         self._clock.now = now
         self._announcements.claim(token)
-        if self.is_online:
+        if self._handshake.is_online:
             self._carriage.greet()
             self._announcements.send()
 
@@ -513,7 +513,7 @@ class Session:
     def answer_claim(self, token: bytes, now: float, *, valid: bool) -> None:
         """Answer `ClaimArrived`."""
         self._clock.now = now
-        if self.is_online:
+        if self._handshake.is_online:
             self._carriage.send(Claimed(token, valid))
 
     # -- what goes to a whole group at once: Hello, Offer (`offer`'s public_id) and Kill -------------------

@@ -15,18 +15,19 @@ _JOINED: Final = 65536  # bytes; how far small chunks are joined
 class ByteQueue:
     """First in, first out. Chunks must not change after they are appended."""
 
-    __slots__ = ("_chunks", "_length")
+    __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
         self._chunks: deque[Buffer] = deque()
-        self._length = 0
+        self.size = 0
+        """Bytes held."""
 
     def __len__(self) -> int:
-        return self._length
+        return self.size
 
     def append(self, chunk: Buffer) -> None:
         """Add a chunk that is not empty; a small one is copied, a large one kept."""
-        self._length += len(chunk)
+        self.size += len(chunk)
         if len(chunk) >= _SMALL:
             self._chunks.append(chunk)
             return
@@ -38,15 +39,15 @@ class ByteQueue:
 
     def extend(self, other: "ByteQueue") -> None:
         """Take over all that `other` holds; it must not be used afterwards."""
-        self._length += other._length
+        self.size += other.size
         self._chunks.extend(other._chunks)
 
     def take(self, limit: int) -> Buffer:
         """Remove and return the first `limit` bytes, or all if there are fewer; copied only to join them."""
         chunks = self._chunks
         parts: list[Buffer] = []
-        missing = min(limit, self._length)
-        self._length -= missing
+        missing = min(limit, self.size)
+        self.size -= missing
         while missing:
             chunk = chunks[0]
             if len(chunk) <= missing:
@@ -62,4 +63,4 @@ class ByteQueue:
     def clear(self) -> None:
         """Drop everything."""
         self._chunks.clear()
-        self._length = 0
+        self.size = 0

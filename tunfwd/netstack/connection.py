@@ -28,6 +28,14 @@ SUPER_SEGMENTS: Final = 8  # a round and connection: enough to fill the window o
 CONNECT_TIMEOUT: Final = 75.0  # s; RFC 9293 3.8.3 lets the owner choose less
 PATIENCE: Final = 130.0  # s a SYN waits for the owner; a Linux client gives up after 127 s
 TIME_WAIT: Final = 1.0  # s; RFC 9293 3.4.2 says 4 minutes; the path is a queue in this machine
+ACK_DELAY: Final = 0.002
+"""s that the acknowledgment of a small segment waits for an answer to go with; RFC 9293 3.8.6.3 allows 0.5 s.
+
+An answer over a short path comes within that. With a longer wait, a program that waits for an acknowledgment
+before it sends the rest of its question (Nagle's algorithm) would notice.
+"""
+QUICK_AT_FIRST: Final = 16  # segments of a connection that are acknowledged at once, as Linux does
+QUICK: Final = 64  # the same, after an answer did not come in time: the path is long, or nobody answers
 MIN_MSS: Final = 88  # bytes; less would make a super-segment of more packets than the kernel cuts
 
 
@@ -90,12 +98,15 @@ class Connection:
         "_listener",
         "_path",
         "_probe",
+        "_quick",
         "_readable_told",
         "_receive",
         "_send",
         "_send_scale",
         "_syn_due",
+        "_unacknowledged",
         "_writer",
+        "acknowledge_at",
         "handler",
         "local",
         "muted",
@@ -141,6 +152,10 @@ class Connection:
         self._writer = SegmentWriter(path, ports, self._send, self._receive)
         self._syn_due = False
         self._acknowledge = False
+        self.acknowledge_at = NEVER
+        """When an acknowledgment that waits for an answer is due without one."""
+        self._unacknowledged = 0  # bytes since the last acknowledgment, in small segments
+        self._quick = QUICK_AT_FIRST
         self._probe = False
         self._readable_told = False
         self._eof_told = False
@@ -311,11 +326,22 @@ class Connection:
             if receive.insert(start, payload, fin) is Arrival.OUT_OF_ORDER:
                 self._environment.send_now(self._writer.acknowledgment())
             else:
-                self._acknowledge = True
+                self._owe_acknowledgment(len(payload), now, is_end=fin)
             if receive.finished and self.state in RECEIVING:
                 self._advance(Step.FIN_RECEIVED)
                 self._enter_time_wait(now)
             self._tell_data()
+
+    def _owe_acknowledgment(self, length: int, now: float, *, is_end: bool) -> None:
+        """Acknowledge bulk and the end at once, and what is small with the answer, if that comes soon."""
+        self._unacknowledged += length
+        if is_end or self._unacknowledged >= self._send.mss:
+            self._acknowledge = True
+        elif self._quick:
+            self._quick -= 1
+            self._acknowledge = True
+        elif self.acknowledge_at == NEVER:
+            self.acknowledge_at = now + ACK_DELAY
 
     def _arrives_unacceptable(self, start: int, flags: int, now: float) -> None:
         if flags & tcp.RST:
@@ -411,6 +437,7 @@ class Connection:
             more = self._transmit_data(frames)
             if self._acknowledge or self._probe:
                 frames.append(self._writer.acknowledgment(probe=self._probe))
+                self._has_acknowledged()
             if self.state is not State.TIME_WAIT:
                 self.timer.follow(self._send, now)
         elif self._syn_due:
@@ -429,14 +456,31 @@ class Connection:
                 return False
             frames.append(self._writer.data(piece))
             self._acknowledge = False
+            self._has_acknowledged()
             if piece.fin and (self.state, Step.FIN_SENT) in TRANSITIONS:
                 self._advance(Step.FIN_SENT)
         return True
 
+    def _has_acknowledged(self) -> None:
+        self._unacknowledged = 0
+        self.acknowledge_at = NEVER
+
     # The timer
+
+    @property
+    def deadline(self) -> float:
+        """When `handle_timeout` is due."""
+        return min(self.timer.deadline, self.acknowledge_at)
 
     def handle_timeout(self, now: float) -> None:
         """Do what the deadline was for."""
+        if self.acknowledge_at <= now:
+            self.acknowledge_at = NEVER
+            self._quick = QUICK
+            self._acknowledge = True
+            self._wants_to_send()
+            if self.timer.deadline > now:
+                return
         purpose = self.timer.purpose
         self.timer.stop()
         self.timer.attempts += 1
@@ -527,6 +571,7 @@ class Connection:
             self._environment.decided(self)
         self.state = State.CLOSED
         self._acknowledge = self._probe = self._syn_due = False
+        self._has_acknowledged()
         self.timer.stop()
         self._send.clear()
         self._environment.forget(self)

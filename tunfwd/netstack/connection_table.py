@@ -18,8 +18,8 @@ from tunfwd.netstack.types import Endpoint, Exhausted
 MAX_CONNECTIONS: Final = 16384  # each way, in any state; and LEAST for each virtual address beyond
 MAX_PER_ADDRESS: Final = 4096
 LEAST: Final = 256
-MAX_INCOMING: Final = 2048  # SYNs that wait for the owner; and LEAST_INCOMING for each virtual address beyond
-MAX_INCOMING_PER_ADDRESS: Final = 512
+MAX_INCOMING: Final = 4096  # SYNs that wait for the owner; and LEAST_INCOMING for each virtual address beyond
+MAX_INCOMING_PER_ADDRESS: Final = 2048  # a program that opens a thousand at once waits for no repetition
 LEAST_INCOMING: Final = 64
 FIRST_EPHEMERAL_PORT: Final = 49152  # RFC 6335 6
 

@@ -62,9 +62,10 @@ class ConnectionTimer:
 
     def follow(self, send: SendBuffer, now: float) -> None:
         """Run for what the state of the sending half calls for; if that is so already, go on."""
-        if send.in_flight and not send.window_closed:
+        in_flight = send.next > send.una
+        if in_flight and not send.window_closed:
             purpose, interval = Purpose.RETRANSMIT, RETRANSMISSION_TIMEOUT
-        elif send.in_flight or send.waiting:
+        elif in_flight or send.waiting:
             purpose, interval = Purpose.PROBE, PROBE_INTERVAL
         else:
             purpose, interval = Purpose.KEEP_ALIVE, KEEP_ALIVE_INTERVAL

@@ -162,6 +162,10 @@ class EventQueue:
         """Return what happened next; None if the owner knows all. Nothing is told of muted connections."""
         while self._events:
             event = self._events.popleft()
+            if isinstance(event, Readable):  # the usual one
+                if event.connection.muted:
+                    continue
+                return event
             if isinstance(event, Datagram):
                 self._datagrams.give_back(event.destination.address)
                 return event

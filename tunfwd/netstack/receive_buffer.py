@@ -73,7 +73,7 @@ class ReceiveBuffer:
 
     def __len__(self) -> int:
         """Bytes that can be read."""
-        return len(self._ready)
+        return self._ready.size
 
     def acceptable(self, start: int, end: int) -> bool:
         """Whether a segment that occupies start..end touches the window (RFC 9293 3.10.7.4, first step).
@@ -161,7 +161,7 @@ class ReceiveBuffer:
 
     def _reachable(self) -> int:
         """Return how far the window could extend now."""
-        room = CAPACITY - len(self._ready)
+        room = CAPACITY - self._ready.size
         if self.window_scale == 0:
             room = min(room, MAX_UNSCALED_WINDOW)
         return self.next + room

@@ -78,11 +78,11 @@ class SendBuffer:
     @property
     def space(self) -> int:
         """Bytes that `write` would take now."""
-        return CAPACITY - self._flight_bytes - len(self._unsent)
+        return CAPACITY - self._flight_bytes - self._unsent.size
 
     def write(self, data: Buffer) -> int:
         """Take as many bytes as there is space for, and say how many."""
-        accepted = min(len(data), self.space)
+        accepted = min(len(data), CAPACITY - self._flight_bytes - self._unsent.size)
         if accepted < len(data):
             self._short = True
             data = memoryview(data)[:accepted]
@@ -173,7 +173,7 @@ class SendBuffer:
     @property
     def waiting(self) -> bool:
         """Whether anything has never been sent: bytes, or FIN."""
-        return len(self._unsent) > 0 or (self.closing and not self._fin_sent)
+        return self._unsent.size > 0 or (self.closing and not self._fin_sent)
 
     @property
     def window_closed(self) -> bool:
@@ -208,7 +208,7 @@ class SendBuffer:
         return Piece(self.una, data, True, fin)
 
     def _new(self) -> Piece | None:
-        unsent, room = len(self._unsent), self.edge - self.next
+        unsent, room = self._unsent.size, self.edge - self.next
         if room <= 0 or self._fin_sent:
             return None
         length = min(unsent, room, self.max_payload)

@@ -373,8 +373,10 @@ class Stack:
     def packets_to_send(self, now: float) -> list[Frame]:
         """Return the frames to write now, in order. If there are more, `next_timeout` is not after `now`."""
         frames, self._frames = self._frames, []
-        frames += self._errors.frames(now)
-        frames += self._datagrams.frames()
+        if self._errors:
+            frames += self._errors.frames(now)
+        if self._datagrams:
+            frames += self._datagrams.frames()
         senders = self._senders
         for _ in range(len(senders)):
             if len(frames) >= FRAMES_A_ROUND:
@@ -390,6 +392,11 @@ class Stack:
                 self.wants_to_send(connection)
             self._keep_time(connection)
         return frames
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether `packets_to_send` may have any."""
+        return bool(self._senders or self._frames or self._errors or self._datagrams)
 
     def next_timeout(self) -> float | None:
         """Return when to call handle_timeout, and packets_to_send after it; None if nothing is due, ever."""
@@ -411,7 +418,7 @@ class Stack:
 
     def _keep_time(self, connection: Connection) -> None:
         """Note that a connection's deadline may have changed."""
-        deadline = connection.timer.deadline
+        deadline = connection.deadline
         if deadline == NEVER:
             self._timers.cancel(connection)
         else:

@@ -226,7 +226,8 @@ class ServiceStream:
 
     def _flush(self) -> None:
         if self._send_buffer:
-            del self._send_buffer[: self._send(self._send_buffer)]
+            sent = self._send(self._send_buffer)
+            del self._send_buffer[:sent]
         self._end_sending()
         if self._starved and self._lost is None and len(self._send_buffer) <= SEND_LIMIT // 2:
             self._starved = False

@@ -252,7 +252,11 @@ class Engine:
 
     def _attend(self, peer: Peer, work: Callable[[*Ts], object], *arguments: *Ts) -> None:
         """Do something for one contact; if it fails, its session begins anew, and its flows are reset."""
-        if survives(peer.label, work, *arguments):
+        try:
+            work(*arguments)
+        except Exception as fault:
+            note(peer.label, fault)
+        else:
             return
         now = trio.current_time()
         peer.inbox.clear()
@@ -264,7 +268,11 @@ class Engine:
 
     def _hand_out(self, event: stack_events.Event) -> None:
         """Do what an event of the netstack asks for; if it fails, the connection it is of is reset."""
-        if survives("a local connection", self._on_stack_event, event):
+        try:
+            self._on_stack_event(event)
+        except Exception as fault:
+            note("a local connection", fault)
+        else:
             return
         if isinstance(event, stack_events.Datagram | stack_events.DatagramRefused | stack_events.EchoRequest):
             return
@@ -287,11 +295,14 @@ class Engine:
             peer, until = turn
             self._attend(peer, self._serve_peer, peer, until)
         scheduler.end_round()
-        self._write_frames()
+        if self._frames or stack.has_frames:
+            self._write_frames()
         self.due = self._next_deadline()
 
     def _on_stack_event(self, event: stack_events.Event) -> None:
         match event:
+            case stack_events.Readable():  # the usual one
+                connections.hand_over(event)
             case stack_events.Incoming():
                 if not self._nameserver.incoming(event.connection):
                     self._outbound.incoming(event.connection)
@@ -329,6 +340,8 @@ class Engine:
             elif took < TURN / 8:
                 peer.batch = min(MAX_BATCH, 2 * peer.batch)
         self._scheduler.served(peer)
+        if self._stack.has_frames:
+            self._write_frames()  # first: a program waits for it, a contact for nothing but acknowledgements
         with suppress(ContactOffline):  # toxcore is about to say so
             self._send(peer)
         self._set_deadline(peer)

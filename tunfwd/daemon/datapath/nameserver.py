@@ -117,7 +117,8 @@ class Questions:
     def writable(self, stream: Stream) -> None:
         """Send what there was no room for."""
         if self._unsent:
-            del self._unsent[: stream.write(bytes(self._unsent))]
+            sent = stream.write(bytes(self._unsent))
+            del self._unsent[:sent]
 
     def eof(self, stream: Stream) -> None:
         """No more questions."""

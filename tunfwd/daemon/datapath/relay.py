@@ -74,7 +74,8 @@ class StreamRelay:
             return
         while True:
             if self._to_local:
-                self._to_local = self._to_local[local.write(self._to_local) :]
+                taken = local.write(self._to_local)
+                self._to_local = self._to_local[taken:]
                 if self._to_local:
                     return  # `writable` goes on
             data = flow.read(CHUNK)
@@ -123,7 +124,8 @@ class StreamRelay:
             return
         while True:
             if self._to_flow:
-                self._to_flow = self._to_flow[flow.write(self._to_flow) :]
+                taken = flow.write(self._to_flow)
+                self._to_flow = self._to_flow[taken:]
                 if self._to_flow:
                     break  # `flow_writable`, or `flow_opened`, goes on
             data = local.read(CHUNK)
