@@ -41,7 +41,9 @@ class File:
         self.daemon = daemon
         self.read = partial(load, self.path, environ={}, euid=0)
         self.write("")
-        reloading = Reloading(self.read(), self.read, daemon, daemon.state, daemon.nodes, daemon.name)
+        reloading = Reloading(
+            self.read(), self.read, daemon, daemon.state, daemon.nodes, daemon.name, daemon.saver.save
+        )
         reloading.register(daemon.commands)
 
     def write(self, text: str) -> None:
@@ -168,6 +170,9 @@ def test_every_key_that_is_live_is_one_that_the_file_has(tmp_path: Path) -> None
         "[groups] auto_accept": f'[groups]\nauto_accept = ["{KEY}"]\n',
         "[[rule]]": '[[rule]]\ncontact = "x"\naction = "deny"\n',
         "[[expose]]": '[[expose]]\nprotocol = "tcp"\nport = 22\n',
+        "[[friend]]": f'[[friend]]\nname = "x"\nkey = "{KEY}"\n',
+        "[[group]]": '[[group]]\nname = "x"\ncreate = "public"\n',
+        "[[offer]]": '[[offer]]\nports = "80/tcp"\nto = "all"\n',
     }
     assert texts.keys() == LIVE
     file.write_text("")

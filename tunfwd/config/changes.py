@@ -13,6 +13,7 @@ from tunfwd.config.document import Config
 LIVE: Final = frozenset(
     {"[tox] bootstrap", "[tox] relays", "[tox] public_nodes", "[tox] nickname"}
     | {"[log] level", "[friends] auto_accept", "[groups] auto_accept", "[[rule]]", "[[expose]]"}
+    | {"[[friend]]", "[[group]]", "[[offer]]"}
 )
 """What takes effect in the running daemon."""
 
@@ -28,6 +29,9 @@ _WRITTEN: Final = {
     "rules": "[[rule]]",
     "exposed": "[[expose]]",
     "hooks": "[[hook]]",
+    "declared_friends": "[[friend]]",
+    "declared_groups": "[[group]]",
+    "declared_offers": "[[offer]]",
 }
 _UNTOLD: Final = frozenset({"file", "place"})
 

@@ -21,6 +21,8 @@ from tunfwd.common.notation import Key, TargetText
 from tunfwd.common.schema import Mismatch, Parse, decode, spell
 from tunfwd.config import paths
 from tunfwd.config.hooks import Hook
+from tunfwd.config.entries import DeclaredGroup, FriendTable, GroupTable, OfferTable, require_no_doubles
+from tunfwd.config.files import File, read_file
 from tunfwd.config.rules import Expose, RuleTable
 from tunfwd.config.toml_lines import line_of, locate
 from tunfwd.files import read_whole
@@ -59,23 +61,11 @@ def _read_port_or_0(port: int) -> int:
     return port
 
 
-def _read_file(text: str) -> Path:
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{text!r}: there is no such user") from None
-    if "\0" in text:
-        raise ValueError(f"{text!r} is not a path")
-    if not path.is_absolute():
-        raise ValueError(f"{text!r} is not an absolute path")
-    return path
-
-
 def _read_public_nodes(value: bool | str) -> bool | Path:
     if isinstance(value, bool):
         return value
     try:
-        return _read_file(value)
+        return read_file(value)
     except ValueError:
         raise ValueError(f"must be true, false or the absolute path of a list, not {value!r}") from None
 
@@ -139,7 +129,6 @@ def _read_mtu(mtu: int) -> int:
 
 
 Seconds = Annotated[float, Parse(float, _read_seconds)]
-File = Annotated[Path, Parse(str, _read_file)]
 Account = Annotated[str, Parse(str, _read_account)]
 NodeText = Annotated[Node, Parse(str, Node.parse)]
 PublicNodes = Annotated[bool | Path, Parse(bool | str, _read_public_nodes)]
@@ -277,6 +266,12 @@ class Document:
     rule: tuple[RuleTable, ...] = ()
     expose: tuple[Expose, ...] = ()
     hook: tuple[Hook, ...] = ()
+    friend: tuple[FriendTable, ...] = ()
+    group: tuple[GroupTable, ...] = ()
+    offer: tuple[OfferTable, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_no_doubles(self.friend, self.group, self.offer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +295,9 @@ class Config:
     rules: tuple[Rule, ...]
     exposed: tuple[Expose, ...]
     hooks: tuple[Hook, ...]
+    declared_friends: tuple[FriendTable, ...]
+    declared_groups: tuple[DeclaredGroup, ...]
+    declared_offers: tuple[OfferTable, ...]
 
 
 def load(
@@ -344,6 +342,9 @@ def load(
         rules=tuple(table.rule for table in document.rule),
         exposed=document.expose,
         hooks=document.hook,
+        declared_friends=document.friend,
+        declared_groups=_with_passwords(document, str(file), text or ""),
+        declared_offers=document.offer,
     )
 
 
@@ -366,6 +367,17 @@ def parse(text: str, name: str) -> Document:
         raise ConfigurationError(f"{name}, line {line}: {_subject(wrong)}{wrong.reason}") from None
     except RecursionError:  # a list of lists of ports
         raise _too_deep(text, name) from None
+
+
+def _with_passwords(document: Document, name: str, text: str) -> tuple[DeclaredGroup, ...]:
+    read = []
+    for number, table in enumerate(document.group):
+        try:
+            read.append(table.read())
+        except ValueError as wrong:
+            line = line_of(locate(text), ("group", number, "password_file"))
+            raise ConfigurationError(f"{name}, line {line}: [[group]] password_file: {wrong}") from None
+    return tuple(read)
 
 
 def _too_deep(text: str, name: str) -> ConfigurationError:
@@ -411,6 +423,7 @@ def _subject(wrong: Mismatch) -> str:
     """Return the name of the key for the message, as the file has it: `[tox] udp_port`, `[[rule]] ports`."""
     match wrong.path:
         case ("rule" | "expose" | "hook" as table, int(), *rest):
+        case (str() as table, int(), *rest):
             return f"[[{table}]] {spell(tuple(rest))}".rstrip() + " "
         case (table, *rest):
             return f"[{spell((table,))}] {spell(tuple(rest))}".rstrip() + " "

@@ -222,7 +222,7 @@ async def _serve(
         datapath, client = daemon.datapath, daemon.client
         health = Health(tunnel.layout, tunnel.keeper, confinement, tunnel.unguarded)
         nodes = NodeCommands(client, node_list)
-        reloading = Reloading(config, read, daemon, state, nodes, _nickname())
+        reloading = Reloading(config, read, daemon, state, nodes, _nickname(), saver.save)
         commands = dispatcher(daemon, Storage(state, saver, client), health, nodes, reloading)
         async with trio.open_nursery() as nursery:
             await nursery.start(datapath.poller.run)
@@ -233,6 +233,7 @@ async def _serve(
             nursery.start_soon(tunnel.keeper.run)
             nursery.start_soon(tunnel.local.follow)
             await nursery.start(client.run, loop)
+            reloading.begin()
             await nursery.start(serve, listener, commands)
             if metrics is not None:
                 await nursery.start(metrics.serve, commands)

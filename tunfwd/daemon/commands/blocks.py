@@ -7,6 +7,7 @@ from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.contacts.tracker import ContactTracker
 from tunfwd.daemon.peers import Peers
+from tunfwd.daemon.storage.state import contact_id
 from tunfwd.tox.contacts import Friend
 
 
@@ -14,6 +15,7 @@ class BlockCommands:
     """The handlers of `friend.block` and its like."""
 
     def __init__(self, contacts: ContactTracker, peers: Peers) -> None:
+        self._contacts = contacts
         self._client = contacts.client
         self._tickets = contacts.tickets
         self._peers = peers
@@ -28,6 +30,7 @@ class BlockCommands:
         key, name = self._find(params.who)
         if key == self._client.public_key:
             raise UserError("usage", "this is ourselves")
+        self._contacts.require_free(contact_id(key))
         self._tickets.block(key, name)
         if any(request.key == key for request in self._client.friends.requests):
             self._client.friends.reject(key)

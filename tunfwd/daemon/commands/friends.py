@@ -1,9 +1,9 @@
 """What the control socket can ask about friends, and those who would like to be."""
 
 from tunfwd.common.errors import UserError
-from tunfwd.common.names import folded, is_key_prefix
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands.names import require_new_name
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.contacts.tracker import ContactTracker
 from tunfwd.daemon.peers import Peer, Peers
@@ -67,6 +67,7 @@ class FriendCommands:
         friend = self._friends.get(peer.contact.key)
         if friend is None or friend is not peer.contact:
             raise UserError("usage", f"{peer.label} is a member of a group, not a friend")
+        self._contacts.require_free(peer.id)
         entry = _friend_entry(peer)
         self._friends.remove(friend)
         return {"friend": entry}
@@ -77,18 +78,13 @@ class FriendCommands:
 
     def require_new_name(self, name: str, key: str) -> None:
         """Raise UserError where a person gave another friend that name, or a key begins with it."""
-        others = [peer for peer in self._peers if peer.key != key]
-        if any(peer.party.name is not None and folded(peer.party.name) == folded(name) for peer in others):
-            raise UserError("failed", f"there is a contact named {name!r} already; choose another name")
-        keys = [peer.key for peer in others]
-        keys += [request.key.hex().upper() for request in self._friends.requests]
-        if is_key_prefix(name) and any(other.startswith(name.upper()) for other in keys if other != key):
-            raise UserError("failed", f"{name!r} is how another's public key begins; choose another name")
+        require_new_name(self._peers, self._friends.requests, name, key)
 
     async def _rename(self, params: api.FriendRename) -> api.FriendResult:
         peer = self._peers.find(params.name)
         if isinstance(peer.contact, Member):
             raise UserError("usage", f"{peer.label} is a member of a group, not a friend")
+        self._contacts.require_free(peer.id)
         self.require_new_name(params.to, peer.key)
         self._contacts.rename(peer, params.to)
         return {"friend": _friend_entry(peer)}

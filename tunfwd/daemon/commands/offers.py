@@ -107,6 +107,8 @@ class OfferCommands:
         if offers := self._find_room_offers(params.id, params.contact):
             entries = [self._entries.room_offer(offer) for offer in offers]
             for offer in offers:
+                self._rooms.require_endable(offer)
+            for offer in offers:
                 self._rooms.kill(offer)
             return {"killed": [{"id": e["id"], "contact": e["contact"], "name": e["name"]} for e in entries]}
         found = self._find(params.id, params.contact)
@@ -114,6 +116,8 @@ class OfferCommands:
             raise UserError("not_found", f"no offer or mapping {params.id!r}; see `tunfwd offers`")
         if not (is_one(found, params.id) or is_same_to_all(found)):
             raise _ambiguous(params.id, found)
+        for _, mapping in found:
+            self._offers.require_endable(mapping)
         killed: list[api.Killed] = []
         for peer, mapping in found:
             killed.append({"id": id_of(mapping), "contact": peer.label, "name": clean(mapping.name)})

@@ -16,6 +16,7 @@ from tunfwd.config.changes import compare
 from tunfwd.config.document import Config
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands.declared import Declared
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.contacts.offers import Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept
@@ -42,6 +43,7 @@ class Reloading:
         state: State,
         nodes: NodeCommands,
         nickname: str,
+        save: Callable[[], None],
     ) -> None:
         """`read` reads it again, from where `config` came; `nickname` is ours where it names none."""
         self._started = self._config = config
@@ -51,6 +53,11 @@ class Reloading:
         self._nodes = nodes
         self._nickname = nickname
         self._one_at_a_time = trio.Lock()
+        self._declared = Declared(daemon, save)
+
+    def begin(self) -> None:
+        """Have what the configuration declares, at start."""
+        self._declared.apply(self._config)
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have the dispatcher know the command."""
@@ -59,15 +66,12 @@ class Reloading:
     async def by_signal(self) -> None:
         """Read it again as nobody waits for the answer: the log has it."""
         try:
-            result = await self.reload()
+            await self.reload()
         except UserError as wrong:
             log.error("not reloaded, nothing is changed: %s", wrong.message)  # noqa: TRY400  it says it all
             return
         except Exception as fault:
             note("reading the configuration again", fault)
-            return
-        for problem in result["problems"]:
-            log.warning("%s", problem)
 
     async def _reload(self, _: api.Reload) -> api.ReloadResult:
         return await self.reload()
@@ -82,7 +86,7 @@ class Reloading:
                 partial(NodeList, self._state.directory, new.tox.public_nodes)
             )
             live, restart = compare(self._config, new).live, compare(self._started, new).restart
-            self._apply(new, node_list)
+            problems = self._apply(new, node_list)
             self._config = new
         changed = ", ".join(live) or "nothing that takes effect now"
         log.info("%s: reloaded; changed: %s", new.place, changed, extra=event("reloaded"))
@@ -92,10 +96,10 @@ class Reloading:
             "file": None if new.file is None else str(new.file),
             "changed": list(live),
             "restart": list(restart),
-            "problems": [],
+            "problems": problems,
         }
 
-    def _apply(self, new: Config, node_list: NodeList) -> None:
+    def _apply(self, new: Config, node_list: NodeList) -> list[str]:
         daemon = self._daemon
         set_level(new.log_level.upper())
         self._nodes.reconfigure(
@@ -111,3 +115,4 @@ class Reloading:
             for peer in daemon.datapath.peers:
                 daemon.offers.reconsider(peer)
                 daemon.datapath.scheduler.touch(peer)
+        return self._declared.apply(new)

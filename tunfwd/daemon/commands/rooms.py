@@ -12,7 +12,7 @@ from tunfwd.common.names import KEY_PREFIX, harmless
 from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
-from tunfwd.daemon.contacts.rooms import ID_DIGITS, id_text
+from tunfwd.daemon.contacts.rooms import ID_DIGITS, id_text, room_id
 from tunfwd.daemon.contacts.tracker import ContactTracker, link_of
 from tunfwd.daemon.peers import NO_ADDRESS, Peer, Peers
 from tunfwd.tox.binding.errors import ToxError
@@ -147,6 +147,7 @@ class RoomCommands:
 
     async def _rename(self, params: api.GroupRename) -> api.GroupResult:
         group = self._rooms.find(params.group, "group")
+        self._contacts.require_free(room_id(group))
         self._contacts.rename_room(group, params.to)
         return self._result(group)
 
@@ -186,6 +187,7 @@ class RoomCommands:
             known.decline(invitation.id)
             return {"group": entry}
         room = self._rooms.find(params.group, kind)
+        self._contacts.require_free(room_id(room))
         result = self._result(room)
         known.leave(room)
         return result

@@ -80,6 +80,8 @@ class Offers:
         """Told of each contact that something stands with from now on."""
         self.ended: Callable[[Peer, Mapping], None] = lambda _peer, _mapping: None
         """Told of each mapping that ends."""
+        self.held: Callable[[Mapping], str | None] = lambda _mapping: None
+        """Says why a mapping cannot be ended by a command, if so."""
 
     # From the state directory.
 
@@ -260,15 +262,34 @@ class Offers:
             )
 
     def offer(
-        self, peer: Peer, protocol: Protocol, port: int, name: str, target: Target | None, source: Source
+        self,
+        peer: Peer,
+        protocol: Protocol,
+        port: int,
+        name: str,
+        target: Target | None,
+        source: Source,
+        *,
+        keep: bool = True,
     ) -> Mapping:
-        """Offer a service of ours from now on."""
+        """Offer a service of ours from now on; without `keep`, for this run."""
         standing = StandingOffer(peer.id, protocol_name(protocol), port, name, service_text(target), source)
         mapping = self._stand(peer, standing, Direction.SERVER)
         peer.details[mapping] = MappingSettings(target=target, source=source)
-        self._content.offers.append(standing)
+        if keep:
+            self._content.offers.append(standing)
         self._stands(peer)
         return mapping
+
+    def adopt(self, peer: Peer, mapping: Mapping) -> None:
+        """Have an offer of ours stand because of something else than the state."""
+        self._content.offers = [offer for offer in self._content.offers if not _is_of(offer, peer, mapping)]
+        self._save()
+
+    def require_endable(self, mapping: Mapping) -> None:
+        """Raise UserError for an offer that no command may end."""
+        if (reason := self.held(mapping)) is not None:
+            raise UserError("denied", reason)
 
     def request(
         self, peer: Peer, protocol: Protocol, port: int, name: str, local_port: int | None

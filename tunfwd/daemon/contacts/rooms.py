@@ -89,6 +89,8 @@ class Rooms:
         self.offers: list[RoomOffer] = [
             RoomOffer(offer, random.getrandbits(32)) for offer in content.offers if _is_room(offer.contact)
         ]
+        self.held: Callable[[RoomOffer], str | None] = lambda _offer: None
+        """Says why an offer cannot be ended by a command, if so."""
         self._mappings: dict[RoomOffer, dict[Peer, Mapping]] = {offer: {} for offer in self.offers}
 
     def __iter__(self) -> Iterator[Room]:
@@ -180,9 +182,20 @@ class Rooms:
             raise UserError("failed", f"{port}/{protocol_name(protocol)} is already offered; kill it first")
 
     def offer(
-        self, room: Room, protocol: Protocol, port: int, name: str, target: Target | None, source: Source
+        self,
+        room: Room,
+        protocol: Protocol,
+        port: int,
+        name: str,
+        target: Target | None,
+        source: Source,
+        *,
+        keep: bool = True,
     ) -> RoomOffer:
-        """Offer a service to all in a room, from now on. Raises UserError where the port stands."""
+        """Offer a service to all in a room, from now on; without `keep`, for this run.
+
+        Raises UserError where the port stands.
+        """
         self.require_free_port(room, protocol, port)
         standing = StandingOffer(
             room_id(room), protocol_name(protocol), port, name, service_text(target), source
@@ -190,8 +203,9 @@ class Rooms:
         offer = RoomOffer(standing, self._random.getrandbits(32) or 1)
         self.offers.append(offer)
         self._mappings[offer] = {}
-        self._content.offers.append(standing)
-        self._save()
+        if keep:
+            self._content.offers.append(standing)
+            self._save()
         announced = isinstance(room, Group) and self._announce(room, offer)
         for peer in self.members(room):
             self._offer_to(peer, offer, announced=announced)
@@ -247,6 +261,11 @@ class Rooms:
             for peer in self._mappings[offer].keys() - set(present):
                 self._end(peer, offer)
 
+    def require_endable(self, offer: RoomOffer) -> None:
+        """Raise UserError for an offer that no command may end."""
+        if (reason := self.held(offer)) is not None:
+            raise UserError("denied", reason)
+
     def kill(self, offer: RoomOffer) -> None:
         """Withdraw an offer from all, with every mapping made from it."""
         room = self.of(offer)
@@ -256,8 +275,13 @@ class Rooms:
             self._end(peer, offer)
         self.offers.remove(offer)
         del self._mappings[offer]
-        self._content.offers.remove(offer.standing)
-        self._save()
+        self.adopt(offer)
+
+    def adopt(self, offer: RoomOffer) -> None:
+        """Have an offer stand because of something else than the state, if at all."""
+        if offer.standing in self._content.offers:
+            self._content.offers.remove(offer.standing)
+            self._save()
 
     def _end(self, peer: Peer, offer: RoomOffer) -> None:
         peer.session.end(self._mappings[offer].pop(peer), trio.current_time())
@@ -267,6 +291,10 @@ class Rooms:
         """A contact is no more."""
         for mappings in self._mappings.values():
             mappings.pop(peer, None)
+
+    def origin_of(self, mapping: Mapping) -> RoomOffer | None:
+        """Return the offer to a whole room that a mapping was made from, if so."""
+        return next((offer for offer, made in self._mappings.items() if mapping in made.values()), None)
 
     def mapping_ended(self, peer: Peer, mapping: Mapping) -> None:
         """A mapping has ended; if it was made from a room's offer, that stands for the others."""

@@ -84,6 +84,10 @@ class ContactTracker(Handler):
         self._auto_accept = auto_accept
         self._soon: list[Callable[[], object]] = []  # what may not be done from within toxcore's iteration
         self._started = False
+        self.named: Callable[[Peer | Room], None] = lambda _contact: None
+        """Told of each contact and group that is new, or has a new name."""
+        self.held: Callable[[ContactId], str | None] = lambda _id: None
+        """Says why a friend or group cannot be removed or renamed by a command, if so."""
         self._first: Contact | None = None  # whose packet was the first in toxcore's iteration
         self.residents = Residents(book, datapath.peers, content, settings.outage, self.forget)
         self.greetings = Greetings(settings.features, random)
@@ -175,7 +179,13 @@ class ContactTracker(Handler):
             if self._started:
                 log.info("%s is a friend now", peer.label, extra=caused_by(peer, "friend_added"))
         self.rooms.joined(peer)
+        self.named(peer)
         return peer
+
+    def require_free(self, contact: ContactId) -> None:
+        """Raise UserError for a friend or group that no command may remove or rename."""
+        if (reason := self.held(contact)) is not None:
+            raise UserError("denied", reason)
 
     def _name(self, peer: Peer) -> None:
         """Find out what a contact is called: by a person here, or else by itself."""
@@ -206,6 +216,7 @@ class ContactTracker(Handler):
             if other is not peer and other.via == peer.via and other.folded == peer.folded:
                 self._name(other)
         self._save()
+        self.named(peer)
 
     def rename_room(self, room: Room, name: str) -> None:
         """Call a group or conference as a person wishes. Raises UserError where another is called so."""
@@ -214,6 +225,7 @@ class ContactTracker(Handler):
         for peer in self._peers:
             if isinstance(peer.contact, Member) and peer.contact.group in (room, other):
                 self._name(peer)
+        self.named(room)
 
     def _agreed(self, peer: Peer) -> None:
         """Something stands with a contact from now on: it is remembered while it is away."""

@@ -222,6 +222,8 @@ class Content:
     services: list[KnownService] = field(default_factory=list)
     invites: list[Invite] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
+    declared: list[ContactId] = field(default_factory=list)
+    """Friends and groups that are there because the configuration has them, and go when it no longer does."""
     blocked: dict[Key, str] = field(default_factory=dict)
     """Keys whose friend requests are dropped, and what their owners were called."""
     aside: list[Aside] = field(default_factory=list)
@@ -370,7 +372,7 @@ def _load(path: Path) -> tuple[Content, bytes]:
     return content, b""
 
 
-_UNTOLD: Final = ("aside", "named_rooms")
+_UNTOLD: Final = ("aside", "named_rooms", "declared")
 
 
 def _summary(content: Content) -> str:
