@@ -36,6 +36,8 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "metrics": "tunfwd.cli.metrics:metrics",
     "ping": "tunfwd.cli.overview:ping",
     "reload": "tunfwd.cli.service:reload",
+    "backup": "tunfwd.cli.backup:backup",
+    "restore": "tunfwd.cli.backup:restore",
     "doctor": "tunfwd.cli.doctor:doctor",
     "version": "tunfwd.cli.overview:version",
 }

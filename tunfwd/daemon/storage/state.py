@@ -257,7 +257,7 @@ class State:
         """
         try:
             _make_private(directory)
-            lock = _lock(directory)
+            lock = lock_directory(directory)
             try:
                 return cls(directory, lock, *_load(directory / FILE))
             except BaseException:
@@ -329,7 +329,8 @@ def _make_private(directory: Path) -> None:
         log.warning("%s was open to others (mode %04o); it holds keys, and is now 0700", directory, mode)
 
 
-def _lock(directory: Path) -> TextIO:
+def lock_directory(directory: Path) -> TextIO:
+    """Hold a directory for this process until the result is closed. Raises UserError where another does."""
     file = os.fdopen(os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
