@@ -38,10 +38,10 @@ def _passphrase(file: str | None, ask: bool, *, confirm: bool) -> bytes | None:
 @json_option
 @click.pass_context
 def backup(ctx: click.Context, file: str, passphrase_file: str | None, encrypt: bool, as_json: bool) -> None:
-    """Write identity and state into one FILE, which only its owner can read.
+    """Write identity and state into one file.
 
-    Whoever has it is you, unless it is encrypted with a passphrase. The daemon may run. The configuration is
-    not in it.
+    Only its owner can read it. Whoever has it is you, unless it is encrypted with a passphrase. The daemon
+    may run. The configuration is not in it.
     """
     from tunfwd.config.document import load  # noqa: PLC0415
     from tunfwd.daemon.storage.backup import make  # noqa: PLC0415
@@ -69,8 +69,9 @@ def backup(ctx: click.Context, file: str, passphrase_file: str | None, encrypt: 
 @json_option
 @click.pass_context
 def restore(ctx: click.Context, file: str, passphrase_file: str | None, force: bool, as_json: bool) -> None:
-    """Bring back the identity and state of a backup FILE, while no daemon runs.
+    """Bring back the identity and state of a backup.
 
+    No daemon may run meanwhile.
     One identity belongs into one place: two daemons with the same one disturb each other.
     """
     from tunfwd.config.document import load  # noqa: PLC0415

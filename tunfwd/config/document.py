@@ -20,9 +20,9 @@ from tunfwd.common.errors import ConfigurationError
 from tunfwd.common.notation import Key, TargetText
 from tunfwd.common.schema import Mismatch, Parse, decode, spell
 from tunfwd.config import paths
-from tunfwd.config.hooks import Hook
 from tunfwd.config.entries import DeclaredGroup, FriendTable, GroupTable, OfferTable, require_no_doubles
 from tunfwd.config.files import File, read_file
+from tunfwd.config.hooks import Hook
 from tunfwd.config.rules import Expose, RuleTable
 from tunfwd.config.toml_lines import line_of, locate
 from tunfwd.files import read_whole
@@ -422,7 +422,6 @@ def _syntax(text: str, name: str, message: str) -> str:
 def _subject(wrong: Mismatch) -> str:
     """Return the name of the key for the message, as the file has it: `[tox] udp_port`, `[[rule]] ports`."""
     match wrong.path:
-        case ("rule" | "expose" | "hook" as table, int(), *rest):
         case (str() as table, int(), *rest):
             return f"[[{table}]] {spell(tuple(rest))}".rstrip() + " "
         case (table, *rest):

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -234,6 +234,8 @@ async def _serve(
             nursery.start_soon(tunnel.local.follow)
             await nursery.start(client.run, loop)
             reloading.begin()
+            listened = trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup.signals)
+            signals = stack.enter_context(listened)
             await nursery.start(serve, listener, commands)
             if metrics is not None:
                 await nursery.start(metrics.serve, commands)
@@ -243,7 +245,7 @@ async def _serve(
             log.info(
                 "our Tox address is %s; friends reach us at %s", client.address, own.address or own.address6
             )
-            await _run_to_the_end(datapath.engine, hangup, reloading)
+            await _run_to_the_end(datapath.engine, signals, hangup, reloading)
             nursery.cancel_scope.cancel()
         if datapath.engine.lost is not None:
             raise datapath.engine.lost
@@ -268,25 +270,26 @@ async def _metrics_page(config: Config) -> "MetricsPage | None":
     return page
 
 
-async def _run_to_the_end(engine: Engine, hangup: Hangup, reloading: Reloading) -> None:
+async def _run_to_the_end(
+    engine: Engine, signals: AsyncIterator[int], hangup: Hangup, reloading: Reloading
+) -> None:
     """Return after a signal, or without a device, when the contacts have been told."""
     try:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup.signals) as signals:
-            async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
 
-                async def told() -> None:
-                    async for number in signals:
-                        if number == signal.SIGHUP and not hangup.is_the_end():
-                            nursery.start_soon(reloading.by_signal)
-                            continue
-                        log.info("%s: ending", signal.Signals(number).name)
-                        nursery.cancel_scope.cancel()
+            async def told() -> None:
+                async for number in signals:
+                    if number == signal.SIGHUP and not hangup.is_the_end():
+                        nursery.start_soon(reloading.by_signal)
+                        continue
+                    log.info("%s: ending", signal.Signals(number).name)
+                    nursery.cancel_scope.cancel()
 
-                nursery.start_soon(told)
-                await engine.device_lost.wait()
-                log.error("%s: ending", engine.lost)
-                nursery.cancel_scope.cancel()
-            await engine.end()
+            nursery.start_soon(told)
+            await engine.device_lost.wait()
+            log.error("%s: ending", engine.lost)
+            nursery.cancel_scope.cancel()
+        await engine.end()
     except BaseException:
         engine.leave()  # a fault of ours: contacts hear of it all the same, as far as one packet reaches
         raise
