@@ -35,6 +35,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "events": "tunfwd.cli.events:events",
     "metrics": "tunfwd.cli.metrics:metrics",
     "ping": "tunfwd.cli.overview:ping",
+    "service": "tunfwd.cli.service:service",
     "reload": "tunfwd.cli.service:reload",
     "backup": "tunfwd.cli.backup:backup",
     "restore": "tunfwd.cli.backup:restore",

@@ -324,7 +324,7 @@ def load(
         socket=_from_environment(
             environ, paths.SOCKET_VARIABLE, _absolute, document.control.socket or places.socket
         ),
-        group=document.control.group,
+        group=document.control.group or environ.get(paths.GROUP_VARIABLE) or None,
         user=document.daemon.user,
         log_level=_from_environment(environ, paths.LOG_VARIABLE, _read_level, document.log.level),
         metrics=document.metrics,

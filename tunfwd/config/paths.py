@@ -13,6 +13,7 @@ CONFIG_VARIABLE: Final = "TUNFWD_CONFIG"  # the configuration file
 STATE_VARIABLE: Final = "TUNFWD_STATE_DIR"  # the state directory
 SOCKET_VARIABLE: Final = "TUNFWD_SOCKET"  # the control socket
 LOG_VARIABLE: Final = "TUNFWD_LOG"  # the log level: debug, info, warning or error
+GROUP_VARIABLE: Final = "TUNFWD_GROUP"  # whose members may use the socket, where the file names no group
 NODES_VARIABLE: Final = "TUNFWD_PUBLIC_NODES"  # 0, 1, or a list of nodes in place of the bundled one
 
 SOCKET_PATH_BYTES: Final = 107  # sockaddr_un.sun_path holds 108 with its terminating zero (unix(7))
@@ -37,7 +38,7 @@ def of_user(environ: Mapping[str, str]) -> Places:
     state = _base(environ, "XDG_STATE_HOME", home / ".local/state") / "tunfwd"
     runtime = _base(environ, "XDG_RUNTIME_DIR", Path(f"/run/user/{os.getuid()}"))
     # Without a session (cron, su) there may be no runtime directory; the state directory is as private.
-    socket = (runtime / "tunfwd" if runtime.is_dir() else state) / "control.sock"
+    socket = (runtime / "tunfwd" if os.path.isdir(runtime) else state) / "control.sock"
     return Places(_base(environ, "XDG_CONFIG_HOME", home / ".config") / "tunfwd/config.toml", state, socket)
 
 

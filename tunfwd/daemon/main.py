@@ -36,6 +36,7 @@ from tunfwd.daemon.process.hangup import Hangup
 from tunfwd.daemon.process.hooks import Hooks
 from tunfwd.daemon.process.hooks import start as start_hooks
 from tunfwd.daemon.process.logs import Log
+from tunfwd.daemon.process.notify import Notifier
 from tunfwd.daemon.resolver import reverse_zone
 from tunfwd.daemon.storage.addresses import resolver_of
 from tunfwd.daemon.storage.kept import Storage
@@ -207,6 +208,7 @@ async def _serve(
     saver = WriteBehind(state)
     node_list = NodeList(state.directory, config.tox.public_nodes)
     with contextlib.ExitStack() as stack:
+        notifier = stack.enter_context(contextlib.closing(Notifier()))  # connected while it may be
 
         def start(handler: Handler) -> Client:
             settings = config.tox.settings(state.identity(), _nickname(), node_list.public)
@@ -241,11 +243,13 @@ async def _serve(
                 await nursery.start(metrics.serve, commands)
             if hooks is not None:
                 nursery.start_soon(hooks.run, daemon.events)
+            nursery.start_soon(notifier.keep_alive)
+            notifier.tell("READY=1")
             own = daemon.contacts.own.among_friends
             log.info(
                 "our Tox address is %s; friends reach us at %s", client.address, own.address or own.address6
             )
-            await _run_to_the_end(datapath.engine, signals, hangup, reloading)
+            await _run_to_the_end(datapath.engine, signals, hangup, reloading, notifier)
             nursery.cancel_scope.cancel()
         if datapath.engine.lost is not None:
             raise datapath.engine.lost
@@ -271,7 +275,11 @@ async def _metrics_page(config: Config) -> "MetricsPage | None":
 
 
 async def _run_to_the_end(
-    engine: Engine, signals: AsyncIterator[int], hangup: Hangup, reloading: Reloading
+    engine: Engine,
+    signals: AsyncIterator[int],
+    hangup: Hangup,
+    reloading: Reloading,
+    notifier: Notifier,
 ) -> None:
     """Return after a signal, or without a device, when the contacts have been told."""
     try:
@@ -289,6 +297,7 @@ async def _run_to_the_end(
             await engine.device_lost.wait()
             log.error("%s: ending", engine.lost)
             nursery.cancel_scope.cancel()
+        notifier.tell("STOPPING=1")
         await engine.end()
     except BaseException:
         engine.leave()  # a fault of ours: contacts hear of it all the same, as far as one packet reaches

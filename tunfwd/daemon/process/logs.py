@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -45,6 +45,26 @@ def set_level(level: int | str) -> None:
             root.setLevel(min(handler.level, logging.INFO))
 
 
+PRIORITIES: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # syslog(3)
+
+
+def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether what is written there goes to systemd's journal (systemd.exec(5), $JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _JournalFormatter(logging.Formatter):
+    """Begins each line with its priority, which the journal takes off again (sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"<{PRIORITIES.get(record.levelname, 6)}>"
+        return "\n".join(prefix + line for line in super().format(record).split("\n"))
+
+
 class Log(logging.Handler):
     """The handler of all records, a context: at its end what waits is written, within `FLUSH_TIME`."""
 
@@ -52,7 +72,7 @@ class Log(logging.Handler):
         self, level: str, descriptor: int = STDERR, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(level)
-        self.setFormatter(logging.Formatter(FORMAT))
+        self.setFormatter(_JournalFormatter(FORMAT) if is_journal(descriptor) else logging.Formatter(FORMAT))
         self._descriptor = descriptor
         self._clock = clock
         self._repeats = Repeats()
