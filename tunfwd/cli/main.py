@@ -32,6 +32,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "kill": "tunfwd.cli.offers:kill",
     "nodes": "tunfwd.cli.nodes:nodes",
     "dns": "tunfwd.cli.dns:dns",
+    "watch": "tunfwd.cli.watch:watch",
     "events": "tunfwd.cli.events:events",
     "metrics": "tunfwd.cli.metrics:metrics",
     "ping": "tunfwd.cli.overview:ping",
