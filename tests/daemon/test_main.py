@@ -211,6 +211,7 @@ def test_it_serves_until_it_is_told_to_end(machine: Machine, capfd: pytest.Captu
     assert sorted(own) == sorted([seen["id"]["virtual_address"], seen["id"]["virtual_address6"]])
     assert seen["status"]["network"] == "online"
     checks = {check["name"]: check for check in seen["doctor"]["checks"]}
+    assert "*.tunfwd.internal is answered for at 10.77.0.53" in checks["names"]["detail"]
     assert checks["device"]["detail"] == "lo is up, with 10.77.0.0/16 and fd74:756e:6677::/48"
     assert checks["confinement"]["detail"].endswith("not confined; no seccomp and no Landlock here")
     assert checks["neighbours"]["level"] == "ok"

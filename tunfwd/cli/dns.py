@@ -49,7 +49,7 @@ def _unbound(facts: Facts) -> str:
     )
     return (
         f'server:\n  domain-insecure: "{facts.domain}"\n  domain-insecure: "{facts.reverse}"\n'
-        f'  private-domain: "{facts.domain}"\n  local-zone: "{facts.reverse}." nodefault\n{zones}'
+        f'  private-domain: "{facts.domain}"\n  local-zone: "{facts.reverse}." transparent\n{zones}'
     )
 
 

@@ -134,6 +134,7 @@ class StatusCommands:
             *await self._storage.checks(),
             *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
             self._addresses(),
+            self._names_answered(),
         ]
         checks += [
             _check("service", False, f"{describe(mapping)}, {verb} {peer.label}: {trouble}")
@@ -142,6 +143,12 @@ class StatusCommands:
             for verb in ("for" if mapping.role is Role.SERVING else "of",)
         ]
         return {"checks": checks}
+
+    def _names_answered(self) -> api.Check:
+        if self._resolver is None:
+            return _check("names", True, "nobody answers for names of contacts: [dns] enabled = false")
+        detail = f"*.{self._names.domain} is answered for at {self._book.resolver} and {self._book.resolver6}"
+        return _check("names", True, f"{detail}; tunfwd dns status says who asks there")
 
     def _addresses(self) -> api.Check:
         book, without = self._book, self._contacts.residents.without
