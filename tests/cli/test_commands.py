@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tunfwd import __version__
+from tunfwd import __version__, link
 from tunfwd.cli import output, overview
 from tunfwd.common.errors import EXIT_CODES, UserError
 
@@ -409,11 +409,17 @@ def test_ping_without_answer(daemon: Any, tunfwd: Run) -> None:
 
 def test_version(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["version"] = answer = {"version": "9.9", "compiled": False, "toxcore": "0.2.20"}
-    assert tunfwd("version").out == f"tunfwd {__version__}\ndaemon 9.9, libtoxcore 0.2.20\n"
-    answer["compiled"] = True
-    assert tunfwd("version").out == f"tunfwd {__version__}\ndaemon 9.9, compiled, libtoxcore 0.2.20\n"
+    compiled = not link.__file__.endswith(".py")
+    here = f"tunfwd {__version__}, {'compiled' if compiled else 'uncompiled'}"
+    assert tunfwd("version").out == f"{here}\ndaemon 9.9, uncompiled, libtoxcore 0.2.20\n"
+    answer |= {"compiled": True, "binding": "api"}
+    assert tunfwd("version").out == f"{here}\ndaemon 9.9, compiled, libtoxcore 0.2.20 by compiled calls\n"
+    answer["binding"] = "another"
+    assert tunfwd("version").out == f"{here}\ndaemon 9.9, compiled, libtoxcore 0.2.20\n"
+    shown = {"schema": 1, "version": __version__, "compiled": compiled}
+    assert json.loads(tunfwd("version", "--json").out) == shown | {"daemon": answer}
     alone = tunfwd("version", "--json", TUNFWD_SOCKET="/nowhere/x.sock")
-    assert (alone.code, json.loads(alone.out)) == (0, {"schema": 1, "version": __version__, "daemon": None})
+    assert (alone.code, json.loads(alone.out)) == (0, shown | {"daemon": None})
 
 
 def test_groups(daemon: Any, tunfwd: Run, tmp_path: Any) -> None:

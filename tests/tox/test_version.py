@@ -3,7 +3,7 @@
 import pytest
 
 from tunfwd.tox import version
-from tunfwd.tox.binding import cdef
+from tunfwd.tox.binding import cdef, opening
 from tunfwd.tox.binding.errors import ToxcoreUnusable
 from tunfwd.tox.version import Report
 
@@ -35,9 +35,9 @@ def test_known_hole_is_warned_of(known: version.Version, warned: bool) -> None:
 
 def test_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cdef, "SONAME", "libtoxcore.so.none")
-    cdef.load.cache_clear()
+    opening.load.cache_clear()
     try:
         with pytest.raises(ToxcoreUnusable, match=r"libtoxcore\.so\.none .* libtoxcore2"):
             version.inspect()
     finally:
-        cdef.load.cache_clear()
+        opening.load.cache_clear()

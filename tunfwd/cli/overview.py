@@ -2,6 +2,7 @@
 
 import sys
 import time
+from importlib.util import find_spec
 from typing import Final
 
 import click
@@ -15,6 +16,7 @@ from tunfwd.cli.session import Session
 from tunfwd.common.errors import EXIT_CODES, UserError
 from tunfwd.control import api
 
+BUILDS: Final = ("uncompiled", "compiled")
 PING_INTERVAL: Final = 1.0  # s from one ping to the next, as ping(8)
 
 
@@ -103,12 +105,20 @@ def version(ctx: click.Context, as_json: bool) -> None:
     except UserError:
         running = None
     if as_json:
-        show_json({"version": __version__, "daemon": running})
+        show_json({"version": __version__, "compiled": _is_compiled(), "daemon": running})
         return
-    say(f"tunfwd {__version__}")
+    say(f"tunfwd {__version__}, {BUILDS[_is_compiled()]}")
     if running:
-        how = ", compiled" if running["compiled"] else ""
-        say(f"daemon {running['version']}{how}, libtoxcore {running['toxcore']}")
+        how = {"api": " by compiled calls", "abi": " by uncompiled calls", "pytox": " by pytox"}
+        calls = how.get(running.get("binding", ""), "")
+        build = BUILDS[running["compiled"]]
+        say(f"daemon {running['version']}, {build}, libtoxcore {running['toxcore']}{calls}")
+
+
+def _is_compiled() -> bool:
+    """Whether the packet path of this installation is in C; without loading it."""
+    found = find_spec("tunfwd.link")
+    return found is not None and not str(found.origin).endswith(".py")
 
 
 def _identity(result: api.IdentityResult) -> None:

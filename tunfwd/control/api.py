@@ -634,6 +634,7 @@ class VersionResult(TypedDict):
     compiled: bool
     """Whether the packet path is C."""
     toxcore: str
+    binding: NotRequired[str]  # how libtoxcore is called: "api" (compiled), "abi" (not), "pytox"
 
 
 class NodeEntry(TypedDict):

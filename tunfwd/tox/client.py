@@ -29,6 +29,7 @@ from tunfwd.tox.binding.errors import (
 )
 from tunfwd.tox.binding.instance import Tox_Ptr
 from tunfwd.tox.binding.library import Library, choose
+from tunfwd.tox.binding.opening import MODE
 from tunfwd.tox.conferences import Conferences
 from tunfwd.tox.contacts import NONE, TCP
 from tunfwd.tox.events import Events, Receivers
@@ -71,6 +72,8 @@ class Client:
         """Be the node of `settings`. A `passphrase` stands in for passphrase_file."""
         self.settings = settings
         library = choose(settings.library)
+        self.binding: str = settings.library if settings.library == "pytox" else MODE
+        """How libtoxcore is called: "api", "abi" or "pytox"."""
         if settings.library == "builtin":
             version.require(version.inspect(), settings.groups)
         if passphrase is None and settings.passphrase_file:

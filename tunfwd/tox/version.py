@@ -6,8 +6,8 @@ Used at start, where it refuses, and by `tunfwd doctor` and `tunfwd version`, wh
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tunfwd.tox.binding.cdef import load
 from tunfwd.tox.binding.errors import ToxcoreUnusable
+from tunfwd.tox.binding.opening import load
 
 Version = tuple[int, int, int]
 

@@ -78,8 +78,12 @@ class StatusCommands:
         }
 
     async def _version(self, _: api.Nothing) -> api.VersionResult:
-        compiled = not link.__file__.endswith(".py")
-        return {"version": __version__, "compiled": compiled, "toxcore": version.inspect().text}
+        return {
+            "version": __version__,
+            "compiled": not link.__file__.endswith(".py"),
+            "toxcore": version.inspect().text,
+            "binding": self._client.binding,
+        }
 
     async def _status(self, _: api.Nothing) -> api.StatusResult:
         status: api.StatusResult = {

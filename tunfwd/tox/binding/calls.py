@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from tunfwd.tox.binding.cdef import ffi
 from tunfwd.tox.binding.errors import raise_code
+from tunfwd.tox.binding.opening import ffi
 
 error = ffi.new("Tox_Err *")
 """One cell is enough for every call: toxcore writes it, we read it at once, and no callback comes between."""

@@ -1,22 +1,16 @@
-"""The part of tox.h and toxencryptsave.h that the binding calls, for cffi in ABI mode.
+"""The part of tox.h and toxencryptsave.h that the binding calls: the one definition of both ways to call it.
 
-Nothing is compiled and no header is needed: the shared library is opened at run time, and a function is
-looked up when it is first used, so that a library which lacks some (older than 0.2.19: groups) still loads
-and version.py can name what is missing. Options are set through accessor functions, never through the struct,
-whose layout changes between versions.
+opening.py reads it at run time, where nothing was compiled; native.py makes C of it. Either way the shared
+library is opened at run time, so that no header is needed, and one that lacks some functions (older than
+0.2.19: groups) still loads and version.py can name what is missing. Options are set through accessor
+functions, never through the struct, whose layout changes between versions.
 """
 
-from functools import cache
-from typing import Any, Final
-
-from cffi import FFI
-
-from tunfwd.tox.binding.errors import ToxcoreUnusable
+from typing import Final
 
 SONAME: Final = "libtoxcore.so.2"
 
-ffi = FFI()
-ffi.cdef("""
+CDEF: Final = """
 typedef struct Tox Tox;
 typedef struct Tox_Options Tox_Options;
 typedef struct Tox_Pass_Key Tox_Pass_Key;
@@ -222,16 +216,4 @@ bool tox_pass_key_decrypt(const Tox_Pass_Key *key, const uint8_t *ciphertext, si
     *plaintext, Tox_Err *error);
 bool tox_get_salt(const uint8_t *ciphertext, uint8_t *salt, Tox_Err *error);
 bool tox_is_data_encrypted(const uint8_t *data);
-""")
-
-
-@cache
-def load() -> Any:
-    """Open libtoxcore. Raises ToxcoreUnusable when there is none."""
-    try:
-        return ffi.dlopen(SONAME)
-    except OSError as error:
-        raise ToxcoreUnusable(
-            f"{SONAME} cannot be loaded ({error}). Install libtoxcore 0.2.19 or newer: Debian 13 and current "
-            "Ubuntu have it as libtoxcore2."
-        ) from None
+"""

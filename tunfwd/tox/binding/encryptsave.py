@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from tunfwd.tox.binding.calls import call, expect, fixed
-from tunfwd.tox.binding.cdef import ffi, load
 from tunfwd.tox.binding.errors import UseAfterFree
+from tunfwd.tox.binding.opening import ffi, load
 
 SALT_LENGTH: Final = 32
 ENCRYPTION_EXTRA_LENGTH: Final = 80

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tunfwd.tox.binding.calls import buffer, call, error, expect, fixed
-from tunfwd.tox.binding.cdef import ffi
 from tunfwd.tox.binding.enums import (
     Tox_Conference_Type,
     Tox_Connection,
@@ -15,6 +14,7 @@ from tunfwd.tox.binding.enums import (
     Tox_Group_Role,
 )
 from tunfwd.tox.binding.errors import raise_code
+from tunfwd.tox.binding.opening import ffi
 
 KEY_SIZE: Final = 32  # bytes; chat ids, conference ids and public keys alike
 

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from tunfwd.tox.binding.calls import buffer, call, error, expect, fixed
-from tunfwd.tox.binding.cdef import ffi, load
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import UseAfterFree, raise_code
 from tunfwd.tox.binding.groups import Conferences, Groups
+from tunfwd.tox.binding.opening import callback, ffi, forget, load
 from tunfwd.tox.binding.options import Tox_Options_Ptr
 
 __all__ = ["Tox_Options_Ptr", "Tox_Ptr"]
@@ -52,6 +52,7 @@ class Tox_Ptr(Groups, Conferences):
     ) -> None:
         if self._ptr:
             self._lib.tox_kill(self._ptr)
+            forget(self._ptr)
             self._ptr = None
             self._callbacks.clear()  # and with them the cycle through our own handlers
 
@@ -214,9 +215,9 @@ class Tox_Ptr(Groups, Conferences):
         """A packet in order; first byte 160 to 191."""
 
     def _on(self, event: str, function: Callable[..., None]) -> None:
-        callback = ffi.callback(f"tox_{event}_cb *", function, onerror=self._note)
-        self._callbacks.append(callback)
-        getattr(self._lib, f"tox_callback_{event}")(self._ptr, callback)
+        called = callback(event, self._ptr, function, self._note)
+        self._callbacks.append(called)
+        getattr(self._lib, f"tox_callback_{event}")(self._ptr, called)
 
     def _note(self, _type: type[BaseException], raised: BaseException, _traceback: TracebackType) -> None:
         self._raised.append(raised)  # it must not pass through C: `iterate` raises it

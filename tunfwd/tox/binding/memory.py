@@ -11,5 +11,7 @@ def disable_mlock() -> None:
     and joins the process's memory maps: with them, a bare loop took 9.7 us of CPU for each packet sent, and
     4.9 us without. They guard payload against being swapped out, which in this program lies in the buffers of
     the TUN device's applications and of the kernel in the clear all the same.
+
+    Where the binding is compiled, toxcore's calls do not reach libsodium at all (native.py).
     """
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))

@@ -4,8 +4,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tunfwd.tox.binding.calls import buffer, call
-from tunfwd.tox.binding.cdef import ffi, load
 from tunfwd.tox.binding.errors import UseAfterFree
+from tunfwd.tox.binding.opening import ffi, load
 
 
 class _Option:

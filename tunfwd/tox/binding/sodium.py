@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cffi import FFI
 
-from tunfwd.tox.binding.cdef import load
+from tunfwd.tox.binding.opening import load
 
 KEY_SIZE: Final = 32  # bytes, public or secret
 NONCE_SIZE: Final = 24  # bytes
