@@ -4,8 +4,8 @@
     app.py MEASUREMENT HOST PORT [VALUE]  prints one JSON object, of seconds and MB/s
 
 The first byte of a TCP connection says what the server does: e(cho), s(ink, then says how much it got), or
-g(ive for as many tenths of a second as the next byte says). It counts UDP datagrams, and answers a "?" with
-how many there were.
+g(ive for as many tenths of a second as the next byte says). It counts UDP datagrams, answers a "?" with
+how many there were, and sends back one that begins with an "e".
 """
 
 import json
@@ -47,6 +47,8 @@ def _count(port: int) -> None:
             if data == b"?":
                 receiver.sendto(b"%d" % received, sender)
                 received = 0
+            elif data[:1] == b"e":
+                receiver.sendto(data, sender)
             else:
                 received += 1
 
@@ -122,6 +124,33 @@ def round_trips(
             if pause:
                 time.sleep(pause)
     return times
+
+
+def udp_round_trips(address: tuple[str, int]) -> list[float]:
+    """Return round trips of a datagram, in s; what is lost is sent again, and not counted."""
+    times: list[float] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect(address)
+        sender.settimeout(1)
+        while len(times) < ROUND_TRIPS:
+            started = time.perf_counter()
+            sender.send(b"e")
+            with suppress(TimeoutError):
+                sender.recv(64)
+                times.append(time.perf_counter() - started)
+    return times
+
+
+def trips(address: tuple[str, int], seconds: float) -> int:
+    """Go there and back for so long, and return how often."""
+    until, count = time.perf_counter() + seconds, 0
+    with _connect(address) as connection:
+        connection.sendall(b"e")
+        while time.perf_counter() < until:
+            connection.sendall(b".")
+            assert connection.recv(1) == b"."
+            count += 1
+    return count
 
 
 def first_bytes(address: tuple[str, int], pause: float = PAUSE) -> list[float]:
@@ -258,8 +287,14 @@ def main(arguments: list[str]) -> None:
             result = _quantiles("loaded", loaded_round_trips((host, int(port)), *congestion))
         case ["datagrams", host, port, seconds]:
             result = datagrams((host, int(port)), float(seconds))
-        case ["upload", host, port, seconds, congestion]:
-            result = {"upload": upload((host, int(port)), float(seconds), congestion)}
+        case ["upload", host, port, seconds, *congestion]:
+            result = {"upload": upload((host, int(port)), float(seconds), *congestion)}
+        case ["download", host, port, seconds]:
+            result = {"download": download((host, int(port)), float(seconds))}
+        case ["udp", host, port]:
+            result = _quantiles("udp", udp_round_trips((host, int(port))))
+        case ["trips", host, port, seconds]:
+            result = {"trips": trips((host, int(port)), float(seconds))}
         case ["hold", host, port, count]:
             hold((host, int(port)), int(count))
             return

@@ -1,15 +1,17 @@
 """Measure tunfwd on this machine, each figure beside the bare carrier in the same run.
 
-    scripts/bench [--seconds N]
+    scripts/bench [--seconds N] [--packet [--peers]]
 
 Bare Tox packets between two hosts; an application's connections through two daemons and real Tox, between
 two network namespaces, as friends and as members of a group; the same without the link; the cores alone, with
-the packets handed over in memory. Machines differ and are shared: compare the ratios of one run.
+the packets handed over in memory. With `--packet` only what a packet costs, beside the kernel alone and other
+programs (packet.py). Machines differ and are shared: compare the ratios of one run.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,8 +25,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from netns.node import Node, befriend, stop_all
-from netns.topology import Host, Topology
-from scripts.benchmarks import core
+from netns.topology import Host, Topology, sweep
+from scripts.benchmarks import core, packet
 from tunfwd.netstack import stack
 
 PORT = 9000
@@ -138,6 +140,30 @@ def idle_connections(both: Pair) -> float:
         assert holder.stdin is not None
         holder.stdin.close()
     return grown
+
+
+def packet_costs(seconds: float, peers: bool) -> None:
+    """Measure what a packet costs, by each way, and print the table."""
+    bare = carrier("friend", min(seconds, 5.0))
+    with pair(link=True) as both:
+        client, server = both.client, both.bob.host
+        with packet.web_server(server):
+            both.bob.cli("offer", f"{packet.WEB_PORT}/tcp", "--to", "alice", "--name", "web")
+            both.alice.wait_for(partial(both.alice.offer, "web"), 20, "the offer is there")
+            both.alice.cli("accept", "web")
+            daemons = [node.daemon.pid for node in (both.alice, both.bob) if node.daemon]
+            interface = both.alice.json("id")["interface"]
+            ways = [
+                packet.Way("kernel", str(server.address)),
+                packet.Way("tunfwd", both.address("friend-tcp"), daemons, interface),
+            ]
+            for way in ways:
+                way.figures = packet.measured(client, way, seconds)
+            for number, name in enumerate(packet.installed() if peers else ()):
+                with packet.peer(name, client, server, number) as way:
+                    way.figures = packet.measured(client, way, seconds)
+                    ways.append(way)
+    print(tabulate(packet.rows(ways, bare), headers=packet.heads(ways), disable_numparse=True))
 
 
 def carrier(kind: str, seconds: float) -> Figures:
@@ -260,10 +286,19 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="for each transfer; default 10, at most 25"
     )
+    parser.add_argument("--packet", action="store_true", help="only what a packet costs, beside the kernel")
+    parser.add_argument("--peers", action="store_true", help="... and beside other programs")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench: network namespaces need root")
-    rows = measure(arguments.seconds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is taken away
+    try:
+        if arguments.packet:
+            packet_costs(arguments.seconds, arguments.peers)
+            return
+        rows = measure(arguments.seconds)
+    finally:
+        sweep()  # what a measurement left that was a process of its own
     print(tabulate(rows, headers=("what", "measured", "", "wanted"), disable_numparse=True))
 
 

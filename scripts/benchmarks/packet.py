@@ -1,0 +1,285 @@
+"""Measure what a packet costs, beside the bare carrier, the kernel alone and other programs, in one run.
+
+    scripts/bench --packet [--peers] [--seconds N]
+
+Each way leads from one host to another, over the same network: the kernel's alone (a veth and a bridge),
+tunfwd's, and with `--peers` those of wireguard-go and openvpn where they are installed. What is measured is
+the same, by the same programs: round trips, connects, one stream, a web server. The system calls and frames
+of a round trip, and the CPU of a gigabyte and of a datagram, are counted at both ends.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from os import sysconf
+from pathlib import Path
+from typing import Final
+
+from netns.topology import Host
+from scripts.benchmarks import core
+from scripts.benchmarks.app import DATAGRAM_RATE
+
+PORT: Final = 9000  # whole.py's server
+WEB_PORT: Final = 9080
+PAGE: Final = b"x" * 612  # bytes, as nginx's own first page
+REQUESTS: Final = 3000
+CLIENTS: Final = 8
+TRACED: Final = 4.0  # s of round trips whose system calls are counted
+LOAD: Final = 3.0  # s of datagrams
+TIME_LIMIT: Final = 120.0  # s for one measurement
+PEER_PORT: Final = 51820
+PROGRAMS: Final = {"wireguard-go": ("wireguard-go", "wg"), "openvpn": ("openvpn",)}
+
+Figures = dict[str, float]
+
+
+@dataclass
+class Way:
+    """A way from the client to the server."""
+
+    name: str
+    address: str
+    processes: Sequence[int] = ()  # whose CPU it takes: the client's end, the server's
+    device: str | None = None  # whose frames are counted, in the client's namespace
+    figures: Figures = field(default_factory=dict)
+
+
+def cpu(process: int) -> float:
+    """Return the CPU time that a process has taken, in s."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(") ")[1].split()
+    return sum(map(int, fields[11:13])) / sysconf("SC_CLK_TCK")
+
+
+def frames(host: Host, device: str) -> int:
+    """Return how many frames a device has carried, both ways together."""
+    folder = f"/sys/class/net/{device}/statistics"
+    counts = host.run(["cat", f"{folder}/rx_packets", f"{folder}/tx_packets"]).stdout.split()
+    return sum(map(int, counts))
+
+
+def app(client: Host, way: Way, what: str, *values: object) -> Figures:
+    """Have app.py measure on a way."""
+    command = [sys.executable, core.APP, what, way.address, str(PORT), *map(str, values)]
+    found: Figures = json.loads(client.run(command, timeout=TIME_LIMIT).stdout)
+    return found
+
+
+def requests(client: Host, way: Way, keep_alive: bool) -> float:
+    """Return the web server's requests a second."""
+    command = ["ab", "-q", "-n", str(REQUESTS), "-c", str(CLIENTS), *["-k"] * keep_alive]
+    shown = client.run([*command, f"http://{way.address}:{WEB_PORT}/"], timeout=TIME_LIMIT).stdout
+    failed, rate = (
+        re.search(r"Failed requests: +(\d+)", shown),
+        re.search(r"Requests per second: +(\S+)", shown),
+    )
+    assert failed is not None
+    assert rate is not None
+    assert int(failed[1]) == 0, shown
+    return float(rate[1])
+
+
+def system_calls(client: Host, way: Way) -> Figures:
+    """Return the system calls of a round trip in both processes, and its frames at the client's device."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        tracers = []
+        for number, process in enumerate(way.processes):
+            command = ["strace", "-f", "-c", "-o", f"{folder}/{number}", "-p", str(process)]
+            tracers.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            stack.callback(tracers[-1].kill)
+        time.sleep(1)
+        before = frames(client, way.device) if way.device else 0
+        trips = app(client, way, "trips", TRACED)["trips"]
+        carried = frames(client, way.device) - before if way.device else 0
+        for tracer in tracers:
+            tracer.terminate()
+            tracer.wait(30)
+        totals = [Path(folder, str(number)).read_text() for number in range(len(tracers))]
+    calls = [int(line.split()[3]) for text in totals for line in text.splitlines() if line.endswith(" total")]
+    return {"system calls a round trip": sum(calls) / trips, "frames a round trip": carried / trips}
+
+
+def measured(client: Host, way: Way, seconds: float) -> Figures:
+    """Measure all of it."""
+    print(f"# {way.name}", flush=True)
+    found = app(client, way, "delays") | app(client, way, "udp")
+    for direction in ("upload", "download"):
+        before = sum(map(cpu, way.processes))
+        found[direction] = app(client, way, direction, seconds)[direction]
+        spent = sum(map(cpu, way.processes)) - before
+        found[f"CPU of a GB, {direction}"] = spent / (found[direction] * seconds) * 1e3
+    before = sum(map(cpu, way.processes))
+    app(client, way, "datagrams", LOAD)
+    found["CPU of a datagram"] = (sum(map(cpu, way.processes)) - before) / (LOAD * DATAGRAM_RATE)
+    if shutil.which("ab") and shutil.which("nginx"):
+        found["keep_alive"] = requests(client, way, True)
+        found["each_anew"] = requests(client, way, False)
+    if shutil.which("strace") and way.processes:
+        found |= system_calls(client, way)
+    return found
+
+
+@contextmanager
+def web_server(host: Host) -> Iterator[None]:
+    """Serve a page by nginx, where there is one."""
+    if shutil.which("nginx") is None:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        Path(folder, "index.html").write_bytes(PAGE)
+        Path(folder, "nginx.conf").write_text(
+            f"daemon off; pid {folder}/pid; error_log stderr; events {{ worker_connections 4096; }}\n"
+            f"http {{ access_log off; keepalive_requests 1000000;\n"
+            f"server {{ listen 0.0.0.0:{WEB_PORT}; root {folder}; }} }}\n"
+        )
+        server = host.start(["nginx", "-p", folder, "-c", f"{folder}/nginx.conf"], stderr=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            server.terminate()
+            server.wait()
+
+
+# Other programs. Each makes a device at both ends, with an address of its own.
+
+
+def installed() -> list[str]:
+    """Return the programs that can be measured; say which cannot."""
+    found = [name for name, needed in PROGRAMS.items() if all(map(shutil.which, needed))]
+    if missing := [name for name in (*PROGRAMS, "toxvpn", "nebula", "tinc") if name not in found]:
+        print(f"# not measured, as not installed or not known here: {', '.join(missing)}", flush=True)
+    return found
+
+
+@contextmanager
+def peer(name: str, client: Host, server: Host, subnet: int) -> Iterator[Way]:
+    """Join two hosts by another program."""
+    addresses = [f"10.201.{subnet}.{number}" for number in (1, 2)]
+    hosts = (client, server)
+    with tempfile.TemporaryDirectory() as text, ExitStack() as stack:
+        folder = Path(text)
+        started = []
+        devices = [f"bench{subnet}{end}" for end in "ab"]
+        if name == "wireguard-go":
+            commands = [["wireguard-go", "-f", device] for device in devices]
+        else:
+            commands = _openvpn(hosts, devices, addresses, folder)
+        for host, command in zip(hosts, commands, strict=True):
+            started.append(host.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            stack.callback(started[-1].wait)
+            stack.callback(started[-1].terminate)
+        for host, device in zip(hosts, devices, strict=True):
+            _wait(partial(_succeeds, host, ["ip", "link", "show", device]))
+        if name == "wireguard-go":
+            _configure_wireguard(hosts, devices, addresses, folder)
+        _wait(partial(_succeeds, client, ["ping", "-c", "1", "-W", "1", addresses[1]]))
+        yield Way(name, addresses[1], [one.pid for one in started], devices[0])
+
+
+def _succeeds(host: Host, command: Sequence[str]) -> bool:
+    return host.run(command, check=False).returncode == 0
+
+
+def _wait(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _configure_wireguard(
+    hosts: Sequence[Host], devices: Sequence[str], addresses: Sequence[str], folder: Path
+) -> None:
+    secrets = [
+        subprocess.run(["wg", "genkey"], capture_output=True, text=True, check=True).stdout for _ in hosts
+    ]
+    public = [
+        subprocess.run(["wg", "pubkey"], input=key, capture_output=True, text=True, check=True).stdout.strip()
+        for key in secrets
+    ]
+    for end, (host, device) in enumerate(zip(hosts, devices, strict=True)):
+        key = folder / f"key{end}"
+        key.write_text(secrets[end])
+        other = hosts[1 - end]
+        command = ["wg", "set", device, "private-key", str(key), "listen-port", str(PEER_PORT)]
+        command += ["peer", public[1 - end], "allowed-ips", "10.201.0.0/16"]
+        host.run([*command, "endpoint", f"{other.address}:{PEER_PORT}"])
+        host.run(["ip", "address", "add", f"{addresses[end]}/24", "dev", device])
+        host.run(["ip", "link", "set", device, "up"])
+
+
+def _told(command: list[str], text: str = "") -> str:
+    run = subprocess.run(command, input=text, capture_output=True, text=True, check=True, timeout=10)
+    return run.stdout.strip()
+
+
+def _openvpn(
+    hosts: Sequence[Host], devices: Sequence[str], addresses: Sequence[str], folder: Path
+) -> list[list[str]]:
+    key = folder / "static.key"
+    subprocess.run(["openvpn", "--genkey", "secret", str(key)], check=True, capture_output=True)
+    commands = []
+    for end, device in enumerate(devices):
+        command = ["openvpn", "--dev", device, "--dev-type", "tun", "--proto", "udp", "--secret", str(key)]
+        command += ["--remote", str(hosts[1 - end].address), "--cipher", "AES-256-CBC"]
+        commands.append([*command, "--ifconfig", addresses[end], addresses[1 - end]])
+    return commands
+
+
+# The table.
+
+ROWS: Final = (  # key, title, what it is in
+    ("round_trip_median", "1-byte round trip", "ms"),
+    ("round_trip_paused_median", "after pauses of 2 ms", "ms"),
+    ("udp_median", "1-byte UDP round trip", "ms"),
+    ("first_byte_median", "connect to first echoed byte", "ms"),
+    ("connections_1000", "1000 connections at once", "ms"),
+    ("upload", "one stream, upload", "MB/s"),
+    ("download", "one stream, download", "MB/s"),
+    ("keep_alive", "HTTP, connections kept", "requests/s"),
+    ("each_anew", "HTTP, a connection each", "requests/s"),
+    ("CPU of a GB, upload", "CPU of a GB, upload, both ends", "s"),
+    ("CPU of a GB, download", "CPU of a GB, download, both ends", "s"),
+    ("CPU of a datagram", "CPU of a datagram of 1200 bytes, both ends", "us"),
+    ("system calls a round trip", "system calls of a round trip, both ends", ""),
+    ("frames a round trip", "frames at the device for a round trip", ""),
+)
+SCALE: Final = {"ms": 1e3, "us": 1e6}
+BARE: Final = {  # what bare Tox packets do, by carrier.py's name for it, and whether less is better
+    "round_trip_median": "lossy round trip",
+    "round_trip_paused_median": "lossy round trip with pauses",
+    "udp_median": "lossy round trip",
+    "first_byte_median": "lossy round trip",
+    "upload": "lossy unpaced",
+    "download": "lossy unpaced",
+}
+
+
+def rows(ways: Sequence[Way], bare: Figures) -> list[tuple[str, ...]]:
+    """Lay out the figures: a line for each, a column for each way, and ours against bare packets."""
+    lines = []
+    ours = next(way for way in ways if way.name == "tunfwd")
+    for key, title, unit in ROWS:
+        values = [way.figures.get(key) for way in ways]
+        cells = ["-" if value is None else _figure(value * SCALE.get(unit, 1)) for value in values]
+        mine, theirs = ours.figures.get(key), bare.get(BARE.get(key, ""))
+        ratio = f"{mine / theirs:.2f}" if mine and theirs else ""
+        lines.append((f"{title}, {unit}" if unit else title, *cells, ratio))
+    return lines
+
+
+def heads(ways: Sequence[Way]) -> list[str]:
+    """Return the heads of the columns."""
+    return ["", *(way.name for way in ways), "x bare packets"]
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}".replace(",", " ")
