@@ -165,7 +165,7 @@ class Kernel:
                     self.stack.send_datagram(event.destination, event.source, answer)
             case stack_events.DatagramRefused():
                 self.refused.append(event)
-            case stack_events.EchoRequest():
+            case stack_events.EchoRequest() | stack_events.Broadcast():
                 pass
             case _:
                 assert event.connection is not None

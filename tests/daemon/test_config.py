@@ -45,6 +45,10 @@ mtu = 9000
 forwarded = true
 users = ["alice", "root"]
 
+[lan]
+broadcast = false
+capture = true
+
 [forwarding]
 udp_idle = 30
 connect_timeout = 2.5
@@ -114,6 +118,7 @@ def test_everything(tmp_path: Path) -> None:
     assert config.network.range6 == IPv6Network("fd00:1:2::/48")
     assert (config.network.interface, config.network.mtu) == ("tox0", 9000)
     assert config.network.forwarded
+    assert (config.lan.broadcast, config.lan.capture) == (False, True)
     assert config.network.users == ("alice", "root")
     forwarding = config.forwarding
     assert (forwarding.udp_idle, forwarding.connect_timeout, forwarding.link, forwarding.outage) == (
@@ -152,6 +157,7 @@ def test_nothing_is_default() -> None:
     assert config.network.range is None
     assert (config.dns.enabled, config.dns.domain) == (True, "tunfwd.internal")
     assert not config.network.forwarded
+    assert (config.lan.broadcast, config.lan.capture) == (True, False)
     assert config.network.range6 == DEFAULT_RANGE6
     assert (config.rules, config.exposed, config.auto_accept_friends) == ((), (), frozenset())
     assert config.tox.settings(Path("/s"), "host").name == "host"

@@ -447,8 +447,8 @@ def test_echo_requests_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("source", "destination"),
     [
-        ("10.77.0.1", "224.0.0.251"), ("10.77.0.1", "10.77.255.255"), ("10.77.0.1", "10.77.0.0"),
-        ("10.77.0.1", "255.255.255.255"), ("fe80::1", "ff02::2"), ("fe80::1", "ff02::16"),
+        ("192.0.2.7", "224.0.0.251"), ("10.77.3.9", "10.77.255.255"), ("0.0.0.0", "10.77.0.0"),
+        ("192.0.2.7", "255.255.255.255"), ("fe80::1", "ff02::2"), ("fe80::1", "ff02::16"),
     ],
 )  # fmt: skip
 def test_noise_is_counted_and_not_answered(source: str, destination: str) -> None:
@@ -460,6 +460,39 @@ def test_noise_is_counted_and_not_answered(source: str, destination: str) -> Non
     assert all_events(stack) == []
     assert sent(stack) == []
     assert stack.statistics().noise == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("10.77.0.1", "239.1.2.3"), ("10.77.0.1", "10.77.255.255"), ("10.77.0.1", "10.77.0.0"),
+        ("10.77.0.1", "255.255.255.255"), ("10.77.0.1", "192.168.1.255"), ("192.168.1.2", "192.168.1.255"),
+        ("192.168.1.2", "255.255.255.255"), ("fd77::1", "ff02::1"),
+    ],
+)  # fmt: skip
+def test_what_this_machine_sends_to_all_is_told_and_never_answered(source: str, destination: str) -> None:
+    local = frozenset({ip_address("192.168.1.2").packed})
+    stack = Stack(OWN, lambda address: HostState.UNKNOWN, random.Random(1), local=local)
+    there, here = ip_address(source).packed, ip_address(destination).packed
+    ends = Endpoint(there, 40000), Endpoint(here, 8303)
+    stack.receive([datagram(*ends, b"anybody?"), packet(there, here, 2, bytes(8))], 0)
+    [event] = all_events(stack)
+    assert isinstance(event, event_bounds.Broadcast)
+    assert (event.source, event.destination, bytes(event.payload)) == (*ends, b"anybody?")
+    if here[0] in (10, 224, 239, 255):
+        assert sent(stack) == []
+
+
+@pytest.mark.parametrize("destination", ["255.255.255.255", "239.1.2.3", "10.77.255.255", "192.168.1.255"])
+@pytest.mark.parametrize("source", ["192.0.2.7", "10.77.3.9"])
+def test_what_others_send_to_all_is_nothing(source: str, destination: str) -> None:
+    """Forwarded by the kernel, or from an address of a contact."""
+    local = frozenset({ip_address("192.168.1.2").packed})
+    stack = Stack(OWN, lambda address: HostState.UNKNOWN, random.Random(1), local=local)
+    there, here = ip_address(source).packed, ip_address(destination).packed
+    stack.receive([datagram(Endpoint(there, 40000), Endpoint(here, 8303), b"anybody?")], 0)
+    assert all_events(stack) == []
+    assert sent(stack) == []
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ def _status(result: StatusResult) -> None:
         ),
         empty="No contacts. Ask someone with: tunfwd friend add ADDRESS; who asks you: tunfwd friend list",
     )
+    for entry in result.get("lan", []):
+        whom = f"{entry['contacts']} contacts {span(entry['seconds'])} ago ({entry['copies']} copies in all)"
+        note(f"Broadcasts to {entry['port']}/udp went to {whom}")
     if drops := ", ".join(f"{cause} {count}" for cause, count in sorted(result["drops"].items()) if count):
         note(f"Dropped: {drops}")
 

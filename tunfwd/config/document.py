@@ -214,6 +214,14 @@ class Forwarding:
 
 
 @dataclass(frozen=True, slots=True)
+class Lan:
+    """[lan]: how games find each other."""
+
+    broadcast: bool = True  # broadcasts into the device go to the contacts whose port they are for
+    capture: bool = False  # those that leave by other interfaces, too
+
+
+@dataclass(frozen=True, slots=True)
 class Daemon:
     """[daemon]: the process."""
 
@@ -257,6 +265,7 @@ class Document:
     network: Network = field(default_factory=Network)
     dns: Dns = field(default_factory=Dns)
     forwarding: Forwarding = field(default_factory=Forwarding)
+    lan: Lan = field(default_factory=Lan)
     daemon: Daemon = field(default_factory=Daemon)
     control: Control = field(default_factory=Control)
     log: Log = field(default_factory=Log)
@@ -290,6 +299,7 @@ class Config:
     network: Network
     dns: Dns
     forwarding: Forwarding
+    lan: Lan
     auto_accept_friends: frozenset[bytes]  # public keys
     auto_accept_groups: frozenset[bytes]  # public keys of friends who invite
     rules: tuple[Rule, ...]
@@ -337,6 +347,7 @@ def load(
         network=document.network,
         dns=document.dns,
         forwarding=document.forwarding,
+        lan=document.lan,
         auto_accept_friends=frozenset(document.friends.auto_accept),
         auto_accept_groups=frozenset(document.groups.auto_accept),
         rules=tuple(table.rule for table in document.rule),

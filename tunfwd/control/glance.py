@@ -74,6 +74,16 @@ class Load(TypedDict):
     timers: int
 
 
+class LanEntry(TypedDict):
+    """What broadcasts of this machine to a UDP port have become."""
+
+    port: int
+    contacts: int  # whom the latest went to
+    broadcasts: int  # that went out, since the start
+    copies: int  # in all
+    seconds: float  # since the latest
+
+
 class StatusResult(TypedDict):
     """Everything at a glance."""
 
@@ -83,6 +93,7 @@ class StatusResult(TypedDict):
     groups: NotRequired[list[GroupEntry]]
     warnings: NotRequired[list[str]]  # what is wrong with the daemon, a sentence each
     load: NotRequired[Load]
+    lan: NotRequired[list[LanEntry]]  # what goes out so that games find each other; the latest last
     offline: NotRequired[str]  # for how long we have not been in the network, and why
 
 

@@ -335,6 +335,7 @@ def _options(config: Config) -> Options:
         session=SessionSettings(features, limits, forwarding.outage, CONTROLLERS[forwarding.congestion]),
         auto_accept=AutoAccept(config.auto_accept_friends, config.auto_accept_groups),
         domain=config.dns.domain if config.dns.enabled else None,
+        broadcast=config.lan.broadcast,
     )
 
 

@@ -27,6 +27,8 @@ class Options:
     auto_accept: AutoAccept
     domain: str | None = DEFAULT_DOMAIN
     """Of the names of contacts; None: nobody answers questions about them."""
+    broadcast: bool = True
+    """Whether broadcasts of this machine go to the contacts whose port they are for."""
 
 
 class Daemon:
@@ -45,7 +47,9 @@ class Daemon:
         self.content = content
         self.events = Events()
         self.offers = Offers(content, options.policy, save)
-        self.datapath = Datapath(machine, content, save, self.offers, options.connect_timeout)
+        self.datapath = Datapath(
+            machine, content, save, self.offers, options.connect_timeout, broadcast=options.broadcast
+        )
         self.book = AddressBook(ipv4.network, ipv6.network, content.addresses)
         self.contacts = ContactTracker(
             self.datapath,

@@ -123,6 +123,9 @@ class FlowOwner(Interface):
     def send_datagram(self, flow: "Flow", payload: bytes, now: float) -> bool:
         """Send a datagram of an open flow; False where it is too large to be carried."""
 
+    def rest_briefly(self, flow: "Flow") -> None:
+        """End a flow of datagrams soon, unless it is answered."""
+
     def reset_flow(self, flow: "Flow", reason: Reason, *, tell_owner: bool = False) -> None:
         """End a flow at once, and tell the contact."""
 
@@ -280,6 +283,10 @@ class Flow:
             self._early_bytes -= len(self._early.popleft()) + EARLY_COST
             self.mapping.drops += 1
         return True
+
+    def rest_briefly(self) -> None:
+        """Give it up soon unless it is answered: it is one of many that ask the same."""
+        self._owner.rest_briefly(self)
 
     # -- both: the table's calls -------------------------------------------------------------------------
 

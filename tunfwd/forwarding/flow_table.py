@@ -274,6 +274,11 @@ class FlowTable:
             if flow.is_open:
                 self._timers.set(flow, now + idle)
 
+    def rest_briefly(self, flow: Flow) -> None:
+        """End a flow of datagrams soon, unless it is answered."""
+        if flow.counts_as_udp:
+            self._udp[flow.role].rest_briefly(flow)
+
     def flow_readable(self, flow: Flow) -> None:
         """Tell the owner. Of an idle flow nobody is there yet to read."""
         if flow.mapping.idle_flow is not flow:

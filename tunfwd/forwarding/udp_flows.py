@@ -22,16 +22,18 @@ DEFAULT_IDLE: Final = 300.0  # s; RFC 4787 4.3 recommends 5 minutes or more
 BRIEF_IDLE: Final = 30.0  # s; nf_conntrack_udp_timeout
 STREAM_AGE: Final = 2.0  # s; a reply within it is an answer
 ANSWERED: Final = 256  # flows that were one question and its answer, and may rest longer than BRIEF_IDLE
+UNASKED_IDLE: Final = 5.0  # s; of a question to all, which most do not answer
 GRACE: Final = 5.0  # s; longer than a datagram is on its way, and the Kill after it
 
 
 class _Use:
     """What a flow that is no stream has carried."""
 
-    __slots__ = ("began", "received", "sent", "used")
+    __slots__ = ("began", "idle", "received", "sent", "used")
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, idle: float) -> None:
         self.began = began
+        self.idle = idle
         self.used = began
         self.received = False
         self.sent = False
@@ -63,7 +65,12 @@ class UdpFlows:
 
     def add(self, flow: Flow, now: float) -> None:
         """Count a flow that begins."""
-        self._brief[flow] = _Use(now)
+        self._brief[flow] = _Use(now, self._brief_idle)
+
+    def rest_briefly(self, flow: Flow) -> None:
+        """Have a flow rest for `UNASKED_IDLE` at most, until it is answered."""
+        if (use := self._brief.get(flow)) is not None:
+            use.idle = min(use.idle, UNASKED_IDLE)
 
     def discard(self, flow: Flow) -> None:
         """Forget a flow that is over, if it was one of these."""
@@ -83,7 +90,7 @@ class UdpFlows:
             use.received = True
         if not (use.sent and use.received):
             self._brief.move_to_end(flow)
-            return self._brief_idle
+            return use.idle
         if now - use.began >= STREAM_AGE:
             del self._brief[flow]
             self._streams[flow] = None

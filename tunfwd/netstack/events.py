@@ -94,7 +94,19 @@ class Datagram:
     dont_fragment: bool
     """Whether Stack.too_big is the way to say that it cannot be carried; always true of IPv6."""
     packet: memoryview
-    """How the IP packet began that it came in, for errors to quote."""
+    """How the IP packet began that it came in, for errors to quote; empty where none is to answer it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """A UDP datagram of this machine to nobody in particular: a broadcast, a multicast, or outside the range.
+
+    No error ever answers it.
+    """
+
+    source: Endpoint
+    destination: Endpoint
+    payload: memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,7 @@ Event = (
     | Aborted
     | Closed
     | Datagram
+    | Broadcast
     | DatagramRefused
     | EchoRequest
     | Fault
@@ -166,7 +179,7 @@ class EventQueue:
                 if event.connection.muted:
                     continue
                 return event
-            if isinstance(event, Datagram):
+            if isinstance(event, Datagram | Broadcast):
                 self._datagrams.give_back(event.destination.address)
                 return event
             if isinstance(event, EchoRequest | DatagramRefused | Fault) or not event.connection.muted:

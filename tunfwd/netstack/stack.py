@@ -138,7 +138,9 @@ class Stack:
         match verdict := self._network.judge(packet.source, packet.destination):
             case Verdict.FINE:
                 return True
-            case Verdict.NOISE:
+            case Verdict.FOR_ALL if packet.protocol == ip.UDP:
+                return True
+            case Verdict.FOR_ALL | Verdict.NOISE:
                 self._statistics.noise += 1
             case Verdict.BAD_SOURCE:
                 self._statistics.bad_source += 1
@@ -244,8 +246,12 @@ class Stack:
             raise Malformed("port 0")
         if datagram.checksum and not self._is_sound(data, packet, header):
             return
-        if not self._is_online(packet, original):
-            return
+        for_all = False
+        if self._host_state(packet.destination) is not HostState.ONLINE:
+            for_all = self._is_for_all(packet)
+            if not for_all:
+                self._report_absence(packet, original)
+                return
         source = Endpoint(packet.source, datagram.source_port)
         destination = Endpoint(packet.destination, datagram.destination_port)
         payload = datagram.payload
@@ -257,7 +263,16 @@ class Stack:
                 self._statistics.datagrams_dropped += 1
                 continue
             part = payload[offset : offset + size]
+            if for_all:
+                self._events.append(events.Broadcast(source, destination, part))
+                continue
             self._events.append(events.Datagram(source, destination, part, packet.dont_fragment, original))
+
+    def _is_for_all(self, packet: ip.Packet) -> bool:
+        """Whether a datagram is this machine's, to nobody in particular."""
+        network = self._network
+        to_all = network.judge(packet.source, packet.destination) is Verdict.FOR_ALL
+        return to_all or (network.is_outside(packet.destination) and network.is_ours(packet.source))
 
     def _receive_icmp(self, data: Buffer, packet: ip.Packet, original: memoryview) -> None:
         match icmp.parse(data, packet):
@@ -306,9 +321,12 @@ class Stack:
         """Whether the destination is there; if not, its absence is reported to the sender."""
         if self._host_state(packet.destination) is HostState.ONLINE:
             return True
+        self._report_absence(packet, original)
+        return False
+
+    def _report_absence(self, packet: ip.Packet, original: memoryview) -> None:
         self._statistics.host_unreachable += 1
         self._answer_error(icmp.Error.HOST_UNREACHABLE, packet, original)
-        return False
 
     def _answer_error(self, error: icmp.Error, packet: ip.Packet, original: memoryview) -> None:
         self._errors.append(error, packet.destination, packet.source, quote=original)
@@ -364,6 +382,8 @@ class Stack:
             self.send_now(frame)
 
     def _datagram_error(self, error: icmp.Error, event: events.Datagram, mtu: int = 0) -> None:
+        if not event.packet:
+            return
         self._errors.append(
             error, event.destination.address, event.source.address, quote=event.packet, mtu=mtu
         )

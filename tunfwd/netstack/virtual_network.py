@@ -11,8 +11,10 @@ class Verdict(enum.Enum):
     """What to think of a packet's addresses."""
 
     FINE = enum.auto()
+    FOR_ALL = enum.auto()
+    """Multicast or broadcast of this machine."""
     NOISE = enum.auto()
-    """Multicast or broadcast."""
+    """That of others."""
     BAD_SOURCE = enum.auto()
     """Whoever sent this would not get an answer, or we would: through a kernel that forwards."""
     FOREIGN = enum.auto()
@@ -50,7 +52,7 @@ class VirtualNetwork:
     def judge(self, source: bytes, destination: bytes) -> Verdict:
         """Whether a packet may be answered."""
         if not ip.is_unicast(destination) or destination in self._broadcast:
-            return Verdict.NOISE
+            return Verdict.FOR_ALL if self.is_ours(source) else Verdict.NOISE
         if not ip.is_unicast(source) or destination in self._own:
             return Verdict.BAD_SOURCE
         network, mask = self._networks[len(source)]
@@ -59,3 +61,12 @@ class VirtualNetwork:
         if int.from_bytes(source, "big") & mask == network:
             return Verdict.BAD_SOURCE
         return Verdict.FINE if self._local is None or source in self._local else Verdict.FOREIGN
+
+    def is_outside(self, address: bytes) -> bool:
+        """Whether an address is nobody's in the networks."""
+        network, mask = self._networks[len(address)]
+        return int.from_bytes(address, "big") & mask != network
+
+    def is_ours(self, source: bytes) -> bool:
+        """Whether this machine speaks from an address for sure."""
+        return source in self._own or (self._local is not None and source in self._local)

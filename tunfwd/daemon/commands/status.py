@@ -95,6 +95,7 @@ class StatusCommands:
             "groups": self._rooms.entries(),
             "warnings": await self._storage.warnings(),
             "load": self._load(),
+            "lan": self._datapath.fan_out.entries(trio.current_time()),
         }
         if offline := self._nodes.offline():
             status["offline"] = offline
@@ -122,6 +123,8 @@ class StatusCommands:
         for name, count in asdict(self._datapath.device.statistics).items():
             if name.startswith("dropped_"):
                 drops[f"device_{name.removeprefix('dropped_')}"] = count
+        drops["broadcasts_denied"] = self._datapath.fan_out.denied
+        drops["broadcasts_over_rate"] = self._datapath.fan_out.over_rate
         tickets = self._contacts.tickets
         drops["friend_requests_blocked"] = tickets.blocked_requests
         drops["tickets_unknown"] = tickets.invites.wrong

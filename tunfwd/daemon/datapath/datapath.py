@@ -8,6 +8,7 @@ from time import perf_counter
 
 from tunfwd.common.values import Random
 from tunfwd.daemon.datapath.engine import Engine, MappingHandler
+from tunfwd.daemon.datapath.fanout import FanOut
 from tunfwd.daemon.datapath.inbound import InboundFlows
 from tunfwd.daemon.datapath.nameserver import NameServer
 from tunfwd.daemon.datapath.outbound import OutboundFlows
@@ -16,6 +17,7 @@ from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.datapath.services import LocalServices, Table
 from tunfwd.daemon.peers import Peers
 from tunfwd.daemon.storage.state import Content
+from tunfwd.netstack.events import Datagram
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import HostState
 from tunfwd.services.poller import Poller
@@ -57,8 +59,13 @@ class Datapath:
         save: Callable[[], None],
         mappings: MappingHandler,
         connect_timeout: float,
+        *,
+        broadcast: bool = True,
     ) -> None:
-        """`save` writes `content`, soon, whenever it has changed; the timeout, of services, is in s."""
+        """`save` writes `content`, soon, whenever it has changed; the timeout, of services, is in s.
+
+        `broadcast` is whether what is for all goes to the contacts whose port it is for.
+        """
         device, random, (ipv4, ipv6) = machine.device, machine.random, machine.addresses
         self.device = device
         self._speak_from = machine.speak_from
@@ -88,14 +95,22 @@ class Datapath:
         inbound = InboundFlows(
             self.stack, self.poller, self.scheduler, self.services, connect_timeout, random
         )
+        outbound = OutboundFlows(self.stack, self.peers, self.scheduler, inbound.follow)
+
+        def send(datagram: Datagram) -> None:
+            if not inbound.datagram(datagram):
+                outbound.datagram(datagram)
+
+        self.fan_out = FanOut(self.peers, send, enabled=broadcast)
         self.engine = Engine(
             device,
             self.stack,
             self.peers,
             self.scheduler,
             mappings,
-            OutboundFlows(self.stack, self.peers, self.scheduler, inbound.follow),
+            outbound,
             inbound,
+            self.fan_out,
             self.pings,
             self.nameserver,
             self.loop,

@@ -26,6 +26,7 @@ import trio
 from tunfwd.common.timers import Timers
 from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath import connections
+from tunfwd.daemon.datapath.fanout import FanOut
 from tunfwd.daemon.datapath.inbound import InboundFlows
 from tunfwd.daemon.datapath.nameserver import NameServer
 from tunfwd.daemon.datapath.outbound import OutboundFlows
@@ -50,6 +51,12 @@ MAX_INBOX: Final = 512  # lossy packets of a contact that wait; a socket's buffe
 FLOOD: Final = 5000.0  # packets/s of a contact to no avail, that are half of all it sends or more
 FLOOD_INTERVAL: Final = 0.05  # s; how often it is looked for
 MAX_BATCH: Final = 64  # lossy packets taken in at a time: what arrives together costs one acknowledgement
+NO_CONNECTION: Final = (
+    stack_events.Datagram,
+    stack_events.Broadcast,
+    stack_events.DatagramRefused,
+    stack_events.EchoRequest,
+)
 
 Ts = TypeVarTuple("Ts")
 
@@ -76,6 +83,7 @@ class Engine:
         mappings: MappingHandler,
         outbound: OutboundFlows,
         inbound: InboundFlows,
+        fan_out: FanOut,
         pings: Pings,
         nameserver: NameServer,
         loop: Loop,
@@ -89,6 +97,7 @@ class Engine:
         self._mappings = mappings
         self._outbound = outbound
         self._inbound = inbound
+        self._fan_out = fan_out
         self._pings = pings
         self._nameserver = nameserver
         self._loop = loop
@@ -274,7 +283,7 @@ class Engine:
             note("a local connection", fault)
         else:
             return
-        if isinstance(event, stack_events.Datagram | stack_events.DatagramRefused | stack_events.EchoRequest):
+        if isinstance(event, NO_CONNECTION):
             return
         if event.connection is not None:
             survives("a local connection, on being reset", connections.fail, event.connection)
@@ -309,6 +318,8 @@ class Engine:
             case stack_events.Datagram():
                 if not self._inbound.datagram(event) and not self._nameserver.datagram(event):
                     self._outbound.datagram(event)
+            case stack_events.Broadcast():
+                self._fan_out.broadcast(event)
             case stack_events.DatagramRefused():
                 self._inbound.refused(event)
             case stack_events.EchoRequest():

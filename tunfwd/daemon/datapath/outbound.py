@@ -76,6 +76,8 @@ class OutboundFlows:
         if flow is None:
             self._stack.host_unreachable(event)
             return None
+        if not event.packet:
+            flow.rest_briefly()
         self._scheduler.touch(peer)
         if isinstance(flow.end, OutboundDatagrams):  # a plain mapping has one flow for all applications
             return flow.end
