@@ -30,6 +30,7 @@ from tunfwd.daemon.contacts.offers import Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept
 from tunfwd.daemon.datapath.datapath import Machine
 from tunfwd.daemon.datapath.engine import Engine
+from tunfwd.daemon.datapath.fanout import DENIED
 from tunfwd.daemon.process.confinement import configuration_of, confine
 from tunfwd.daemon.process.handover import leave_root, say_if_unreadable
 from tunfwd.daemon.process.hangup import Hangup
@@ -59,6 +60,7 @@ from tunfwd.tox.identity import IdentityError, read_passphrase
 from tunfwd.tox.sockets import SettingUnusable
 from tunfwd.tun import network, privileges, resolved
 from tunfwd.tun.admission import admitting, find_users
+from tunfwd.tun.capture import capturing
 from tunfwd.tun.device import Device, DeviceError, DeviceLost
 from tunfwd.tun.keeper import Keeper, keep
 from tunfwd.tun.listeners import Listeners, local_interface
@@ -170,6 +172,7 @@ def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[
         if tell_resolved:
             _tell_resolved(layout, config.dns.domain)
         with (
+            _capturing(config, layout),
             admitting(layout, None if wanted.users is None else find_users(wanted.users)) as unguarded,
             LocalAddresses() as local,
             contextlib.closing(keep(layout, partial(confine, ()))) as keeper,
@@ -190,6 +193,18 @@ def _tell_resolved(layout: Layout, domain: str) -> None:
             log.info("systemd-resolved asks for names of %s here", domain)
     except resolved.NotTold as trouble:
         log.warning("systemd-resolved does not know the names of contacts: %s; docs/names.md", trouble)
+
+
+@contextlib.contextmanager
+def _capturing(config: Config, layout: Layout) -> Iterator[None]:
+    """Have broadcasts copied that leave by other interfaces, where that is asked for."""
+    if not (config.lan.capture and config.lan.broadcast):
+        yield
+        return
+    with capturing(layout, DENIED) as trouble:
+        if trouble is not None:
+            log.warning("[lan] capture %s", trouble)
+        yield
 
 
 async def _serve(

@@ -10,6 +10,7 @@ from tunfwd import __version__, faults
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands import lan
 from tunfwd.daemon.commands.doctor import Health
 from tunfwd.daemon.commands.entries import Entries
 from tunfwd.daemon.commands.figures import figures_of
@@ -142,6 +143,7 @@ class StatusCommands:
             *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
             self._addresses(),
             self._names_answered(),
+            await lan.check(self._datapath),
         ]
         checks += [
             _check("service", False, f"{describe(mapping)}, {verb} {peer.label}: {trouble}")

@@ -69,6 +69,7 @@ class Datapath:
         device, random, (ipv4, ipv6) = machine.device, machine.random, machine.addresses
         self.device = device
         self._speak_from = machine.speak_from
+        self.own4 = ipv4
         self.poller = machine.poller
         self.loop = machine.poller.loop
         self.peers = Peers()
