@@ -23,6 +23,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "friend": "tunfwd.cli.friends:friend",
     "group": "tunfwd.cli.groups:group",
     "conference": "tunfwd.cli.groups:conference",
+    "game": "tunfwd.cli.games:game",
     "offer": "tunfwd.cli.offers:offer",
     "offers": "tunfwd.cli.offers:offers",
     "accept": "tunfwd.cli.offers:accept",
