@@ -6,6 +6,7 @@ python -m scripts.benchmarks.fanout [CONTACTS [BROADCASTS]]
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -89,8 +90,8 @@ def answer(side: Side) -> int:
     for frame in asked:
         packet = ip.parse(frame, vnet.LENGTH)
         datagram = udp.parse(frame, packet.payload, packet.end)
-        ends = (packet.destination, datagram.destination_port), (packet.source, datagram.source_port)
-        side.work(lambda ends=ends: side.frame(*ends, ANSWER))  # type: ignore[misc]
+        here = packet.destination, datagram.destination_port
+        side.work(partial(side.frame, here, (packet.source, datagram.source_port), ANSWER))
     return len(asked)
 
 
@@ -126,5 +127,6 @@ async def measure(contacts: int, broadcasts: int) -> None:
 
 
 if __name__ == "__main__":
-    given = [int(text) for text in sys.argv[1:]]
-    trio.run(measure, *(given + [30, 30][len(given) :]))
+    given = [int(text) for text in sys.argv[1:3]]
+    contacts, broadcasts = given + [30, 30][len(given) :]
+    trio.run(measure, contacts, broadcasts)
