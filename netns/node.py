@@ -44,8 +44,14 @@ class Node:
         host: Host,
         folder: Path,
         config: Config | None = None,
+        *,
+        user: int | None = None,
     ) -> None:
-        """`config`: tables of the configuration file, and lists of tables."""
+        """`config`: tables of the configuration file, and lists of tables.
+
+        `user`: an ordinary user, by number, whose daemon it is, without a device and any privilege.
+        """
+        self.user = user
         self.host = host
         self.folder = folder
         self.log_file = folder / "daemon.log"
@@ -57,7 +63,12 @@ class Node:
             "TUNFWD_PUBLIC_NODES": "0",  # nothing of what we start here ever sends to them
         }
         self.daemon: subprocess.Popen[bytes] | None = None
-        _open_to_daemon(folder)
+        if user is None:
+            _open_to_daemon(folder)
+        else:
+            self.environment |= {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
+            os.chown(folder, user, user)
+            _open_way_to(folder)
         self.configure(config or {})
 
     def __enter__(self) -> Self:
@@ -91,13 +102,25 @@ class Node:
         """Start the daemon, and wait until it answers. Raises NodeError."""
         with self.log_file.open("ab") as log:
             self.daemon = self.host.start(
-                [TUNFWD, "daemon"],
+                self.command("daemon", *["--rootless"] * (self.user is not None)),
                 env=os.environ | self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for who started us, who ends the daemon in order
             )
         self.wait_for(lambda: self.cli("id", check=False).returncode == 0, START_TIME, "the daemon answers")
+
+    def as_user(self, *command: str | Path) -> list[str | Path]:
+        """Return a command that runs as the user whose daemon it is, without any capability."""
+        if self.user is None:
+            return list(command)
+        number = str(self.user)
+        drop = ["--clear-groups", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
+        return ["setpriv", "--reuid", number, "--regid", number, *drop, *command]
+
+    def command(self, *arguments: str) -> list[str | Path]:
+        """Return a tunfwd command of that user."""
+        return self.as_user(TUNFWD, *arguments)
 
     def stop(self) -> int | None:
         """End the daemon as a person or systemd would; its exit status. NodeError if it does not end."""
@@ -137,7 +160,7 @@ class Node:
         command = f"tunfwd {' '.join(arguments)}"
         try:
             result = self.host.run(
-                [TUNFWD, *arguments], env=os.environ | self.environment, timeout=timeout, check=False
+                self.command(*arguments), env=os.environ | self.environment, timeout=timeout, check=False
             )
         except subprocess.TimeoutExpired:
             raise NodeError(self._told(f"no end of `{command}` after {timeout:.0f} s")) from None
@@ -204,6 +227,10 @@ def _open_to_daemon(folder: Path) -> None:
     """Let the daemon use it as the user that it becomes: the folder is its own, and the way there open."""
     with suppress(LookupError):  # without that user it says so itself
         shutil.chown(folder, privileges.USER, privileges.USER)
+    _open_way_to(folder)
+
+
+def _open_way_to(folder: Path) -> None:
     for parent in folder.parents:
         status = parent.stat()
         if not status.st_mode & 0o001 and status.st_uid == os.geteuid():

@@ -484,23 +484,23 @@ def test_the_daemon_gets_what_the_options_say(tunfwd: Run, monkeypatch: pytest.M
     """The socket goes by the environment, which the configuration gives way to."""
     seen = SimpleNamespace(given=[])
 
-    def run(config: str | None) -> int:
-        seen.given.append((config, os.environ.get("TUNFWD_SOCKET")))
+    def run(config: str | None, *, rootless: bool) -> int:
+        seen.given.append((config, os.environ.get("TUNFWD_SOCKET"), rootless))
         return 0
 
     monkeypatch.setattr(daemon_main, "run", run)
     before = signal.getsignal(signal.SIGPIPE)
     try:
         assert tunfwd("--socket", "/run/x.sock", "--config", "/etc/x.toml", "daemon").code == 0
-        assert tunfwd("daemon", TUNFWD_SOCKET="/run/y.sock").code == 0
+        assert tunfwd("daemon", "--rootless", TUNFWD_SOCKET="/run/y.sock").code == 0
         assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGPIPE, before)
-    assert seen.given == [("/etc/x.toml", "/run/x.sock"), (None, "/run/y.sock")]
+    assert seen.given == [("/etc/x.toml", "/run/x.sock", False), (None, "/run/y.sock", True)]
 
 
 def test_what_the_daemon_cannot_do_without_is_one_line(tunfwd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(config: str | None) -> int:
+    def run(config: str | None, *, rootless: bool) -> int:
         raise ConfigurationError("[tox] udp_port or tcp_relay_port is in use")
 
     monkeypatch.setattr(daemon_main, "run", run)

@@ -192,12 +192,13 @@ class Kernel:
 class Host:
     """A daemon and its kernel."""
 
-    def __init__(self, seed: int, settings: Settings | None) -> None:
+    def __init__(self, seed: int, settings: Settings | None, *, rootless: bool = False) -> None:
         self.kernel = Kernel(seed)
         self.daemon = Daemon(
             rules=(Rule(Action.ACCEPT),),
             seed=seed,
             device=self.kernel,
+            rootless=rootless,
             settings=settings,
             clock=trio.current_time,  # a turn takes no time, however loaded the machine is
         )
@@ -223,13 +224,17 @@ class Host:
 class Joined:
     """`using` reaches what `serving` offers."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.using, self.serving = Host(1, settings), Host(2, settings)
+    def __init__(self, settings: Settings | None = None, *, rootless: bool = False) -> None:
+        """`rootless`: by sockets of this machine, whose kernel is not simulated, and on its clock."""
+        self.using = Host(1, settings, rootless=rootless)
+        self.serving = Host(2, settings, rootless=rootless)
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, settings: Settings | None = None) -> AsyncIterator[Self]:
-        joined = cls(settings)
+    async def running(
+        cls, settings: Settings | None = None, *, rootless: bool = False
+    ) -> AsyncIterator[Self]:
+        joined = cls(settings, rootless=rootless)
         using, serving = joined.using, joined.serving
         async with trio.open_nursery() as nursery:
             for host in (using, serving):

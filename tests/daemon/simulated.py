@@ -6,7 +6,6 @@ toxcore does, and counts each call that a round or a packet causes.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,14 +38,15 @@ from tunfwd.tox.groups import Groups
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.pacing import Pacing
 from tunfwd.tox.policing import Policing, SocketGate
-from tunfwd.tun.device import Offload, Statistics
 from tunfwd.tun.listeners import Listener
+from tunfwd.tun.nodevice import NoDevice
 from tunfwd.wire.carriers import GROUP
 from tunfwd.wire.packets import Hello, Lossless, Protocol, encode
 
-NOTHING = os.eventfd(0, os.EFD_CLOEXEC)
+NO_DEVICE = NoDevice()  # one for all: it has a descriptor
 TUN, LO = 7, 1  # indices of interfaces
 RANGE, RANGE6 = IPv4Network("10.77.0.0/16"), IPv6Network("fd74:756e:6677::/48")
+ROOTLESS_RANGE = IPv4Network("127.77.0.0/16")
 
 
 def key_of(who: object) -> bytes:
@@ -218,20 +218,6 @@ class SimulatedFriends(list[Friend]):
         self.requests = [request for request in self.requests if request.key != key]
 
 
-class NoDevice:
-    """A TUN device that takes everything and gives nothing."""
-
-    mtu = 1500
-    offload = Offload(0)
-    statistics = Statistics()
-
-    def write(self, frame: object) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return NOTHING
-
-
 class Daemon(wiring.Daemon):
     """All that `tunfwd daemon` wires together, between toxcore and the device."""
 
@@ -249,11 +235,13 @@ class Daemon(wiring.Daemon):
         settings: Settings | None = None,
         auto_accept: frozenset[bytes] = frozenset(),
         tox: Any = None,
+        rootless: bool = False,
     ) -> None:
         self.saved = 0
         self.tox: Any = tox or SimulatedTox(known or [])
-        no_device: Any = NoDevice()
-        self.device: Any = device or no_device
+        self.device: Any = NO_DEVICE if rootless or device is None else device
+        if rootless:
+            network = ROOTLESS_RANGE
         self.pacing = Pacing()
         self.policing = Policing(SocketGate(None))
         self.friends = SimulatedFriends(self.tox, self.pacing)
@@ -261,9 +249,10 @@ class Daemon(wiring.Daemon):
         machine = Machine(
             device=self.device,
             addresses=(IPv4Interface((network[1], network.prefixlen)), IPv6Interface((RANGE6[1], 48))),
-            interface=TUN,
+            interface=LO if rootless else TUN,
             loopback=LO,
             listeners=self.listeners,
+            rootless=rootless,
             random=Random(seed),
             clock=clock,
         )

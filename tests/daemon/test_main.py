@@ -104,7 +104,9 @@ class Machine:
         except UserError:  # the socket is not there yet, or nobody listens there yet
             return None
 
-    def run(self, meanwhile: Callable[[Client], object] = lambda client: None) -> int:
+    def run(
+        self, meanwhile: Callable[[Client], object] = lambda client: None, *, rootless: bool = False
+    ) -> int:
         """Run the daemon; when it serves, do something in a thread beside it, and end it by a signal."""
         failures: list[BaseException] = []
         over = threading.Event()
@@ -125,7 +127,7 @@ class Machine:
         thread = threading.Thread(target=beside)
         thread.start()
         try:
-            return main.run(str(self.config))
+            return main.run(str(self.config), rootless=rootless)
         finally:
             over.set()
             thread.join()
@@ -222,6 +224,27 @@ def test_it_serves_until_it_is_told_to_end(machine: Machine, capfd: pytest.Captu
     assert f"our Tox address is {seen['id']['address']}" in written
     assert "the address 10.77.0.1 was gone, and is back" in written
     assert "SIGTERM: ending" in written
+
+
+def test_without_a_device_nothing_of_the_machine_is_asked_for(
+    machine: Machine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def look(client: Client) -> None:
+        seen["id"] = client.call(api.IDENTITY, {})
+        seen["doctor"] = client.call(api.DOCTOR, {})
+
+    assert machine.run(look, rootless=True) == 0
+    assert machine.steps == ["leave root", "never lock", "drop privileges", "confine"]
+    identity = seen["id"]
+    assert identity["virtual_address"].startswith("127.77.")
+    assert (identity["interface"], identity["mode"]) == ("", "rootless")
+    checks = {check["name"]: check for check in seen["doctor"]["checks"]}
+    assert "a connection is made before the contact's service is known" in checks["mode"]["detail"]
+    assert checks["addresses"]["detail"].endswith("addresses of 127.77.0.0/16 are taken")
+    assert not {"device", "keeper", "neighbours"} & checks.keys()
+    assert "ports of contacts listen on 127.77.0.0/16" in capfd.readouterr().err
 
 
 def test_who_it_is_outlives_it(machine: Machine) -> None:

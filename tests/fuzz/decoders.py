@@ -7,6 +7,7 @@ from zlib import crc32
 
 from tunfwd.common.errors import Malformed
 from tunfwd.common.text import clean
+from tunfwd.services.socks import Handshake, NotSocks, Refused, Request
 from tunfwd.wire import frames, icmp, ip, packets, tcp, ticket, udp, vnet
 from tunfwd.wire.carriers import FRIEND, GROUP, MAX_PACKET
 
@@ -137,3 +138,25 @@ def text(data: bytes) -> None:
 
 
 MOST = MAX_PACKET + 64  # bytes of an input that say something
+
+
+def socks(data: bytes) -> None:
+    """However it is cut, what a SOCKS client begins with means the same, and nothing else is raised."""
+    whole, pieces = _socks([data]), _socks([data[i : i + 1] for i in range(len(data))])
+    assert whole == pieces, (whole, pieces)
+
+
+def _socks(pieces: list[bytes]) -> tuple[bytes, Request | None, bytes]:
+    """What is answered, wanted and left over."""
+    handshake, said, left = Handshake(), b"", list(pieces)
+    try:
+        while left:
+            more, request = handshake.receive(left.pop(0))
+            said += more
+            if request is not None:
+                return said, request, handshake.rest + b"".join(left)
+    except NotSocks:
+        return b"", None, b""
+    except Refused as refused:
+        return said + refused.answer, None, b""
+    return said, None, b""

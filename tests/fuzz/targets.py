@@ -17,6 +17,7 @@ TARGETS: dict[str, Target] = {
     "headers": decoders.headers,
     "ticket": decoders.tickets,
     "text": decoders.text,
+    "socks": decoders.socks,
     "request": documents.request,
     "parameters": documents.parameters,
     "config": documents.configuration,

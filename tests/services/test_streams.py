@@ -191,7 +191,7 @@ async def test_abort_when_just_connected(
     """The connection may have succeeded although nobody waits for it any more."""
     original = trio.open_tcp_stream
 
-    async def connect(host: str, port: int) -> trio.SocketStream:
+    async def connect(host: str, port: int, **options: object) -> trio.SocketStream:
         with trio.CancelScope(shield=True):
             await trio.sleep(0.02)
             return await original(host, port)
@@ -540,7 +540,7 @@ async def test_a_reset_before_the_first_look(
 ) -> None:
     original = trio.open_tcp_stream
 
-    async def open_and_be_reset(host: str, port: int) -> trio.SocketStream:
+    async def open_and_be_reset(host: str, port: int, **_: object) -> trio.SocketStream:
         opened = await original(host, port)
         reset(await listener.accept())
         await trio.lowlevel.wait_readable(opened.socket)

@@ -217,6 +217,7 @@ def _accepted(mappings: list[api.MappingEntry]) -> None:
         waiting = " once they are online" if first["state"] == "waiting" else ""
         if first["direction"] == "server":
             say(f"{called}{one.ports} of {first['contact']} is at {virtual(one)}{waiting}")
+            tell_what_is_elsewhere(one.entries)
         else:
             target = one.target or "this machine"
             say(f"{first['contact']} may reach {target} as {called}{one.ports}{waiting}")
@@ -302,6 +303,18 @@ def _ports_table(result: api.MappingsResult) -> None:
         ),
         empty="No ports. Accept an offer (tunfwd offers) with: tunfwd accept NAME|ID",
     )
+    tell_what_is_elsewhere(result["ports"])
+
+
+def tell_what_is_elsewhere(entries: Sequence[api.MappingEntry]) -> None:
+    """Say which ports are not what they are in the virtual network, and why."""
+    for entry in entries:
+        if reason := entry.get("reason"):
+            place = f"{entry['virtual_port']}/{entry['protocol']} of {entry['contact']}"
+            if entry["port"] == entry.get("virtual_port"):
+                note(f"{place} cannot listen here: {reason}")
+            else:
+                note(f"{place} is at port {entry['port']} here: {reason}")
 
 
 def _named(entry: api.Killed) -> str:

@@ -11,9 +11,9 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from tunfwd.common.errors import ConfigurationError
@@ -114,6 +114,25 @@ def _read_interface(text: str) -> str:
     if not re.fullmatch(r"[!-$&-.0-9;-~]{1,15}", text) or text in (".", ".."):
         raise ValueError(f"{text!r} is not an interface name: 1 to 15 characters")
     return text
+
+
+class SocketAddress(NamedTuple):
+    """Where to listen."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+
+
+def _read_listen(text: str) -> SocketAddress:
+    host, _, port = text.rpartition(":")
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+        number = int(port) if port.isascii() and port.isdigit() else 0
+    except ValueError:
+        number = 0
+    if not 0 < number < 65536 or (address.version == 6) != host.startswith("["):
+        raise ValueError(f"{text!r} is not an address and a port, such as 127.0.0.1:1080 or [::1]:1080")
+    return SocketAddress(address, number)
 
 
 def _read_account(text: str) -> str:
@@ -237,6 +256,18 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
+class Socks:
+    """[socks]: a SOCKS5 server, by which programs reach contacts by name."""
+
+    listen: Annotated[SocketAddress, Parse(str, _read_listen)] | None = None  # "127.0.0.1:1080"
+    remote: bool = False  # whether it may listen for other machines, too
+
+    def __post_init__(self) -> None:
+        if self.listen is not None and not self.remote and not self.listen.address.is_loopback:
+            raise Mismatch(("listen",), "is not of this machine alone; if that is meant: remote = true")
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """[log]: how much is said on stderr."""
 
@@ -268,6 +299,7 @@ class Document:
     lan: Lan = field(default_factory=Lan)
     daemon: Daemon = field(default_factory=Daemon)
     control: Control = field(default_factory=Control)
+    socks: Socks = field(default_factory=Socks)
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
     friends: Invitations = field(default_factory=Invitations)
@@ -300,6 +332,7 @@ class Config:
     dns: Dns
     forwarding: Forwarding
     lan: Lan
+    socks: Socks
     auto_accept_friends: frozenset[bytes]  # public keys
     auto_accept_groups: frozenset[bytes]  # public keys of friends who invite
     rules: tuple[Rule, ...]
@@ -348,6 +381,7 @@ def load(
         dns=document.dns,
         forwarding=document.forwarding,
         lan=document.lan,
+        socks=document.socks,
         auto_accept_friends=frozenset(document.friends.auto_accept),
         auto_accept_groups=frozenset(document.groups.auto_accept),
         rules=tuple(table.rule for table in document.rule),

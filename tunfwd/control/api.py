@@ -402,9 +402,10 @@ class IdentityResult(TypedDict):
     device_address6: NotRequired[str]
     dns: NotRequired[list[str]]  # where names are asked for; none: [dns] enabled = false
     domain: NotRequired[str]
-    interface: str
+    interface: str  # empty: there is no device
     version: str
     toxcore: str
+    mode: NotRequired[Literal["device", "rootless"]]
 
 
 class FriendEntry(TypedDict):
@@ -475,6 +476,8 @@ class MappingEntry(TypedDict):
     direction: Direction
     sees: NotRequired[Sees | None]  # as in an OfferEntry
     trouble: NotRequired[str | None]
+    virtual_port: NotRequired[int]  # the port in the virtual network, where it listens at another here
+    reason: NotRequired[str]  # why it does
 
 
 class MappingResult(Change):

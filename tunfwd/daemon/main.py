@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -22,7 +22,7 @@ from tunfwd.config import document as configuration
 from tunfwd.config.document import DEFAULT_RANGE, Config
 from tunfwd.control.listener import Listener, listening
 from tunfwd.control.server import serve
-from tunfwd.daemon.commands.doctor import UNGUARDED, Health
+from tunfwd.daemon.commands.doctor import UNGUARDED, Health, RootlessHealth
 from tunfwd.daemon.commands.main import dispatcher
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.reload import Reloading
@@ -31,7 +31,8 @@ from tunfwd.daemon.contacts.tracker import AutoAccept
 from tunfwd.daemon.datapath.datapath import Machine
 from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.datapath.fanout import DENIED
-from tunfwd.daemon.process.confinement import configuration_of, confine
+from tunfwd.daemon.datapath.socks import Socks
+from tunfwd.daemon.process.confinement import Confinement, configuration_of, confine
 from tunfwd.daemon.process.handover import leave_root, say_if_unreadable
 from tunfwd.daemon.process.hangup import Hangup
 from tunfwd.daemon.process.hooks import Hooks
@@ -51,6 +52,7 @@ from tunfwd.forwarding.session import Settings as SessionSettings
 from tunfwd.link import Bbr, Cubic, NewReno
 from tunfwd.link.congestion import ControllerFactory
 from tunfwd.loop import Loop
+from tunfwd.services.listening import bind_stream
 from tunfwd.services.poller import Poller, raise_descriptor_limit
 from tunfwd.tox.binding import memory
 from tunfwd.tox.binding.errors import ToxcoreUnusable, ToxError
@@ -65,7 +67,9 @@ from tunfwd.tun.device import Device, DeviceError, DeviceLost
 from tunfwd.tun.keeper import Keeper, keep
 from tunfwd.tun.listeners import Listeners, local_interface
 from tunfwd.tun.local_addresses import LocalAddresses
+from tunfwd.tun.nodevice import NoDevice
 from tunfwd.tun.upkeep import Layout, set_guards
+from tunfwd.tun.users import Users
 
 if TYPE_CHECKING:
     from tunfwd.daemon.commands.metrics import MetricsPage
@@ -76,6 +80,8 @@ GC_THRESHOLD: Final = 50_000
 METRICS: Final = "tunfwd.daemon.commands.metrics"
 """Imported where the configuration asks for them: they take a library that is slow to load."""
 
+ROOTLESS: Final = "127.77.0.0"  # where contacts are without a device: any user may bind all of 127.0.0.0/8
+
 CONTROLLERS: Final[dict[str, ControllerFactory]] = {"bbr": Bbr, "cubic": Cubic, "newreno": NewReno}
 
 log = logging.getLogger(__name__)
@@ -83,20 +89,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """The TUN device, set up, with our addresses on it."""
+    """The TUN device, set up, with our addresses on it; or what there is in place of it."""
 
-    device: Device
-    layout: Layout
-    keeper: Keeper
-    local: LocalAddresses
+    device: Device | NoDevice
+    addresses: tuple[IPv4Interface, IPv6Interface]
+    users: set[int] | None
+    """Whose programs reach contacts; None: everybody's."""
+    health: Callable[[Confinement], Health | RootlessHealth]
+    keeper: Keeper | None = None
+    local: LocalAddresses | None = None
     """The addresses of this machine."""
-    forwarded: bool
+    forwarded: bool = False
     """Whether packets may come from others, too."""
-    unguarded: str | None
-    """Why the kernel lets in what neighbours send in the name of contacts; None: it does not."""
+
+    @property
+    def is_rootless(self) -> bool:
+        """Whether it is without a device."""
+        return isinstance(self.device, NoDevice)
 
 
-def run(path: str | None = None) -> int:
+def run(path: str | None = None, *, rootless: bool = False) -> int:
     """Be the daemon until SIGINT, SIGTERM or the end of its terminal; returns the exit code.
 
     Raises UserError where it cannot.
@@ -105,15 +117,15 @@ def run(path: str | None = None) -> int:
     config = read()
     hangup = Hangup()
     with Log(config.log_level.upper()) as writer:
-        _run(config, read, hangup, writer)
+        _run(config, rootless, read, hangup, writer)
     return 0
 
 
-def _run(config: Config, read: Callable[[], Config], hangup: Hangup, writer: Log) -> None:
+def _run(config: Config, rootless: bool, read: Callable[[], Config], hangup: Hangup, writer: Log) -> None:
     os.umask(0o077)
     if config.metrics.listen is not None:
         import_module(METRICS)  # while the libraries can be read: the user may be another one soon
-    with _device(config) as device:
+    with contextlib.closing(NoDevice(config.network.mtu)) if rootless else _device(config) as device:
         try:
             file = config.tox.passphrase_file
             passphrase = read_passphrase(file) if file else None  # root's alone, like the device
@@ -124,7 +136,7 @@ def _run(config: Config, read: Callable[[], Config], hangup: Hangup, writer: Log
                 _hooks(config) as hooks,
                 State.load(config.state) as state,
                 listening(config.socket, config.group) as listener,
-                _tunnel(config, device, tell_resolved=told) as tunnel,
+                _ground(config, device, tell_resolved=told) as tunnel,
             ):
                 memory.disable_mlock()
                 gc.freeze()
@@ -152,6 +164,14 @@ def _device(config: Config) -> Iterator[Device]:
         device.close()
 
 
+def _ground(
+    config: Config, device: Device | NoDevice, *, tell_resolved: bool
+) -> contextlib.AbstractContextManager[Tunnel]:
+    if isinstance(device, NoDevice):
+        return _sockets(config, device)
+    return _tunnel(config, device, tell_resolved=tell_resolved)
+
+
 @contextlib.contextmanager
 def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[Tunnel]:
     """Give the device its addresses and routes, and have them kept as they are."""
@@ -171,15 +191,20 @@ def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[
         log.info("%s is up, with %s", name, ipv4)
         if tell_resolved:
             _tell_resolved(layout, config.dns.domain)
+        users = _users(config)
         with (
             _capturing(config, layout),
-            admitting(layout, None if wanted.users is None else find_users(wanted.users)) as unguarded,
+            admitting(layout, users) as unguarded,
             LocalAddresses() as local,
             contextlib.closing(keep(layout, partial(confine, ()))) as keeper,
         ):
             if unguarded is not None:
                 log.warning("%s%s", UNGUARDED, unguarded)
-            yield Tunnel(device, layout, keeper, local, wanted.forwarded, unguarded)
+
+            def health(confinement: Confinement) -> Health:
+                return Health(layout, keeper, confinement, unguarded)
+
+            yield Tunnel(device, layout.addresses, users, health, keeper, local, wanted.forwarded)
     except network.NetworkError as error:
         raise UserError("privilege", str(error)) from None
 
@@ -205,6 +230,26 @@ def _capturing(config: Config, layout: Layout) -> Iterator[None]:
         if trouble is not None:
             log.warning("[lan] capture %s", trouble)
         yield
+
+
+@contextlib.contextmanager
+def _sockets(config: Config, device: NoDevice) -> Iterator[Tunnel]:
+    """Do without a device: contacts have addresses of the loopback, which any user may listen at."""
+    size = (config.network.range or DEFAULT_RANGE).prefixlen
+    range4 = IPv4Network((ROOTLESS, size), strict=False)
+    range6 = config.network.range6
+    addresses = (IPv4Interface((range4[1], size)), IPv6Interface((range6[1], range6.prefixlen)))
+    try:
+        users = _users(config)
+    except network.NetworkError as error:
+        raise UserError("privilege", str(error)) from None
+    log.info("without a device: ports of contacts listen on %s", range4)
+    yield Tunnel(device, addresses, users, partial(RootlessHealth, range4))
+
+
+def _users(config: Config) -> set[int] | None:
+    """Return who may reach contacts. Raises NetworkError."""
+    return None if config.network.users is None else find_users(config.network.users)
 
 
 async def _serve(
@@ -233,11 +278,12 @@ async def _serve(
         daemon = Daemon(machine, state.content, saver.save, _options(config), start)
         stack.enter_context(daemon.events)
         metrics = await _metrics_page(config)
+        _socks(config, machine, daemon)
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
         confinement = confine([state.directory, config.socket.parent], configuration_of(config.place))
         writer.start()
         datapath, client = daemon.datapath, daemon.client
-        health = Health(tunnel.layout, tunnel.keeper, confinement, tunnel.unguarded)
+        health = tunnel.health(confinement)
         nodes = NodeCommands(client, node_list)
         reloading = Reloading(config, read, daemon, state, nodes, _nickname(), saver.save)
         commands = dispatcher(daemon, Storage(state, saver, client), health, nodes, reloading)
@@ -246,9 +292,11 @@ async def _serve(
             await nursery.start(saver.run)
             await nursery.start(datapath.services.run)
             await nursery.start(datapath.engine.run)
-            nursery.start_soon(_log_reports, tunnel.keeper)
-            nursery.start_soon(tunnel.keeper.run)
-            nursery.start_soon(tunnel.local.follow)
+            if tunnel.keeper is not None:
+                nursery.start_soon(_log_reports, tunnel.keeper)
+                nursery.start_soon(tunnel.keeper.run)
+            if tunnel.local is not None:
+                nursery.start_soon(tunnel.local.follow)
             await nursery.start(client.run, loop)
             reloading.begin()
             listened = trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup.signals)
@@ -327,17 +375,36 @@ async def _log_reports(keeper: Keeper) -> None:
 
 
 def _machine(loop: Loop, tunnel: Tunnel, listeners: Listeners) -> Machine:
+    loopback = local_interface()
     return Machine(
         device=tunnel.device,
-        addresses=tunnel.layout.addresses,
-        interface=socket.if_nametoindex(tunnel.device.name),
-        loopback=local_interface(),
+        addresses=tunnel.addresses,
+        interface=loopback if tunnel.is_rootless else socket.if_nametoindex(tunnel.device.name),
+        loopback=loopback,
         listeners=listeners,
         local=None if tunnel.forwarded else tunnel.local,
         present=tunnel.local,
-        speak_from=tunnel.keeper.want,
+        speak_from=(lambda _: None) if tunnel.keeper is None else tunnel.keeper.want,
+        rootless=tunnel.is_rootless,
+        admission=None if tunnel.users is None else Users(listeners, tunnel.users),
         poller=Poller(raise_descriptor_limit(), loop),
     )
+
+
+def _socks(config: Config, machine: Machine, daemon: Daemon) -> None:
+    """Have a SOCKS server, where one is wanted."""
+    listen = config.socks.listen
+    if listen is None:
+        return
+    try:
+        listener = bind_stream(str(listen.address), listen.port)
+    except OSError as error:
+        raise ConfigurationError(
+            f"[socks] listen: {listen.address}:{listen.port}: {error.strerror}"
+        ) from None
+    datapath = daemon.datapath
+    Socks(listener, datapath.poller, datapath.outbound, datapath.peers, daemon.names, machine.admission)
+    log.info("SOCKS5 is served at %s:%d", listen.address, listen.port)
 
 
 def _options(config: Config) -> Options:

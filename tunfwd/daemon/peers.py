@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
+from typing import Protocol as Interface
 
 from tunfwd.common.errors import UserError
 from tunfwd.common.names import KEY_PREFIX, folded, harmless
@@ -56,6 +57,16 @@ class Answers:
         return f"no answer to {self.silent} datagrams" if self.silent >= SILENCE else None
 
 
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a socket of this machine stands at a port of a contact, where there is no device."""
+
+    port: int | None
+    """None: nowhere."""
+    reason: str | None
+    """Why it is not the port that the mapping has."""
+
+
 @dataclass(slots=True)
 class MappingSettings:
     """What the daemon knows of a mapping beyond what is negotiated."""
@@ -66,6 +77,8 @@ class MappingSettings:
     """The service, where it is ours. None: this machine, at the mapping's port."""
     source: Source = "auto"
     answers: Answers = field(default_factory=Answers)
+    listening: Listening | None = None
+    """None where there is a device."""
 
 
 @dataclass(eq=False, slots=True)
@@ -104,6 +117,8 @@ class Peer:
     """How many were to no avail until then, in all."""
     blocked: bool = False
     """Whether toxcore's queue for it was full at the last try."""
+    keeper: "PortKeeper | None" = None
+    """Who is told where it can be reached."""
 
     @property
     def label(self) -> str:
@@ -152,6 +167,7 @@ class Peer:
         self.ports[mapping.protocol, port] = mapping
         self.details_of(mapping).local_port = port
         self.ports_changed()
+        self._tell_keeper()
 
     def take_port(self, mapping: Mapping) -> None:
         """Make a mapping unreachable again."""
@@ -159,11 +175,26 @@ class Peer:
             if reached is mapping:
                 del self.ports[place]
                 self.ports_changed()
+        self._tell_keeper()
+
+    def _tell_keeper(self) -> None:
+        if self.keeper is not None:
+            self.keeper.update(self)
 
     def forget(self, mapping: Mapping) -> None:
         """A mapping has ended."""
         self.take_port(mapping)
         self.details.pop(mapping, None)
+
+
+class PortKeeper(Interface):
+    """Sees to it that contacts are reached at their addresses and ports, where the device does not."""
+
+    def update(self, peer: Peer) -> None:
+        """The contact has another address, or other ports."""
+
+    def remove(self, peer: Peer) -> None:
+        """The contact is no more."""
 
 
 class Peers:
@@ -172,6 +203,8 @@ class Peers:
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
         """What the sessions of contacts that were removed had dropped, by reason: sums never go back."""
+        self.keeper: PortKeeper | None = None
+        """Set before the first contact is there, or never."""
         self._by_contact: dict[Contact, Peer] = {}
         self._by_address: dict[bytes, Peer] = {}
         self.revision = 0
@@ -199,6 +232,9 @@ class Peers:
         self._by_address[peer.address6.packed] = peer
         if peer.address is not None:
             self._by_address[peer.address.packed] = peer
+        peer.keeper = self.keeper
+        if self.keeper is not None:
+            self.keeper.update(peer)
 
     def remove(self, peer: Peer) -> None:
         """Remove a contact."""
@@ -208,6 +244,9 @@ class Peers:
         del self._by_contact[peer.contact], self._by_address[peer.address6.packed]
         if peer.address is not None:
             del self._by_address[peer.address.packed]
+        peer.keeper = None
+        if self.keeper is not None:
+            self.keeper.remove(peer)
 
     def move(self, peer: Peer, address: IPv4Address | None) -> None:
         """Give a contact another virtual address, or none."""
@@ -218,6 +257,8 @@ class Peers:
         peer.address = address
         if address is not None:
             self._by_address[address.packed] = peer
+        if self.keeper is not None:
+            self.keeper.update(peer)
 
     def of(self, contact: Contact) -> Peer | None:
         """Return the peer of a contact that the Tox client knows."""

@@ -194,6 +194,9 @@ class Connection:
         self._environment.report_unreachable(self)
         self._close()
 
+    def ignore(self) -> None:
+        """Leave the SYN without an answer, as a dead host does, until the program gives up."""
+
     def write(self, data: Buffer) -> int:
         """Take as much of `data` as there is room for, and return how many bytes that was.
 

@@ -153,6 +153,8 @@ class ServiceFlow:
             try:
                 opened.setsockopt(*DONT_DISCOVER_MTU[opened.family])
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+                if self.target.source is not None:
+                    opened.bind((self.target.source, 0))
                 opened.connect(address)
                 found = not is_self_connect(opened)
             except OSError:

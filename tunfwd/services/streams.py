@@ -1,4 +1,4 @@
-"""TCP connections to services, as the `Stream` that a netstack connection also is.
+"""TCP connections to services, and from local programs, as the `Stream` that a netstack connection also is.
 
 Nothing received is kept here: `read` asks the kernel, whose receive buffer is the bound, and its window holds
 the service back. What is written goes to the kernel at once, and what the kernel has no room for waits in a
@@ -66,12 +66,10 @@ class Sending(Enum):
     ENDED = auto()
 
 
-class ServiceStream:
-    """One TCP connection to a service. `connected` or `connect_failed` is the first event."""
+class SocketStream:
+    """One TCP connection of this machine's kernel as a stream; the classes below say how it comes to be."""
 
     __slots__ = (
-        "_connecting",
-        "_handler",
         "_has_place",
         "_interest",
         "_lost",
@@ -83,25 +81,16 @@ class ServiceStream:
         "_socket",
         "_starved",
         "_state",
-        "target",
+        "handler",
     )
 
-    def __init__(
-        self,
-        poller: Poller,
-        target: Target,
-        handler: StreamHandler,
-        timeout: float = CONNECT_TIMEOUT,
-        owner: Hashable = None,
-    ) -> None:
-        """Start to connect. `timeout` in seconds covers resolving the name, too; `owner` is whose share of
-        sockets it is of: where that is used up, the connection fails.
-        """
-        self.target = target
+    def __init__(self, poller: Poller, handler: StreamHandler | None, owner: Hashable) -> None:
+        """`owner` is whose share of sockets it is of."""
+        self.handler = handler
+        """Who hears what happens; None where nobody does, as at the end."""
         self._poller = poller
         self._owner = owner
         self._has_place = poller.sockets.take(owner)
-        self._handler = handler
         self._state = State.CONNECTING
         self._receiving = Receiving.WAITING
         self._sending = Sending.OPEN
@@ -109,34 +98,20 @@ class ServiceStream:
         self._starved = False  # a write was cut short
         self._lost: str | None = None  # why the kernel gave up the connection
         self._interest: int | None = None  # what the poller waits for; None: not registered
-        self._connecting = trio.move_on_after(timeout)
         self._socket: socket.socket
-        poller.start(self._connect, self)
 
-    async def _connect(self) -> None:
-        failure = Reason.TIMED_OUT if self._has_place else Reason.UNREACHABLE
-        with self._connecting:
-            try:
-                if self._has_place:
-                    self._open(await connect_stream(self.target))
-            except ConnectFailed as failed:
-                failure = failed.failure
-        if self._state is State.CONNECTING:
-            handler = self._handler
-            self._close()
-            handler.connect_failed(self, failure)
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be read or written any more."""
+        return self._state is State.OVER
 
     def _open(self, connected: socket.socket) -> None:
-        if self._state is State.OVER:  # aborted when it had just succeeded
-            connected.close()
-            return
         for level, option, value in OPTIONS:
             connected.setsockopt(level, option, value)
         self._socket = connected
         self._state = State.OPEN
         self._end_sending()
         self._wait()
-        self._handler.connected(self)
 
     def ready(self, events: int) -> None:
         """Serve the socket; called by the poller."""
@@ -158,17 +133,19 @@ class ServiceStream:
             self._poller.watch(self._socket.fileno(), interest, self)
             self._interest = interest
 
-    # From the service
+    # From the other end
 
     def _receive(self, events: int) -> None:
         if self._receiving is Receiving.WAITING and self._state is State.OPEN:
             self._receiving = Receiving.TOLD
-            self._handler.readable(self)
+            if self.handler is not None:
+                self.handler.readable(self)
         elif events & BROKEN and self._state is State.OPEN:
             self._find_out()
         if self._receiving is Receiving.EOF_READ and self._state is State.OPEN:
             self._receiving = Receiving.ENDED
-            self._handler.eof(self)
+            if self.handler is not None:
+                self.handler.eof(self)
 
     def read(self, limit: int) -> bytes:
         """See Stream."""
@@ -187,7 +164,7 @@ class ServiceStream:
         self._wait()
         return data
 
-    # To the service
+    # To the other end
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """See Stream. Raises RuntimeError after `shutdown`."""
@@ -231,7 +208,8 @@ class ServiceStream:
         self._end_sending()
         if self._starved and self._lost is None and len(self._send_buffer) <= SEND_LIMIT // 2:
             self._starved = False
-            self._handler.writable(self)
+            if self.handler is not None:
+                self.handler.writable(self)
 
     def _end_sending(self) -> None:
         if self._sending is Sending.ENDING and self._state is State.OPEN and not self._send_buffer:
@@ -256,13 +234,15 @@ class ServiceStream:
             self._lost = self._lost or os.strerror(error or errno.ECONNRESET)
 
     def _conclude(self) -> None:
-        handler = self._handler
+        handler = self.handler
         if self._lost is not None:
             self._close()
-            handler.aborted(self, self._lost)
+            if handler is not None:
+                handler.aborted(self, self._lost)
         elif self._receiving is Receiving.ENDED and self._sending is Sending.ENDED:
             self._close()
-            handler.closed(self)
+            if handler is not None:
+                handler.closed(self)
         else:
             self._wait()
 
@@ -270,23 +250,25 @@ class ServiceStream:
         """See Stream."""
         if self._state is State.OPEN:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self._connecting.cancel()
         self._close()
 
     def fail(self) -> None:
         """See Watcher."""
         if self._state is not State.OVER:
-            handler = self._handler
+            handler = self.handler
             self.abort()
-            handler.aborted(self, "a failure in here")
+            if handler is not None:
+                handler.aborted(self, "a failure in here")
 
-    discard = abort
+    def discard(self) -> None:
+        """See Watcher."""
+        self.abort()
 
     def _close(self) -> None:
         """Be over, and let go of the handler, which refers to this stream."""
         if self._state is State.OVER:
             return
-        del self._handler
+        self.handler = None
         if self._has_place:
             self._poller.sockets.give_back(self._owner)
         if self._state is State.OPEN:
@@ -294,3 +276,79 @@ class ServiceStream:
             self._socket.close()
         self._state = State.OVER
         self._send_buffer.clear()
+
+
+class ServiceStream(SocketStream):
+    """A connection to a service. `connected` or `connect_failed` is the first event."""
+
+    __slots__ = ("_connecting", "target")
+
+    def __init__(
+        self,
+        poller: Poller,
+        target: Target,
+        handler: StreamHandler,
+        timeout: float = CONNECT_TIMEOUT,
+        owner: Hashable = None,
+    ) -> None:
+        """Start to connect. `timeout` in seconds covers resolving the name, too; where the share of sockets
+        of `owner` is used up, the connection fails.
+        """
+        super().__init__(poller, handler, owner)
+        self.target = target
+        self._connecting = trio.move_on_after(timeout)
+        poller.start(self._connect, self)
+
+    async def _connect(self) -> None:
+        failure = Reason.TIMED_OUT if self._has_place else Reason.UNREACHABLE
+        with self._connecting:
+            try:
+                if self._has_place:
+                    self._connected(await connect_stream(self.target))
+            except ConnectFailed as failed:
+                failure = failed.failure
+        if self._state is State.CONNECTING:
+            handler = self.handler
+            self._close()
+            if handler is not None:
+                handler.connect_failed(self, failure)
+
+    def _connected(self, connected: socket.socket) -> None:
+        if self._state is State.OVER:  # aborted when it had just succeeded
+            connected.close()
+            return
+        self._open(connected)
+        if self.handler is not None:
+            self.handler.connected(self)
+
+    def abort(self) -> None:
+        """See Stream."""
+        self._connecting.cancel()
+        super().abort()
+
+
+class CallerStream(SocketStream):
+    """A local program's connection to a port of a contact: made already, and read once somebody answers.
+
+    The kernel has accepted it before the contact's service is known, so where that cannot be reached all that
+    is left is a reset, whatever the reason.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, poller: Poller, accepted: socket.socket, owner: Hashable) -> None:
+        """Where the share of sockets of `owner` is used up, the connection is over at once."""
+        super().__init__(poller, None, owner)
+        self._open(accepted)
+        if not self._has_place:
+            self.abort()
+
+    def accept(self) -> None:
+        """Tell the program that the service is there: the kernel has."""
+
+    def refuse(self) -> None:
+        """Tell the program that nothing listens there."""
+        self.handler = None
+        self.abort()
+
+    unreachable = ignore = refuse

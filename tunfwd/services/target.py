@@ -42,6 +42,8 @@ class Target(NamedTuple):
 
     host: str | None
     port: int
+    source: str | None = None
+    """The address of this machine that it is to see; None: whichever the kernel takes."""
 
     def __str__(self) -> str:
         host = self.host or "localhost"
@@ -104,7 +106,7 @@ async def connect_stream(target: Target) -> socket.socket:
     details: list[str] = []
     for host in target.hosts:
         try:
-            stream = await trio.open_tcp_stream(host, target.port)
+            stream = await trio.open_tcp_stream(host, target.port, local_address=target.source)
         except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
             failures.append(failure_of(error))
             details.append(str(error))

@@ -21,6 +21,8 @@ AWAITS: Final = {
 }
 TAKEN: Final = 1 << 7 | 1 << 1  # and one that is connected
 
+EVERY: Final = (1 << 13) - 1 & ~1
+
 Address = IPv4Address | IPv6Address
 
 
@@ -47,6 +49,18 @@ class Listener:
         return self.address.version == address.version or (self.address.version == 6 and not self.v6only)
 
 
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """One socket, with both of its ends."""
+
+    source: tuple[str, int]
+    destination: tuple[str, int]
+    """Unspecified, and 0, where it is not connected."""
+    uid: int
+    inode: int
+    """0: its program has closed it."""
+
+
 class Listeners:
     """The table."""
 
@@ -57,6 +71,17 @@ class Listeners:
     def at(self, protocol: Protocol, port: int) -> list[Listener]:
         """Return all that listen at a port, whichever address they do it at."""
         return [_listener(message) for message in self._find(*AWAITS[protocol], port)]
+
+    def speaking(self, protocol: Protocol, port: int) -> Iterator[Speaker]:
+        """Return all that have a port and speak to another place, or to any."""
+        number = AWAITS[protocol][0]
+        for message in self._find(number, EVERY, port):
+            yield Speaker(
+                (message["idiag_src"], message["idiag_sport"]),
+                (message["idiag_dst"], message["idiag_dport"]),
+                message["idiag_uid"],
+                message["idiag_inode"],
+            )
 
     def users_of(self, port: int) -> set[int]:
         """Return whose UDP sockets have a port, listening or not."""

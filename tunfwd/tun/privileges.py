@@ -39,12 +39,15 @@ def check() -> None:
                 advice = "load it with `modprobe tun`; a container must be given the device"
                 raise PrivilegeError(f"this kernel has no TUN device at {TUN_PATH}: {advice}") from error
             case errno.EACCES | errno.EPERM:
-                raise PrivilegeError(f"no permission to open {TUN_PATH}: run the daemon as root") from error
+                raise PrivilegeError(
+                    f"no permission to open {TUN_PATH}: run the daemon as root, or do without it (--rootless)"
+                ) from error
         raise PrivilegeError(f"{TUN_PATH} cannot be opened: {error.strerror}") from error
     if Cap.NET_ADMIN not in CapState.get_current().effective:
         raise PrivilegeError(
             "CAP_NET_ADMIN is missing, which the TUN device and its addresses need: run the daemon as root,"
-            " or give it that capability (systemd: AmbientCapabilities=CAP_NET_ADMIN)"
+            " or give it that capability (systemd: AmbientCapabilities=CAP_NET_ADMIN); or run it without a"
+            " device (--rootless)"
         )
 
 

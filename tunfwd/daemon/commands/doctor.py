@@ -3,6 +3,7 @@
 import os
 import pwd
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 from typing import Final
 
 from tunfwd.control import api
@@ -44,6 +45,25 @@ class Health:
         else:
             detail = UNGUARDED + self._unguarded
         yield _check("neighbours", fine=self._unguarded is None, detail=detail)
+        yield _check("confinement", fine=True, detail=f"user {self._user}, {self._confinement}")
+
+
+class RootlessHealth:
+    """Of a daemon without a device."""
+
+    def __init__(self, network: IPv4Network, confinement: Confinement) -> None:
+        self._network = network
+        self._user = _user_name()
+        self._confinement = confinement
+
+    def checks(self) -> Iterator[api.Check]:
+        """Look."""
+        yield _check(
+            "mode",
+            fine=True,
+            detail=f"without a device (--rootless): ports of contacts listen on {self._network}; a connection"
+            " is made before the contact's service is known, and reset where that is not there",
+        )
         yield _check("confinement", fine=True, detail=f"user {self._user}, {self._confinement}")
 
 

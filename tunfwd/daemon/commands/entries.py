@@ -57,7 +57,7 @@ class Entries:
     def mapping(self, peer: Peer, mapping: Mapping) -> api.MappingEntry:
         """Return a mapping as a port in use."""
         details, seen = peer.details_of(mapping), self.seen(peer, mapping)
-        return {
+        entry: api.MappingEntry = {
             "id": id_of(mapping),
             "contact": peer.label,
             "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
@@ -77,6 +77,14 @@ class Entries:
             "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
             "direction": "server" if mapping.direction is Direction.SERVER else "connection",
         }
+        listening = details.listening
+        if listening is not None and listening.reason is not None:
+            entry["virtual_port"], entry["reason"] = entry["port"], listening.reason
+            if listening.port is None:
+                entry["trouble"] = seen.trouble or f"cannot listen here: {listening.reason}"
+            else:
+                entry["port"] = listening.port
+        return entry
 
     def room_offer(self, offer: RoomOffer) -> api.OfferEntry:
         """Return an offer to a whole room."""

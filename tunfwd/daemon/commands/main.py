@@ -4,7 +4,7 @@ from typing import Protocol
 
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.blocks import BlockCommands
-from tunfwd.daemon.commands.doctor import Health
+from tunfwd.daemon.commands.doctor import Health, RootlessHealth
 from tunfwd.daemon.commands.entries import Entries
 from tunfwd.daemon.commands.events import EventCommands
 from tunfwd.daemon.commands.friends import FriendCommands
@@ -25,7 +25,7 @@ class Family(Protocol):
 
 
 def dispatcher(
-    daemon: Daemon, storage: Storage, health: Health, nodes: NodeCommands, *more: Family
+    daemon: Daemon, storage: Storage, health: Health | RootlessHealth, nodes: NodeCommands, *more: Family
 ) -> Dispatcher:
     """Return what the control server calls."""
     datapath, rooms = daemon.datapath, RoomCommands(daemon.contacts, daemon.datapath.peers)

@@ -11,7 +11,7 @@ from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands import lan
-from tunfwd.daemon.commands.doctor import Health
+from tunfwd.daemon.commands.doctor import Health, RootlessHealth
 from tunfwd.daemon.commands.entries import Entries
 from tunfwd.daemon.commands.figures import figures_of
 from tunfwd.daemon.commands.nodes import NodeCommands
@@ -34,7 +34,7 @@ class StatusCommands:
         self,
         daemon: Daemon,
         storage: Storage,
-        health: Health,
+        health: Health | RootlessHealth,
         rooms: RoomCommands,
         nodes: NodeCommands,
         entries: Entries,
@@ -74,6 +74,7 @@ class StatusCommands:
             "device_address": str(self._book.own),
             "device_address6": str(self._book.own6),
             "interface": self._datapath.device.name,
+            "mode": "device" if self._datapath.doors is None else "rootless",
             "version": __version__,
             "toxcore": version.inspect().text,
         }

@@ -7,6 +7,7 @@ from random import SystemRandom
 from time import perf_counter
 
 from tunfwd.common.values import Random
+from tunfwd.daemon.datapath.doors import Admission, Doors
 from tunfwd.daemon.datapath.engine import Engine, MappingHandler
 from tunfwd.daemon.datapath.fanout import FanOut
 from tunfwd.daemon.datapath.inbound import InboundFlows
@@ -22,6 +23,7 @@ from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import HostState
 from tunfwd.services.poller import Poller
 from tunfwd.tun.device import Device, Offload
+from tunfwd.tun.nodevice import NoDevice
 from tunfwd.tun.sources import Source
 
 
@@ -29,7 +31,7 @@ from tunfwd.tun.sources import Source
 class Machine:
     """What a daemon stands on."""
 
-    device: Device
+    device: Device | NoDevice
     addresses: tuple[IPv4Interface, IPv6Interface]
     """Ours, on the device."""
     interface: int
@@ -43,6 +45,10 @@ class Machine:
     """The addresses that this machine has; None: all that it is to have."""
     speak_from: Callable[[tuple[Source, ...]], None] = lambda _: None
     """Have the device have addresses of ours, and programs speak from them."""
+    rootless: bool = False
+    """Whether contacts are reached at sockets of this machine, as it has no device of ours."""
+    admission: Admission | None = None
+    """Whose programs may use those; None: everybody's."""
     poller: Poller = field(default_factory=Poller)
     random: Random = field(default_factory=SystemRandom)
     clock: Callable[[], float] = perf_counter
@@ -83,6 +89,10 @@ class Datapath:
             local=machine.local,
         )
         self.scheduler = Scheduler(machine.clock, self.loop.wake)
+        self.doors: Doors | None = None
+        if machine.rootless:
+            self.doors = Doors(self.poller, self.peers, self.scheduler, machine.admission)
+            self.peers.keeper = self.doors
         self.services = LocalServices(
             machine.listeners,
             content,
@@ -91,12 +101,19 @@ class Datapath:
             interface=machine.interface,
             loopback=machine.loopback,
             present=machine.present,
+            by_sockets=machine.rootless,
         )
         self.pings = Pings(self.stack, self.scheduler, random)
         inbound = InboundFlows(
-            self.stack, self.poller, self.scheduler, self.services, connect_timeout, random
+            self.stack,
+            self.poller,
+            self.scheduler,
+            self.services,
+            connect_timeout,
+            random,
+            by_sockets=machine.rootless,
         )
-        outbound = OutboundFlows(self.stack, self.peers, self.scheduler, inbound.follow)
+        self.outbound = outbound = OutboundFlows(self.stack, self.peers, self.scheduler, inbound.follow)
 
         def send(datagram: Datagram) -> None:
             if not inbound.datagram(datagram):

@@ -43,6 +43,7 @@ from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Frame
 from tunfwd.tox.contacts import ContactOffline
 from tunfwd.tun.device import Device, DeviceLost
+from tunfwd.tun.nodevice import NoDevice
 
 FAREWELL: Final = 1.0  # s at most that an end takes, for contacts to hear of it
 RECOVERY: Final = 1.0  # s until a contact is served again whose session failed
@@ -76,7 +77,7 @@ class Engine:
 
     def __init__(
         self,
-        device: Device,
+        device: Device | NoDevice,
         stack: Stack,
         peers: Peers,
         scheduler: Scheduler,

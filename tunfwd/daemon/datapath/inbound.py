@@ -3,7 +3,7 @@
 From which address is decided before anything is tried, by the offer's `source` or by `services`: from the
 contact's virtual address, through the TUN device, or by an ordinary socket. How the attempt goes changes
 nothing: what refuses, or does not answer, is not there. A target of its own is always reached by an ordinary
-socket.
+socket. Without a device virtual addresses are this machine's, of 127.0.0.0/8, and an ordinary socket has one.
 
 Datagrams of a contact come from the service's own port at its virtual address, as long as that is free: some
 games use one port at both ends and hear no other. The first answer decides which port of the service's host a
@@ -49,14 +49,17 @@ class InboundFlows:
         services: LocalServices,
         connect_timeout: float,
         random: Random,
+        *,
+        by_sockets: bool = False,
     ) -> None:
-        """The timeout is in s."""
+        """The timeout is in s. `by_sockets`: any socket may have a contact's address, without a device."""
         self._stack = stack
         self._poller = poller
         self._scheduler = scheduler
         self._services = services
         self._connect_timeout = connect_timeout
         self._random = random
+        self._by_sockets = by_sockets
         self._datagrams: dict[tuple[Endpoint, Endpoint], DatagramsFromPeer] = {}
         """By our endpoint, at a virtual address, and the service's."""
         self._by_place: dict[Endpoint, DatagramsFromPeer] = {}
@@ -143,6 +146,8 @@ class InboundFlows:
         local = peer.address if way.address.version == 4 else peer.address6
         if local is None:  # the range is full
             raise Unreachable("the contact has no virtual address", Reason.UNREACHABLE)
+        if self._by_sockets:
+            return Target(str(way.address), target.port, str(local))
         return FromPeer(local.packed, Endpoint(way.address.packed, target.port), way.everywhere)
 
 

@@ -1,15 +1,18 @@
 """Local applications that reach a contact's service at its virtual address.
 
 In the order of a connection's life: a SYN or a datagram comes out of the netstack; its port leads to a
-mapping; the mapping gives a flow; what the contact answers is what the application hears.
+mapping; the mapping gives a flow; what the contact answers is what the application hears. Where there is no
+device, sockets of this machine take the netstack's place, as `Caller` and `Network`.
 """
 
 from collections.abc import Callable
 from typing import Final
+from typing import Protocol as Interface
 
 import trio
 
 from tunfwd.common.budget import Budget
+from tunfwd.common.streams import Stream, StreamHandler
 from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath.relay import DatagramEnd, StreamRelay
 from tunfwd.daemon.datapath.scheduler import Scheduler
@@ -18,7 +21,6 @@ from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.states import FlowState
 from tunfwd.netstack.connection import Connection
 from tunfwd.netstack.events import Datagram
-from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint
 from tunfwd.wire.packets import Protocol
 
@@ -29,32 +31,70 @@ NEVER: Final = float("-inf")
 UDP_OVERHEAD: Final = {4: 28, 16: 48}  # bytes of IP and UDP header, by the length of an address
 
 
+class Caller(Stream, Interface):
+    """An application that wants to be connected, which one of the methods below answers."""
+
+    handler: StreamHandler | None
+    """Who hears what it does; set before it is answered."""
+
+    def accept(self) -> None:
+        """Tell it that it is connected."""
+
+    def refuse(self) -> None:
+        """Tell it that nothing listens there."""
+
+    def unreachable(self) -> None:
+        """Tell it that the host cannot be reached."""
+
+    def ignore(self) -> None:
+        """Answer as a dead host does."""
+
+
+class Network(Interface):
+    """What brings applications' datagrams, and takes the answers."""
+
+    def send_datagram(self, local: Endpoint, remote: Endpoint, payload: bytes) -> None:
+        """Send a datagram from a virtual address to an application."""
+
+    def port_unreachable(self, event: Datagram) -> None:
+        """Tell the sender that nothing listens there."""
+
+    def host_unreachable(self, event: Datagram) -> None:
+        """Tell the sender that the host cannot be reached."""
+
+    def too_big(self, event: Datagram, mtu: int) -> None:
+        """Tell the sender that an IP packet of `mtu` bytes is the most that can be carried."""
+
+
 class OutboundFlows:
     """Answers what applications send to virtual addresses."""
 
     def __init__(
-        self, stack: Stack, peers: Peers, scheduler: Scheduler, is_answer: Callable[[Datagram], bool]
+        self, network: Network, peers: Peers, scheduler: Scheduler, is_answer: Callable[[Datagram], bool]
     ) -> None:
         """`is_answer` takes what is for no port of a contact, if a service answers it from another port."""
         self._is_answer = is_answer
         self._repeats = Budget(*REPEATS)
-        self._stack = stack
+        self._network = network
         self._peers = peers
         self._scheduler = scheduler
         self._datagrams: dict[tuple[Endpoint, Endpoint], OutboundDatagrams] = {}
 
     def incoming(self, connection: Connection) -> None:
         """A SYN: not answered before the contact's service is connected, and refused where nothing is."""
-        peer = self._peers.at(connection.local.address)
-        mapping = peer.ports.get((Protocol.TCP, connection.local.port)) if peer is not None else None
+        self.call(self._peers.at(connection.local.address), connection.local.port, connection)
+
+    def call(self, peer: Peer | None, port: int, caller: Caller) -> None:
+        """Connect an application to a port of a contact."""
+        mapping = peer.ports.get((Protocol.TCP, port)) if peer is not None else None
         if peer is None or mapping is None:
-            connection.refuse()
+            caller.refuse()
             return
         flow = peer.session.connect(mapping, trio.current_time())
         if flow is None:
-            connection.unreachable()
+            caller.unreachable()
             return
-        OutboundStream(self._scheduler, peer, flow, connection)
+        OutboundStream(self._scheduler, peer, flow, caller)
         self._scheduler.touch(peer)
 
     def datagram(self, event: Datagram) -> None:
@@ -70,19 +110,20 @@ class OutboundFlows:
         mapping = peer.ports.get((Protocol.UDP, event.destination.port)) if peer is not None else None
         if peer is None or mapping is None:
             if not self._is_answer(event):
-                self._stack.port_unreachable(event)
+                self._network.port_unreachable(event)
             return None
         flow = peer.session.connect(mapping, trio.current_time())
         if flow is None:
-            self._stack.host_unreachable(event)
+            self._network.host_unreachable(event)
             return None
         if not event.packet:
             flow.rest_briefly()
         self._scheduler.touch(peer)
         if isinstance(flow.end, OutboundDatagrams):  # a plain mapping has one flow for all applications
+            flow.end.network = self._network
             return flow.end
         return OutboundDatagrams(
-            self._stack, self._scheduler, self._datagrams, peer, flow, event, self._repeat
+            self._network, self._scheduler, self._datagrams, peer, flow, event, self._repeat
         )
 
     def _repeat(self, event: Datagram) -> None:
@@ -96,31 +137,31 @@ class OutboundFlows:
 class OutboundStream(StreamRelay):
     """An application's connection to the contact's service."""
 
-    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow, connection: Connection) -> None:
+    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow, caller: Caller) -> None:
         super().__init__(scheduler, peer, flow)
-        self._connection = connection
+        self._caller = caller
         self._answers = peer.details_of(flow.mapping).answers
-        connection.handler = self
+        caller.handler = self
 
     def flow_opened(self) -> None:
         """The service is connected, so now the application is."""
         self._answers.heard()
-        self._connection.accept()
-        self.local = self._connection
+        self._caller.accept()
+        self.local = self._caller
         super().flow_opened()
 
     def flow_failed(self, reason: Reason) -> None:
         """Tell the application as its own network would."""
         self.flow.end = None
-        self._connection.handler = None
+        self._caller.handler = None
         self._answers.missed(reason)
         match reason:
             case Reason.TIMED_OUT:
-                pass  # as with a dead host: no answer, until the application itself gives up
+                self._caller.ignore()
             case Reason.UNREACHABLE | Reason.LOST:
-                self._connection.unreachable()
+                self._caller.unreachable()
             case _:
-                self._connection.refuse()
+                self._caller.refuse()
 
 
 class OutboundDatagrams(DatagramEnd):
@@ -128,7 +169,7 @@ class OutboundDatagrams(DatagramEnd):
 
     def __init__(
         self,
-        stack: Stack,
+        network: Network,
         scheduler: Scheduler,
         table: "dict[tuple[Endpoint, Endpoint], OutboundDatagrams]",
         peer: Peer,
@@ -139,7 +180,8 @@ class OutboundDatagrams(DatagramEnd):
         """`repeat` sends a datagram by another flow."""
         self._repeat = repeat
         self._asked = NEVER  # when the latest was sent, while there was no answer since
-        self._stack = stack
+        self.network = network
+        """By which the latest sender is reached."""
         self._scheduler = scheduler
         self._table = table
         self._peer = peer
@@ -160,7 +202,7 @@ class OutboundDatagrams(DatagramEnd):
         now = trio.current_time()
         self._asked = NEVER if repeated else now
         if not self._peer.session.is_online:
-            self._stack.host_unreachable(event)
+            self.network.host_unreachable(event)
             return
         if not self._flow.mapping.multi_flow:
             self._table.pop((event.source, event.destination), None)
@@ -168,7 +210,7 @@ class OutboundDatagrams(DatagramEnd):
             self._table[event.source, event.destination] = self
         if not self._flow.send_datagram(bytes(event.payload), now):
             limit = self._peer.session.datagram_payload
-            self._stack.too_big(event, limit + UDP_OVERHEAD[len(event.source.address)])
+            self.network.too_big(event, limit + UDP_OVERHEAD[len(event.source.address)])
         self._answers.silent += 1
         self._scheduler.touch(self._peer)
 
@@ -176,7 +218,7 @@ class OutboundDatagrams(DatagramEnd):
         """The service has answered: from the address and port that were asked."""
         self._answers.heard()
         self._asked = NEVER
-        self._stack.send_datagram(self._latest.destination, self._latest.source, payload)
+        self.network.send_datagram(self._latest.destination, self._latest.source, payload)
 
     def flow_ended(self, reason: Reason | None) -> None:
         """The flow is over; the next datagram starts another."""
@@ -192,6 +234,6 @@ class OutboundDatagrams(DatagramEnd):
             case None | Reason.ABORTED | Reason.TIMED_OUT | Reason.OVERFLOW:
                 pass
             case Reason.REFUSED:
-                self._stack.port_unreachable(self._latest)
+                self.network.port_unreachable(self._latest)
             case _:
-                self._stack.host_unreachable(self._latest)
+                self.network.host_unreachable(self._latest)

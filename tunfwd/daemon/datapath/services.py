@@ -89,11 +89,14 @@ class LocalServices:
         interface: int,
         loopback: int,
         present: Container[bytes] | None = None,
+        by_sockets: bool = False,
     ) -> None:
         """`own` are the device's addresses; then come the indices of the TUN device and of loopback.
 
         `present` says which addresses, packed, this machine has at the moment; None: all that we know of.
+        `by_sockets`: contacts have addresses of loopback, and so what sees them is reached by loopback, too.
         """
+        self._by_sockets = by_sockets
         self._table = table
         self._content = content
         self._save = save
@@ -112,10 +115,14 @@ class LocalServices:
 
     def _ways(self, known_as: KnownAs) -> list[tuple[Way, int]]:
         """Return the ways to a service, for contacts that know us so, the best first."""
-        wanted = self._known_as if known_as is None else known_as
+        wanted = () if self._by_sockets else self._known_as if known_as is None else known_as
         there = [one for one in wanted if self._present is None or one.packed in self._present]
         ways = [(Way("peer", address), self._interface) for address in dict.fromkeys((*there, *self._device))]
         return ways + [(Way("host", address), self._loopback) for address in LOOPBACK]
+
+    def _to_everybody(self, known_as: KnownAs) -> Way:
+        """Return how a service is reached that is not known, and that may see contacts."""
+        return Way("peer", LOOPBACK[0]) if self._by_sockets else self._ways(known_as)[0][0]
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Decide about services as they appear, until cancelled."""
@@ -133,7 +140,7 @@ class LocalServices:
         if target.host is not None or source == "host":
             return target
         if source == "peer":
-            return self._ways(known_as)[0][0]
+            return self._to_everybody(known_as)
         found = self.look(protocol, target.port, known_as)
         if isinstance(found, Unreachable):
             raise found
@@ -199,7 +206,7 @@ class LocalServices:
         found = self._winners(listeners, known_as)
         if known is None:
             if not listeners:  # a rule of the firewall may lead elsewhere what comes from a contact
-                return self._ways(known_as)[0][0]
+                return self._to_everybody(known_as)
             way, listener = _first(found, _owner(found, listeners))
             self._keep(protocol, port, (way, listener))
             log.info("%s at port %d sees %s", protocol.name, port, describe(way))
@@ -235,7 +242,16 @@ class LocalServices:
             if takers:
                 taker = max(takers, key=lambda taker: _rank(taker, way.address))
                 found.append((replace(way, everywhere=taker.address.is_unspecified), taker))
-        return found
+        return self._by_loopback(found) if self._by_sockets else found
+
+    def _by_loopback(self, found: list[Found]) -> list[Found]:
+        """Have what takes everybody be reached at 127.0.0.1, from where UDP services answer then."""
+        there = [listener for way, listener in found if way.address == LOOPBACK[0]]
+        return [
+            (Way("peer", LOOPBACK[0]) if way.source == "peer" else way, listener)
+            for way, listener in found
+            if way.source != "peer" or listener in there
+        ]
 
 
 def _rank(listener: Listener, address: Address) -> tuple[bool, bool, bool]:

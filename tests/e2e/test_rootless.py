@@ -1,0 +1,165 @@
+"""Two ordinary users without any privilege, each on a machine that nobody has set up for tunfwd.
+
+Friends by a ticket, ordinary programs, UDP, a group; and what is different from a daemon with a device.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netns.node import FRIEND_TIME, Node
+from netns.topology import Topology
+
+from .conftest import settings
+from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, read_all, read_exactly
+from .plain_peer import ToxNode
+
+pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+
+USERS = {"alice": 47001, "bob": 47002}  # nobody else's
+
+
+@pytest.fixture(scope="module")
+def users(net: Topology, folder: Path, network: ToxNode) -> Iterator[tuple[Node, Node]]:
+    """Alice and bob, who shares 8080/tcp and 5000/udp with her by a ticket."""
+    with ExitStack() as stack:
+        nodes = []
+        for name, number in USERS.items():
+            place = folder / f"rootless-{name}"
+            place.mkdir()
+            node = Node(
+                net[name], place, {**settings(network), "socks": {"listen": "127.0.0.1:1080"}}, user=number
+            )
+            nodes.append(stack.enter_context(node))
+        alice, bob = nodes
+        ticket = bob.json("share", "8080/tcp", "22/tcp", "5000/udp", "--name", "things")["invite"]["ticket"]
+        alice.cli(
+            "join", ticket, "--name", "bob", "--timeout", str(int(FRIEND_TIME)), timeout=FRIEND_TIME + 20
+        )
+        yield alice, bob
+
+
+def port_of(node: Node, protocol: str, number: int) -> dict[str, Any]:
+    def find() -> dict[str, Any]:
+        for port in node.json("ports")["ports"]:
+            if (port["protocol"], port.get("virtual_port", port["port"])) == (protocol, number):
+                return dict(port) if port["state"] == "running" else {}
+        return {}
+
+    return eventually(find, f"{number}/{protocol} runs", 60)
+
+
+def test_nothing_of_it_has_a_privilege(users: tuple[Node, Node]) -> None:
+    for node in users:
+        assert node.daemon is not None
+        status = Path(f"/proc/{node.daemon.pid}/status").read_text().splitlines()
+        fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+        assert fields["Uid"].split() == [str(node.user)] * 4
+        assert fields["CapPrm"] == fields["CapEff"] == fields["CapBnd"] == "0" * 16
+        assert fields["NoNewPrivs"] == "1"
+
+
+def test_tcp_there_and_back(users: tuple[Node, Node]) -> None:
+    alice, bob = users
+    port = port_of(alice, "tcp", 8080)
+    assert port["address"].startswith("127.77.")
+    with TcpService(bob.host, 8080, echo) as service:
+        with connect(alice.host, port["address"], port["port"]) as client:
+            client.sendall(b"hello")
+            client.shutdown(socket.SHUT_WR)
+            assert read_all(client) == b"hello"
+        alice_at_bob = bob.contact(next(c["name"] for c in bob.json("status")["contacts"]))["address"]
+        assert service.peers == [alice_at_bob], "the service sees who connects"
+
+
+def test_a_service_that_refuses_resets_the_connection(users: tuple[Node, Node]) -> None:
+    alice, _ = users
+    port = port_of(alice, "tcp", 8080)
+    with pytest.raises(ConnectionResetError), connect(alice.host, port["address"], port["port"]) as client:
+        client.recv(1)
+
+
+def test_a_port_that_takes_a_privilege_is_another(users: tuple[Node, Node]) -> None:
+    alice, bob = users
+    port = port_of(alice, "tcp", 22)
+    assert (port["port"], port["virtual_port"]) == (8022, 22)
+    assert port["reason"] == "port 22 takes a privilege here"
+    assert "22/tcp of bob is at port 8022 here: port 22 takes a privilege here" in alice.cli("ports").stderr
+    with (
+        TcpService(bob.host, 22, echo),
+        connect(alice.host, port["address"], 8022) as client,
+    ):
+        client.sendall(b"hello")
+        assert read_exactly(client, 5) == b"hello"
+
+
+def test_datagrams(users: tuple[Node, Node]) -> None:
+    alice, bob = users
+    port = port_of(alice, "udp", 5000)
+    with UdpEcho(bob.host, 5000), datagram_socket(alice.host, port["address"], port["port"]) as asking:
+        asking.send(b"info?")
+        assert asking.recv(100) == b"info?"
+
+
+def curl(node: Node, url: str) -> subprocess.CompletedProcess[str]:
+    command = ["curl", "-sS", "--max-time", "20", "--socks5-hostname", "127.0.0.1:1080", url]
+    return node.host.run(node.as_user(*command), check=False, timeout=30)
+
+
+def test_socks_reaches_contacts_by_name_and_at_the_ports_of_the_virtual_network(
+    users: tuple[Node, Node],
+) -> None:
+    alice, bob = users
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nhello")
+
+    with TcpService(bob.host, 22, serve):
+        assert curl(alice, "http://bob.tunfwd.internal:22/").stdout == "hello"
+    port = port_of(alice, "tcp", 8080)
+    refused = curl(alice, f"http://{port['address']}:8080/")
+    assert "(5)" in refused.stderr, "connection refused"
+    assert "(4)" in curl(alice, "http://nobody.tunfwd.internal/").stderr, "host unreachable"
+    assert "(2)" in curl(alice, "http://example.org/").stderr, "not allowed"
+
+
+def test_doctor_and_id_know_how_it_runs(users: tuple[Node, Node]) -> None:
+    alice, _ = users
+    checks = {check["name"]: check for check in alice.json("doctor")["checks"]}
+    assert checks["mode"]["detail"].startswith("without a device (--rootless)")
+    assert checks["confinement"]["detail"].startswith(f"user {alice.user}")
+    assert alice.identity()["mode"] == "rootless"
+
+
+def test_what_stands_comes_back_after_a_restart(users: tuple[Node, Node]) -> None:
+    alice, bob = users
+    before = port_of(alice, "tcp", 8080)
+    alice.stop()
+    alice.start()
+    eventually(lambda: alice.contact("bob")["link"] != "offline", "bob is online", FRIEND_TIME)
+    after = port_of(alice, "tcp", 8080)
+    assert (after["address"], after["port"]) == (before["address"], before["port"])
+    with TcpService(bob.host, 8080, echo), connect(alice.host, after["address"], 8080) as client:
+        client.sendall(b"again")
+        assert read_exactly(client, 5) == b"again"
+
+
+def test_a_group(users: tuple[Node, Node]) -> None:
+    alice, bob = users
+    ticket = bob.json("group", "create", "party") and bob.json("group", "share", "party")["invite"]["ticket"]
+    alice.cli("join", ticket, "--timeout", "90", timeout=120)
+    bob.cli("offer", "7000/udp", "--to", "group:party", "--name", "game")
+    eventually(lambda: alice.offer("game"), "the offer is there", 60)
+    alice.cli("accept", "game")
+    port = port_of(alice, "udp", 7000)
+    with UdpEcho(bob.host, 7000), datagram_socket(alice.host, port["address"], port["port"]) as asking:
+        asking.send(b"info?")
+        assert asking.recv(100) == b"info?"
