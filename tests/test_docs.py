@@ -1,10 +1,18 @@
-"""Holds the pages to the tree: whatever path, page or heading one of them names is there."""
+"""Holds the pages to the tree: whatever path, page, heading, key or command one of them names is there."""
 
 import re
+import shlex
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import click
 import pytest
+
+from scripts import commands_page
+from tunfwd.cli.main import root
+from tunfwd.config import document
 
 PROJECT = Path(__file__).resolve().parent.parent
 PARTS = ("docs", "netns", "scripts", "tests", "tunfwd")
@@ -94,3 +102,101 @@ def test_architecture_names_every_package(part: str) -> None:
     architecture = (PROJECT / "docs" / "architecture.md").read_text()
     packages = {name_of(package.parent) for package in (PROJECT / part).glob("*/__init__.py")}
     assert not {package for package in packages if f"`{package}/`" not in architecture}
+
+
+# What pages say of commands and of the configuration, held to the program
+
+
+def configuration_block() -> str:
+    page = (PROJECT / "docs" / "configuration.md").read_text()
+    found = re.search(r"```toml\n(.*?)```", page, flags=re.S)
+    assert found
+    return found[1]
+
+
+def lines_of_tables() -> dict[str, list[tuple[str, bool, str]]]:
+    """By table the keys with their values, as the block has them, and whether they are commented out."""
+    tables: dict[str, list[tuple[str, bool, str]]] = {}
+    table = ""
+    for line in configuration_block().splitlines():
+        if header := re.match(r"(?:# )?\[+([a-z.]+)\]+", line):
+            table = header[1]
+        elif key := re.match(r"(# )?([a-z_0-9]+) = (.*)", line):
+            tables.setdefault(table, []).append((key[2], key[1] is not None, key[3]))
+    return tables
+
+
+def test_the_configuration_page_has_every_key() -> None:
+    documented = lines_of_tables()
+    for table in fields(document.Document):
+        sort = get_type_hints(document.Document)[table.name]
+        rows = sort if is_dataclass(sort) else get_args(sort)[0]
+        assert is_dataclass(rows), table.name
+        keys = {key for key, _, _ in documented.get(table.name, [])}
+        wanted = {field.name for field in fields(rows) if not field.name.startswith("_")}
+        assert keys == wanted, table.name
+
+
+def test_the_configuration_page_has_every_default() -> None:
+    written = document.parse(configuration_block(), "the page")
+    usual = document.Document()
+    for table in fields(document.Document):
+        default = getattr(usual, table.name)
+        if not is_dataclass(default) or isinstance(default, type):
+            continue  # [[rule]] and its like: an example
+        for key, commented, _ in lines_of_tables().get(table.name, []):
+            said, is_ = getattr(getattr(written, table.name), key), getattr(default, key)
+            if key == "range":
+                assert said == document.DEFAULT_RANGE
+            else:
+                assert said == is_, f"[{table.name}] {key}"
+            assert not commented or is_ is None, f"[{table.name}] {key} has a default: show it"
+
+
+def test_examples_of_optional_keys_are_taken() -> None:
+    for table, keys in lines_of_tables().items():
+        for key, commented, value in keys:
+            if commented and is_dataclass(getattr(document.Document(), table)):
+                more = "udp = false\n" if key == "proxy" else ""
+                document.parse(f"[{table}]\n{more}{key} = {value}\n", key)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_configuration_that_a_page_shows_is_taken(page: Path) -> None:
+    for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+        if "…" not in block:  # of a key, say
+            document.parse(block, name_of(page))
+
+
+def test_the_page_of_commands_is_what_the_program_says() -> None:
+    said = (PROJECT / "docs" / "commands.md").read_text()
+    assert said == commands_page.page(), "run: python -m scripts.commands_page"
+
+
+def typed_commands() -> Iterator[tuple[str, str]]:
+    """What pages show after a prompt, `$` or `#`, or alone on a line, of our own command."""
+    for page in PAGES:
+        if page.name in ("CHANGELOG.md", "SPEC.md", "LINK.md"):
+            continue
+        for line in re.findall(r"^ {4}(?:[a-z0-9]+[$#] *)?(tunfwd [a-z].*)$", page.read_text(), flags=re.M):
+            yield name_of(page), re.sub(r"\s+#.*|\s*[;&].*", "", line)
+        for line in re.findall(r"`(tunfwd [a-z][^`]*)`", page.read_text()):
+            if not re.search(r"[…\[|<{$]|\.\.\.", line):
+                yield name_of(page), line
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(typed_commands())))
+def test_commands_that_a_page_shows_exist(page: str, line: str) -> None:
+    """Each word that should be a command is one, and each option is known there."""
+    command: click.Command = root
+    words = shlex.split(line.replace("…", "...").replace("\\|", "|"))[1:]
+    context = click.Context(root, info_name="tunfwd", **root.context_settings)
+    while words and isinstance(command, click.Group) and not words[0].startswith("-"):
+        found = command.get_command(context, words[0].rstrip(","))
+        if found is None:
+            assert command is not root, f"{page}: {line}"
+            break
+        command, words = found, words[1:]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    assert used <= known | {"--json", "--help", "--version"}, f"{page}: {line}"

@@ -269,7 +269,7 @@ def test_completion(daemon: Any, process: Run) -> None:
     assert process(**shell).out == "plain,alice\nplain,alan\n"
     assert process(**shell | {"TUNFWD_SOCKET": "/nowhere"}).out.strip() == ""
     commands = process(_TUNFWD_COMPLETE="bash_complete", COMP_WORDS="tunfwd st", COMP_CWORD="1").out
-    assert commands == "plain,status\n"
+    assert commands == "plain,stop\nplain,status\n"
 
 
 def test_offers_are_completed_by_name_or_by_id(daemon: Any, process: Run) -> None:
@@ -385,7 +385,7 @@ def test_doctor_without_a_daemon(tunfwd: Run, tmp_path: Path) -> None:
     assert (result.code, shown["ok"]) == (1, False)
     assert checks["configuration"]["level"] == "error"
     assert "line 2: [tox] udp must be true or false" in checks["configuration"]["detail"]
-    assert checks["daemon"]["level"] == "warning"
+    assert checks["daemon"]["level"] == "error"
     assert {"libtoxcore", "tun"} <= checks.keys()
 
 

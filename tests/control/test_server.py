@@ -574,3 +574,14 @@ async def test_numbers_and_nesting_beyond_all_bounds(path: Path, params: str, me
         assert isinstance(error, dict)
         assert error["code"] == "usage"
         assert message in error["message"]
+
+
+@pytest.mark.parametrize(("group", "mode"), [(None, 0o700), (str(os.getegid()), 0o711)])
+def test_a_directory_of_an_earlier_run_is_opened_for_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str | None, mode: int
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr("tunfwd.control.listener.group_id", lambda name: None if name is None else int(name))
+    with listening(folder / "control.sock", group):
+        assert stat.S_IMODE(folder.stat().st_mode) == mode

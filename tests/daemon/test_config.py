@@ -258,7 +258,7 @@ EXPOSE = '[[expose]]\nprotocol = "tcp"\nport = 1\n'
         # wrong types
         ("tox = 1\n", 1, "[tox] must be a table, not a whole number"),
         ("[[tox]]\n", 1, "[tox] must be a table, not a list"),
-        ("[rule]\n", 1, "[rule] must be a list, not a table"),
+        ("[rule]\n", 1, "write [[rule]], in two pairs of brackets"),
         ("[tox]\nudp = 1\n", 2, "[tox] udp must be true or false, not a whole number"),
         ('[tox]\nudp_port = "33445"\n', 2, "[tox] udp_port must be a whole number, not a string"),
         ('[tox]\nbootstrap = "x"\n', 2, "[tox] bootstrap must be a list, not a string"),
@@ -295,6 +295,8 @@ EXPOSE = '[[expose]]\nprotocol = "tcp"\nport = 1\n'
         ('[log]\nlevel = "loud"\n', 2, "must be one of debug, info, warning, error"),
         (f'[friends]\nauto_accept = ["{KEY[1:]}"]\n', 2, "is not a public key: 64 hex digits"),
         # rules and exposures
+        ("[expose]\nport = 1\n", 1, "write [[expose]], in two pairs of brackets"),
+        (RULE + 'target = "http://h:1"\n', 4, "'http://h:1' is a URL: write HOST:PORT alone"),
         ('[[rule]]\naction = "ask"\n', 1, "[[rule]] lacks 'contact'"),
         (RULE + RULE + '\n[[rule]]\ncontact = "a"\n', 8, "[[rule]] lacks 'action'"),
         (RULE.replace('"ask"', '"allow"'), 3, "[[rule]] action must be one of accept, deny, ask"),
@@ -469,3 +471,10 @@ def test_any_bytes_are_taken_or_refused(tmp_path_factory: pytest.TempPathFactory
     file.write_bytes(content)
     with suppress(ConfigurationError):
         _load(file)
+
+
+def test_words_are_taken_in_capitals_too() -> None:
+    text = '[log]\nlevel = "DEBUG"\n[[rule]]\ncontact = "a"\naction = "Accept"\nprotocol = "TCP"\n'
+    document = parse(text, "c")
+    rule = document.rule[0]
+    assert (document.log.level, rule.action, rule.protocol) == ("debug", "accept", "tcp")

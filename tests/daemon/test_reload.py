@@ -41,10 +41,10 @@ class File:
         self.daemon = daemon
         self.read = partial(load, self.path, environ={}, euid=0)
         self.write("")
-        reloading = Reloading(
+        self.reloading = Reloading(
             self.read(), self.read, daemon, daemon.state, daemon.nodes, daemon.name, daemon.saver.save
         )
-        reloading.register(daemon.commands)
+        self.reloading.register(daemon.commands)
 
     def write(self, text: str) -> None:
         self.path.write_text(f"[tox]\npublic_nodes = false\n{text}")
@@ -180,3 +180,18 @@ def test_every_key_that_is_live_is_one_that_the_file_has(tmp_path: Path) -> None
     for key, text in texts.items():
         file.write_text(text)
         assert compare(before, load(file, environ={}, euid=0)).live == (key,)
+
+
+async def test_doctor_looks_at_the_file_that_the_daemon_goes_by(tmp_path: Path) -> None:
+    async with Living.running(tmp_path, "alice") as alice:
+        file = File(tmp_path, alice)
+        [check] = await file.reloading.checks()
+        assert (check["level"], check["detail"]) == ("ok", str(file.path))
+        file.write('[log]\nlevel = "debug"\n[network]\nmtu = 1400\n')
+        [check] = await file.reloading.checks()
+        assert (check["level"], check["ok"]) == ("warning", True)
+        assert "[log] level, [network] mtu changed since it was read: tunfwd reload" in check["detail"]
+        file.write("[log]\nnmae = 1\n")
+        [check] = await file.reloading.checks()
+        assert (check["level"], check["ok"]) == ("error", False)
+        assert "[log] nmae is not known" in check["detail"]

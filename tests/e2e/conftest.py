@@ -7,6 +7,7 @@ both are online.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def network(net: Topology, folder: Path) -> Iterator[ToxNode]:
 def settings(network: ToxNode, *, link: bool = True) -> dict[str, Mapping[str, Any]]:
     """A daemon's configuration."""
     forwarding = {**CONFIG["forwarding"], "link": link}
-    tox = {"bootstrap": [network.bootstrap]}
+    binding = os.environ.get("TUNFWD_TEST_BINDING", "builtin")
+    tox = {"bootstrap": [network.bootstrap], "binding": binding}
     return {**CONFIG, "tox": tox, "forwarding": forwarding, "metrics": {"listen": METRICS}}
 
 

@@ -477,8 +477,8 @@ def test_doctor_looks_at_the_kernel(node: Node) -> None:
         node.host.run(["ip", "route", "add", "10.77.0.0/16", "dev", "vpn0", "table", "52"])
         node.host.run(["ip", "rule", "add", "lookup", "52", "pref", "100"])
         shown = node.cli("doctor", check=False).stdout
-        assert "warning  device: tunfwd0: a rule or table leads 10.77.0.0/16 to vpn0 instead" in shown
-        assert "warning  device: tunfwd0: 10.77.0.0/16 overlaps 10.77.0.0/16 on vpn0" in shown
+        assert "ERROR    device: tunfwd0: a rule or table leads 10.77.0.0/16 to vpn0 instead" in shown
+        assert "ERROR    device: tunfwd0: 10.77.0.0/16 overlaps 10.77.0.0/16 on vpn0" in shown
     finally:
         node.host.run(["ip", "rule", "del", "pref", "100"])
         node.host.run(["ip", "link", "del", "vpn0"])

@@ -7,6 +7,7 @@ needs, in its own trio loop.
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from tunfwd.tox.binding.library import choose
 from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import Contact, Friend, FriendRequest, Group, Invitation, Member, Room
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.settings import Node, Settings
+
+BINDING = os.environ.get("TUNFWD_TEST_BINDING", "builtin")
+"""Which one is tested: scripts/test runs these tests on pytox, too, where it is importable."""
+choose("pytox" if BINDING == "pytox" else "builtin")  # before another libtoxcore is loaded
 
 
 class Recorder(Handler):
@@ -82,6 +88,7 @@ class Person(Client):
         self.seen = Recorder()
         bootstrap = (Node("127.0.0.1", hub.udp_port or 0, hub.dht_key),) if hub else ()
         defaults = {"ipv6": False, "local_discovery": False, "bootstrap": bootstrap, "name": name}
+        defaults["library"] = BINDING
         settings = defaults | settings
         super().__init__(Settings(savedata=folder / f"{name}.tox", **settings), self.seen)  # type: ignore[arg-type]
 

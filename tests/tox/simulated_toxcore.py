@@ -432,8 +432,10 @@ class Node:
 
     def group_join(self, chat_id: bytes, name: bytes, password: bytes) -> int:
         self._refuse("TOX_ERR_GROUP_JOIN CORE")
-        if chat_id in [group.chat_id for group in self.group_numbers.values()]:
-            refuse("TOX_ERR_GROUP_JOIN", "BAD_CHAT_ID")
+        for number, group in self.group_numbers.items():
+            if group.chat_id == chat_id:  # as since 0.2.21
+                self.group_reconnect(number)
+                return 0
         group = self.network.groups.get(chat_id) or Group(chat_id, b"", True, b"")
         number = self._take(group, name)
         if chat_id in self.network.groups and group.public:

@@ -67,8 +67,11 @@ def test_builtin_is_ours() -> None:
 
 
 def test_missing_pytox_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pytox", None)
-    with pytest.raises(errors.ToxcoreUnusable, match=r"cannot be imported .* library = \"builtin\""):
+    for module in ("pytox", "pytox.toxcore.tox"):  # the one may be there, and loaded
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        errors.ToxcoreUnusable, match=r"scripts/setup --pytox .* binding = \"builtin\" in \[tox\]"
+    ):
         choose("pytox")
 
 
@@ -120,3 +123,33 @@ def test_what_a_handler_raises_comes_out_of_iterate(pytox: ModuleType) -> None:
             node.iterate()
         assert [str(error) for error in raised.value.exceptions] == ["b'one'", "b'two'"]
         node.iterate()
+
+
+def test_a_pytox_without_reconnect_joins_the_group_again(pytox: ModuleType) -> None:
+    """As a libtoxcore of its age understands it: with the key that we had. What it returns is no number."""
+    joined: list[tuple[bytes, bytes, bytes]] = []
+
+    class Old:
+        def __init__(self, options: Any = None) -> None:
+            pass
+
+        def iterate(self) -> None:
+            pass
+
+        def friend_send_lossless_packet(self) -> None: ...
+        def group_send_custom_private_packet(self) -> None: ...
+        def group_peer_get_public_key(self) -> None: ...
+
+        def group_get_chat_id(self, group_number: int) -> bytes:
+            return b"chat id of %d" % group_number
+
+        def group_self_get_name(self, group_number: int) -> bytes:
+            return b"bob"
+
+        def group_join(self, chat_id: bytes, name: bytes, password: bytes) -> int:
+            joined.append((chat_id, name, password))
+            return 0
+
+    pytox.Tox_Ptr = Old  # type: ignore[attr-defined]
+    choose("pytox").Tox_Ptr(None).group_reconnect(7)
+    assert joined == [(b"chat id of 7", b"bob", b"")]

@@ -1,10 +1,15 @@
 """What is said of a library that lacks something."""
 
+from pathlib import Path
+
 import pytest
 
 from tunfwd.tox import version
-from tunfwd.tox.binding import cdef, opening
-from tunfwd.tox.binding.errors import ToxcoreUnusable
+from tunfwd.tox.binding import cdef, instance, opening, options
+from tunfwd.tox.binding.errors import ToxcoreUnusable, ToxError
+from tunfwd.tox.client import Client
+from tunfwd.tox.handler import Handler
+from tunfwd.tox.settings import Settings
 from tunfwd.tox.version import Report
 
 
@@ -41,3 +46,30 @@ def test_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
             version.inspect()
     finally:
         opening.load.cache_clear()
+
+
+class Old:
+    """A libtoxcore before 0.2.19: our binding, with nothing of groups there."""
+
+    def __init__(self) -> None:
+        self._lib = opening.load()
+
+    def __getattr__(self, name: str) -> object:
+        if "group" in name:
+            raise AttributeError(name)
+        return getattr(self._lib, name)
+
+
+def test_without_groups_everything_else_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Old()
+    for module in (opening, instance, options):
+        monkeypatch.setattr(module, "load", lambda: old)
+    monkeypatch.setattr(version, "inspect", lambda: Report((0, 2, 18), ("groups",)))
+    settings = Settings(savedata=tmp_path / "a.tox", groups=False, udp=False, local_discovery=False)
+    with Client(settings, Handler()) as client:
+        assert len(client.groups) == 0
+        with pytest.raises(ToxError, match="no groups"):
+            client.groups.create("lan")
+        with pytest.raises(ToxError, match="no groups"):
+            client.groups.join(bytes(32))
+        assert len(client.address) == 76

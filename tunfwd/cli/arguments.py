@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,6 +16,7 @@ from tunfwd.control import api
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+Kind = Literal["group", "conference"]
 
 
 def written(read: Callable[[str], T]) -> Callable[[str], T]:
@@ -38,6 +39,20 @@ CONTACT_NAME: Final = written(read_contact_name)
 OFFER_NAME: Final = written(read_name)
 
 
+def ports_for(option: str) -> Callable[[str], PortRange]:
+    """Return the type of ports where a contact follows by `option`, as people forget."""
+
+    def read(text: str) -> PortRange:
+        try:
+            return read_ports(text)
+        except ValueError as wrong:
+            if text[:1].isdigit():
+                raise
+            raise ValueError(f"{wrong}; a contact is named with {option}: {option} {text}") from None
+
+    return written(read)
+
+
 def assume_tcp(ranges: Sequence[PortRange]) -> list[str]:
     """Return ports for the daemon; say so where a protocol was left out. They are to be named once each."""
     try:
@@ -50,16 +65,71 @@ def assume_tcp(ranges: Sequence[PortRange]) -> list[str]:
     return [str(one) for one in ranges]
 
 
-def complete_contacts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the contacts' names that begin with `incomplete`."""
+def _contacts(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Return the contacts that begin with `incomplete`: friends by name, members as group:GROUP/NAME."""
     try:
         contacts = Session.of(ctx).call(api.STATUS, patience=1)["contacts"]
     except UserError:
         return []  # nobody to ask; a shell's prompt is no place for errors
-    return [
-        CompletionItem(contact["name"], help=contact["link"])
+    labels = (
+        (contact["name"] if contact["kind"] == "friend" else f"{contact['via']}/{contact['name']}", contact)
         for contact in contacts
-        if contact["name"].startswith(incomplete)
+    )
+    return [
+        CompletionItem(label, help=contact["link"])
+        for label, contact in labels
+        if label.startswith(incomplete)
+    ]
+
+
+def _rooms(ctx: click.Context, incomplete: str, prefix: str, *kinds: Kind) -> list[CompletionItem]:
+    """Return the rooms of some kinds that begin with `incomplete`; `prefix`: as "group:NAME"."""
+    methods = {"group": api.GROUP_LIST, "conference": api.CONFERENCE_LIST}
+    try:
+        rooms = [room for kind in kinds for room in Session.of(ctx).call(methods[kind], patience=1)["groups"]]
+    except UserError:
+        return []
+    called = ((f"{room['kind']}:{room['name']}" if prefix else room["name"], room) for room in rooms)
+    return [CompletionItem(name, help=room["state"]) for name, room in called if name.startswith(incomplete)]
+
+
+def complete_contacts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return who can be named: friends, and members of groups."""
+    return _contacts(ctx, incomplete)
+
+
+def complete_all(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return who can be offered to: contacts, and whole groups and conferences."""
+    return _contacts(ctx, incomplete) + _rooms(ctx, incomplete, ":", "group", "conference")
+
+
+def complete_groups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the groups' names."""
+    return _rooms(ctx, incomplete, "", "group")
+
+
+def complete_conferences(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the conferences' names."""
+    return _rooms(ctx, incomplete, "", "conference")
+
+
+def complete_members(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the members of the group that the command line names before."""
+    start = f"group:{ctx.params.get('group') or ctx.params.get('room')}/"
+    found = _contacts(ctx, start + incomplete)
+    return [CompletionItem(str(item.value).removeprefix(start), help=item.help) for item in found]
+
+
+def complete_requests(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the keys of those who ask to be friends."""
+    try:
+        friends = Session.of(ctx).call(api.FRIEND_LIST, patience=1)["friends"]
+    except UserError:
+        return []
+    return [
+        CompletionItem(one["public_key"], help=one["message"] or "")
+        for one in friends
+        if one["state"] == "pending" and one["public_key"].startswith(incomplete.upper())
     ]
 
 

@@ -37,9 +37,10 @@ def _checks(session: Session) -> Iterator[api.Check]:
     daemon, its_checks = _daemon(session)
     runs = daemon["level"] == "ok"
     if not runs:  # one that runs has found its library and device, whatever we would find
-        yield _libtoxcore()
+        yield _libtoxcore(session)
         yield _tun()
-    yield from _configuration(session, runs)
+    if not any(check["name"] == "configuration" for check in its_checks):
+        yield from _configuration(session, runs)  # else the daemon has said what it goes by
     yield from _sockets(session)
     yield daemon
     yield from its_checks
@@ -49,18 +50,27 @@ def _check(name: str, level: Literal["ok", "warning", "error"], detail: str) -> 
     return {"name": name, "ok": level != "error", "level": level, "detail": detail}
 
 
-def _libtoxcore() -> api.Check:
+def _libtoxcore(session: Session) -> api.Check:
     from tunfwd.tox.binding.errors import ToxcoreUnusable  # noqa: PLC0415  cffi is for this command alone
     from tunfwd.tox.version import inspect, require  # noqa: PLC0415
 
     try:
         report = inspect()
-        require(report, groups=True)
+        require(report, groups=_wants_groups(session))
     except ToxcoreUnusable as unusable:
         return _check("libtoxcore", "error", str(unusable))
     if report.warnings:
         return _check("libtoxcore", "warning", " ".join(report.warnings))
     return _check("libtoxcore", "ok", report.text)
+
+
+def _wants_groups(session: Session) -> bool:
+    from tunfwd.config.document import load  # noqa: PLC0415
+
+    try:
+        return load(session.config).tox.groups
+    except UserError:
+        return True  # _configuration says what is wrong
 
 
 def _configuration(session: Session, runs: bool) -> Iterator[api.Check]:
@@ -114,6 +124,5 @@ def _daemon(session: Session) -> tuple[api.Check, list[api.Check]]:
         running = session.call(api.VERSION)
         its_checks = session.call(api.DOCTOR, patience=DOCTOR_TIME)["checks"]
     except UserError as failure:
-        level: Literal["warning", "error"] = "warning" if failure.code == "no_daemon" else "error"
-        return _check("daemon", level, failure.message), []
+        return _check("daemon", "error", failure.message), []
     return _check("daemon", "ok", f"runs, version {running['version']}"), its_checks

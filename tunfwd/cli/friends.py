@@ -2,7 +2,14 @@
 
 import click
 
-from tunfwd.cli.arguments import ADDRESS, CONTACT_NAME, complete_contacts, json_option
+from tunfwd.cli.arguments import (
+    ADDRESS,
+    CONTACT_NAME,
+    complete_all,
+    complete_contacts,
+    complete_requests,
+    json_option,
+)
 from tunfwd.cli.output import hint, say, show, show_table
 from tunfwd.cli.session import Session
 from tunfwd.control import api
@@ -36,7 +43,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
 
 @friend.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_requests)
 @click.option(
     "--name", type=CONTACT_NAME, metavar="NAME", help="What to call them here. [default: their nickname]"
 )
@@ -53,7 +60,7 @@ def accept(ctx: click.Context, key: str, name: str | None, as_json: bool) -> Non
 
 
 @friend.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_requests)
 @json_option
 @click.pass_context
 def reject(ctx: click.Context, key: str, as_json: bool) -> None:
@@ -69,6 +76,24 @@ def reject(ctx: click.Context, key: str, as_json: bool) -> None:
 @click.pass_context
 def rename(ctx: click.Context, name: str, to: str, as_json: bool) -> None:
     """Call a friend by another name. Rules go by the names that you give, not by nicknames."""
+    result = Session.of(ctx).call(api.FRIEND_RENAME, name=name, to=to)
+    show(result, as_json, lambda shown: say(f"{name} is called {_called(shown['friend'])} now"))
+
+
+@click.command("rename")
+@click.argument("name", shell_complete=complete_all)
+@click.argument("to", metavar="NEW_NAME", type=CONTACT_NAME)
+@json_option
+@click.pass_context
+def rename_any(ctx: click.Context, name: str, to: str, as_json: bool) -> None:
+    """Call a friend, or a group (group:NAME), by another name, here.
+
+    Rules go by the names that you give, not by what others call themselves.
+    """
+    if name.startswith("group:"):
+        group = Session.of(ctx).call(api.GROUP_RENAME, group=name.removeprefix("group:"), to=to)
+        show(group, as_json, lambda shown: say(f"{name} is called group:{shown['group']['name']} now"))
+        return
     result = Session.of(ctx).call(api.FRIEND_RENAME, name=name, to=to)
     show(result, as_json, lambda shown: say(f"{name} is called {_called(shown['friend'])} now"))
 

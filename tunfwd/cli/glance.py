@@ -2,7 +2,7 @@
 
 from tunfwd.cli.output import note, show, show_table, size, span
 from tunfwd.cli.session import Session
-from tunfwd.control.glance import STATUS, ContactEntry, StatusResult
+from tunfwd.control.glance import STATUS, ContactEntry, StatusResult, Waiting
 
 
 def status(session: Session, as_json: bool) -> None:
@@ -39,8 +39,31 @@ def _status(result: StatusResult) -> None:
     for entry in result.get("lan", []):
         whom = f"{entry['contacts']} contacts {span(entry['seconds'])} ago ({entry['copies']} copies in all)"
         note(f"Broadcasts to {entry['port']}/udp went to {whom}")
-    if drops := ", ".join(f"{cause} {count}" for cause, count in sorted(result["drops"].items()) if count):
-        note(f"Dropped: {drops}")
+    if waiting := result.get("waiting"):
+        _tell_waiting(waiting)
+    if faults := result["drops"].get("faults"):
+        note(
+            f"{_count(faults, 'mistake')} in the program ended what came to light; the log has the traceback"
+        )
+
+
+def _tell_waiting(waiting: Waiting) -> None:
+    """Say what waits for a person, and where it is answered."""
+    parts = [
+        f"{_count(number, what)} (tunfwd {command})"
+        for number, what, command in (
+            (waiting["friend_requests"], "friend request", "friend list"),
+            (waiting["offers"], "offer", "offers"),
+            (waiting["invitations"], "invitation", "group list"),
+        )
+        if number
+    ]
+    if parts:
+        note(f"Waiting for you: {', '.join(parts)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _link(contact: ContactEntry) -> str:

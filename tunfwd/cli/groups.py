@@ -9,7 +9,15 @@ from typing import Literal
 
 import click
 
-from tunfwd.cli.arguments import CONTACT_NAME, complete_contacts, json_option, password_option
+from tunfwd.cli.arguments import (
+    CONTACT_NAME,
+    complete_conferences,
+    complete_contacts,
+    complete_groups,
+    complete_members,
+    json_option,
+    password_option,
+)
 from tunfwd.cli.output import hint, say, show, show_table
 from tunfwd.cli.session import Session
 from tunfwd.cli.share import for_option, tell_ticket, uses_option, wait_for_joiners, wait_option
@@ -41,7 +49,7 @@ def group_create(ctx: click.Context, name: str, public: bool, password: str | No
 
 
 @group.command("join")
-@click.argument("group", metavar="CHAT_ID|INVITATION")
+@click.argument("group", metavar="CHAT_ID|INVITATION", shell_complete=complete_groups)
 @click.option(
     "--name", type=CONTACT_NAME, metavar="NAME", help="What to call it here. [default: as its founder does]"
 )
@@ -55,7 +63,7 @@ def group_join(ctx: click.Context, group: str, name: str | None, password: str |
 
 
 @group.command("share")
-@click.argument("group")
+@click.argument("group", shell_complete=complete_groups)
 @uses_option
 @for_option
 @click.option("--no-password", is_flag=True, help="Leave the group's password out of the ticket.")
@@ -84,7 +92,7 @@ def group_share(
 
 
 @group.command("rename")
-@click.argument("group")
+@click.argument("group", shell_complete=complete_groups)
 @click.argument("to", metavar="NEW_NAME", type=CONTACT_NAME)
 @json_option
 @click.pass_context
@@ -95,8 +103,8 @@ def group_rename(ctx: click.Context, group: str, to: str, as_json: bool) -> None
 
 
 @group.command("kick")
-@click.argument("group")
-@click.argument("member")
+@click.argument("group", shell_complete=complete_groups)
+@click.argument("member", shell_complete=complete_members)
 @json_option
 @click.pass_context
 def group_kick(ctx: click.Context, group: str, member: str, as_json: bool) -> None:
@@ -121,7 +129,7 @@ def conference_create(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 @conference.command("join")
-@click.argument("invitation")
+@click.argument("invitation", shell_complete=complete_conferences)
 @json_option
 @click.pass_context
 def conference_join(ctx: click.Context, invitation: str, as_json: bool) -> None:
@@ -144,7 +152,8 @@ class _Shared:
     def add_to(self, rooms: click.Group) -> None:
         """Add the commands of one kind."""
         kind = self.kind
-        room_argument = click.argument("room", metavar=kind.upper())
+        complete = complete_groups if kind == "group" else complete_conferences
+        room_argument = click.argument("room", metavar=kind.upper(), shell_complete=complete)
 
         @rooms.command("invite", help=f"Invite a friend into a {kind}.")
         @room_argument

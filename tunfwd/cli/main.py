@@ -11,16 +11,19 @@ from typing import Final
 
 import click
 
+from tunfwd import __version__
 from tunfwd.cli import outcome
 
 COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "daemon": "tunfwd.cli.daemon:daemon",
+    "stop": "tunfwd.cli.daemon:stop",
     "id": "tunfwd.cli.overview:identity",
     "share": "tunfwd.cli.share:share",
     "join": "tunfwd.cli.share:join",
     "invites": "tunfwd.cli.share:invites",
     "status": "tunfwd.cli.overview:status",
     "friend": "tunfwd.cli.friends:friend",
+    "rename": "tunfwd.cli.friends:rename_any",
     "group": "tunfwd.cli.groups:group",
     "conference": "tunfwd.cli.groups:conference",
     "game": "tunfwd.cli.games:game",
@@ -43,6 +46,24 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "restore": "tunfwd.cli.backup:restore",
     "doctor": "tunfwd.cli.doctor:doctor",
     "version": "tunfwd.cli.overview:version",
+    "help": "tunfwd.cli.main:help_",
+}
+MEANT: Final = {  # what people type, and what does it here
+    **dict.fromkeys(("start", "up", "serve", "server"), "daemon"),
+    **dict.fromkeys(("down", "quit", "exit", "shutdown"), "stop"),
+    **dict.fromkeys(("peers", "contacts", "ls", "list", "show", "info", "members"), "status"),
+    **dict.fromkeys(("add", "friends", "contact", "peer"), "friend"),
+    **dict.fromkeys(("rooms", "groups", "room"), "group"),
+    **dict.fromkeys(("expose", "publish", "export", "forward", "open"), "offer"),
+    **dict.fromkeys(("connect", "take", "use"), "accept"),
+    **dict.fromkeys(("reject", "decline", "refuse"), "deny"),
+    **dict.fromkeys(("close", "remove", "delete", "rm", "withdraw", "end", "unoffer"), "kill"),
+    **dict.fromkeys(("mappings", "forwards"), "ports"),
+    **dict.fromkeys(("log", "logs", "history"), "events"),
+    **dict.fromkeys(("invite", "ticket", "tickets"), "invites"),
+    **dict.fromkeys(("ask", "get"), "request"),
+    **dict.fromkeys(("address", "whoami", "me", "qr"), "id"),
+    **dict.fromkeys(("check", "diagnose", "test", "debug"), "doctor"),
 }
 
 
@@ -68,7 +89,7 @@ class _Commands(click.Group):
         except click.UsageError:
             from difflib import get_close_matches  # noqa: PLC0415  only a mistake pays for it
 
-            near = get_close_matches(args[0], COMMANDS, n=1)
+            near = [MEANT[args[0]]] if args[0] in MEANT else get_close_matches(args[0], COMMANDS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx) from None
 
@@ -80,6 +101,7 @@ class _Commands(click.Group):
     epilog="Every listing takes --json. Completion for bash: "
     'eval "$(_TUNFWD_COMPLETE=bash_source tunfwd)"; zsh and fish likewise.',
 )
+@click.version_option(__version__, message="tunfwd %(version)s")
 @click.option(
     "--socket", metavar="PATH", help="The daemon's control socket. [default: $TUNFWD_SOCKET, config]"
 )
@@ -91,6 +113,22 @@ def root(socket: str | None, config: str | None) -> None:
 
     `tunfwd daemon` does the work; all other commands talk to it.
     """
+
+
+@click.command("help")
+@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def help_(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Show how a command is used, as its --help does."""
+    found: click.Command = root
+    context = ctx.find_root()
+    for word in words:
+        if not isinstance(found, click.Group):
+            raise click.UsageError(f"{context.command_path} has no commands of its own", context)
+        name, command, _ = found.resolve_command(context, [word])
+        assert command is not None
+        found, context = command, click.Context(command, info_name=name, parent=context)
+    print(found.get_help(context))
 
 
 def main() -> None:

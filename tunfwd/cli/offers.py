@@ -7,13 +7,14 @@ import click
 from tunfwd.cli.arguments import (
     OFFER_NAME,
     PORT,
-    PORTS,
     TARGET,
     assume_tcp,
+    complete_all,
     complete_contacts,
     complete_offers,
     from_option,
     json_option,
+    ports_for,
 )
 from tunfwd.cli.output import hint, note, say, show, show_table, size
 from tunfwd.cli.session import Session
@@ -23,14 +24,14 @@ from tunfwd.control import api
 
 
 @click.command()
-@click.argument("ports", type=PORTS, metavar="PORT/PROTO...", nargs=-1, required=True)
+@click.argument("ports", type=ports_for("--to"), metavar="PORT/PROTO...", nargs=-1, required=True)
 @click.option(
     "--to",
     multiple=True,
     required=True,
     metavar="NAME",
-    shell_complete=complete_contacts,
-    help="A contact, group:GROUP, group:GROUP/NAME or conference:NAME. May be repeated.",
+    shell_complete=complete_all,
+    help="A contact, group:GROUP, group:GROUP/NAME, conference:NAME, or all: every friend. May be repeated.",
 )
 @click.option("--name", type=OFFER_NAME, metavar="TEXT", help="A name for it, for people.")
 @click.option(
@@ -134,7 +135,7 @@ def deny(ctx: click.Context, offer: str, contact: str | None, as_json: bool) -> 
 
 
 @click.command()
-@click.argument("ports", type=PORTS, metavar="PORT/PROTO...", nargs=-1, required=True)
+@click.argument("ports", type=ports_for("--from"), metavar="PORT/PROTO...", nargs=-1, required=True)
 @click.option(
     "--from",
     "contact",

@@ -5,9 +5,11 @@ may be a peer's. JSON carries them as they are, escaped to ASCII.
 """
 
 import json
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Final, TypeVar
 
 from tunfwd.common.errors import UserError
@@ -16,6 +18,12 @@ from tunfwd.common.text import clean
 SCHEMA: Final = 1
 CELL_LIMIT: Final = 100  # characters; a public key has 64, a Tox address 76
 SENTENCE_LIMIT: Final = 500  # characters
+WORDS: Final = frozenset(  # headers of columns that may be wrapped
+    {"NAME", "PEER", "VIA", "LINK", "STATE", "TARGET", "NOTE", "MESSAGE", "WHERE", "TCP", "WHAT", "JOINED"}
+    | {"INVITED BY", "SERVICE"}
+)
+NOTHING: Final = frozenset({"-", "", "0", "0 B"})  # what a column that says nothing has
+LEAST: Final = 8  # columns of a terminal that are left to words
 
 T = TypeVar("T")
 
@@ -45,17 +53,51 @@ def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     if not cells:
         note(empty)
         return
-    for line in table(headers, cells):
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table(headers, cells, width):
         print(line)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table: columns as wide as what is in them, two spaces between."""
-    lines = [headers, *rows]
-    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
-        yield "  ".join(cells).rstrip()
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], room: int | None = None) -> Iterator[str]:
+    """Yield the lines of a table: columns as wide as what is in them, two spaces between.
+
+    Where that is more than `room`, columns that say nothing are left out first; then the widest ones of words
+    are wrapped, down to `LEAST` each. What people copy, such as an address or a key, stays whole.
+    """
+    columns = list(zip(headers, *rows, strict=True))
+    widths = [max(map(_width, column)) for column in columns]
+    if room is not None and _total(widths) > room:
+        columns = [column for column in columns if set(column[1:]) - NOTHING] or columns
+        widths = [max(map(_width, column)) for column in columns]
+        flexible = [number for number, column in enumerate(columns) if column[0] in WORDS]
+        while _total(widths) > room:
+            widest = max(flexible, key=widths.__getitem__, default=None)
+            if widest is None or widths[widest] <= LEAST:
+                break
+            widths[widest] -= 1
+    for line in zip(*columns, strict=True):
+        pieces = [list(_wrapped(cell, width)) for cell, width in zip(line, widths, strict=True)]
+        for part in zip_longest(*pieces, fillvalue=""):
+            cells = (cell + " " * (width - _width(cell)) for cell, width in zip(part, widths, strict=True))
+            yield "  ".join(cells).rstrip()
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _wrapped(text: str, room: int) -> Iterator[str]:
+    """Yield a text in pieces that `room` columns hold, broken at spaces where there are some."""
+    while _width(text) > room:
+        end = width = 0
+        while end < len(text) and (width := width + _width(text[end])) <= room:
+            end += 1
+        end = max(end, 1)
+        space = text.rfind(" ", 0, end + 1)
+        end = space if space > 0 else end
+        yield text[:end].rstrip()
+        text = text[end:].lstrip()
+    yield text
 
 
 def _width(text: str) -> int:

@@ -59,6 +59,8 @@ def read_port(text: str | int) -> int:
 
 def read_target(text: str) -> Target:
     """Read "HOST:PORT", with an IPv6 address in brackets."""
+    if "://" in text:
+        raise ValueError(f"{text!r} is a URL: write HOST:PORT alone, as in 127.0.0.1:80 or [::1]:80")
     host, colon, number = text.rpartition(":")
     if not colon or not host:
         raise ValueError(f"{text!r} is not HOST:PORT, as in 127.0.0.1:80 or [::1]:80")

@@ -76,6 +76,8 @@ def _decode(kind: Any, value: object, path: Path, ignore_unknown: bool) -> objec
     if origin is NotRequired:
         return _decode(arguments[0], value, path, ignore_unknown)
     if origin is Literal:
+        if isinstance(value, str) and value.lower() in arguments:  # "TCP", "DEBUG", as elsewhere
+            return value.lower()
         if value not in arguments or isinstance(value, bool):
             raise Mismatch(path, f"must be one of {', '.join(map(str, arguments))}")
         return value

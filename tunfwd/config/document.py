@@ -409,6 +409,10 @@ def parse(text: str, name: str) -> Document:
         return decode(Document, content)
     except Mismatch as wrong:
         line = line_of(locate(text), wrong.path)
+        if len(wrong.path) == 1 and wrong.reason == "must be a list, not a table":
+            table = wrong.path[0]
+            again = f"write [[{table}]], in two pairs of brackets: there may be several"
+            raise ConfigurationError(f"{name}, line {line}: {again}") from None
         raise ConfigurationError(f"{name}, line {line}: {_subject(wrong)}{wrong.reason}") from None
     except RecursionError:  # a list of lists of ports
         raise _too_deep(text, name) from None

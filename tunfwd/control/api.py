@@ -28,6 +28,7 @@ from tunfwd.control.glance import (
     Nothing as Nothing,
     RoomState as RoomState,
     StatusResult as StatusResult,
+    Waiting as Waiting,
 )
 from tunfwd.control.tickets import TicketText
 from tunfwd.events import Kind as EventKind
@@ -630,6 +631,12 @@ class EventsResult(TypedDict):
     """Events that were no longer kept when they were asked for."""
 
 
+class StopResult(TypedDict):
+    """stop: the daemon ends in order once this is answered."""
+
+    pid: int
+
+
 class VersionResult(TypedDict):
     """What runs."""
 
@@ -743,6 +750,7 @@ class MembersResult(TypedDict):
 
 IDENTITY: Final = Method("id", Nothing, IdentityResult)
 NEW_ADDRESS: Final = Method("id.new_address", Nothing, NewAddressResult, changes=True)
+STOP: Final = Method("stop", Nothing, StopResult)
 VERSION: Final = Method("version", Nothing, VersionResult)
 NODES: Final = Method("nodes", Nodes, NodesResult)
 NODES_UPDATE: Final = Method("nodes.update", NodesUpdate, NodesUpdateResult)

@@ -84,6 +84,14 @@ class LanEntry(TypedDict):
     seconds: float  # since the latest
 
 
+class Waiting(TypedDict):
+    """How much waits for a person's word."""
+
+    friend_requests: int
+    offers: int  # theirs; those of one contact and name are one
+    invitations: int  # into groups and conferences
+
+
 class StatusResult(TypedDict):
     """Everything at a glance."""
 
@@ -94,6 +102,7 @@ class StatusResult(TypedDict):
     warnings: NotRequired[list[str]]  # what is wrong with the daemon, a sentence each
     load: NotRequired[Load]
     lan: NotRequired[list[LanEntry]]  # what goes out so that games find each other; the latest last
+    waiting: NotRequired[Waiting]
     offline: NotRequired[str]  # for how long we have not been in the network, and why
 
 

@@ -78,11 +78,12 @@ def listening(path: Path, group: str | None = None) -> Iterator[Listener]:
 
 
 def _make_directory(directory: Path, *, traversable: bool) -> None:
-    if directory.is_dir():
-        return
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700)
-    if traversable:
+    if not directory.is_dir():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
+    status = directory.stat()
+    closed = not status.st_mode & 0o011  # as an earlier run may have left it
+    if traversable and closed and status.st_uid == os.geteuid():
         directory.chmod(0o711)  # members of the group reach the socket, and see nothing else
 
 

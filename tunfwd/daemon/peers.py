@@ -6,6 +6,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 from typing import Protocol as Interface
@@ -290,7 +291,11 @@ class Peers:
         found = [p for p in self if len(key) >= KEY_PREFIX and p.key.startswith(key)]
         found = found or [peer for peer in self if text and peer.label.startswith(text)]
         if not found:
-            raise UserError("not_found", f"no contact {text!r}; `tunfwd status` lists them")
+            labels = {folded(peer.label): peer.label for peer in self}
+            near = get_close_matches(folded(text[:200]), labels, n=1)
+            near = near or [label for label in labels if text and label.endswith(f"/{folded(text)}")][:1]
+            hint = f"did you mean {labels[near[0]]}?" if near else "`tunfwd status` lists them"
+            raise UserError("not_found", f"no contact {text!r}; {hint}")
         return _only(found, text)
 
     def unique_name(self, wanted: str, peer_id: ContactId, *, among: str, taken: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ The next comes when toxcore's UDP socket is readable, its own interval is over, 
 says when exactly, and why.
 """
 
+import contextlib
 import itertools
 import logging
 import time
@@ -142,7 +143,8 @@ class Client:
             if settings.udp_port == 0 and (first := self._reunion.first_port):
                 options.start_port, options.end_port = first, LAST_PORT
             options.tcp_port = settings.tcp_relay_port
-            options.experimental_groups_persistence = True
+            with contextlib.suppress(AttributeError):  # a library without groups, which groups = false allows
+                options.experimental_groups_persistence = True
             if settings.proxy is not None:
                 kinds = enums.Tox_Proxy_Type
                 http = settings.proxy.kind == "http"

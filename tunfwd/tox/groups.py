@@ -20,11 +20,13 @@ from tunfwd.tox.binding.enums import (
     Tox_Group_Role,
 )
 from tunfwd.tox.binding.errors import (
+    CODES,
     GroupInviteAcceptFailSend,
     GroupLeaveFailSend,
     GroupLeaveGroupNotFound,
     GroupPeerQueryPeerNotFound,
     GroupStateQueryGroupNotFound,
+    raise_code,
 )
 from tunfwd.tox.binding.instance import Tox_Ptr
 from tunfwd.tox.contacts import (
@@ -134,6 +136,8 @@ class Groups(RoomList[Group]):
             self._tox.group_reconnect(group.number)
             self._set_state(group, RoomState.JOINING, "")
             return group
+        if group is not None:  # since 0.2.21 toxcore would leave it for a moment, and call it number 0
+            raise_code("TOX_ERR_GROUP_JOIN", CODES["TOX_ERR_GROUP_JOIN"]["TOX_ERR_GROUP_JOIN_BAD_CHAT_ID"])
         number = self._tox.group_join(chat_id, self._nickname().encode(), password.encode())
         return self._added(number, RoomState.JOINING)
 
@@ -278,10 +282,7 @@ class Groups(RoomList[Group]):
         if target == self._tox.group_self_get_peer_id(number):
             kicker = group.by_peer.get(source)
             by = f" by {kicker.nickname or kicker.key.hex()[:8]}" if kicker else ""
-            if hasattr(self._tox, "group_reconnect"):
-                self._set_state(group, RoomState.LOST, f"kicked{by}")
-            else:
-                self._lose(group, f"kicked{by}")
+            self._set_state(group, RoomState.LOST, f"kicked{by}")
 
     def _lose(self, group: Group, reason: str) -> None:
         """Keep a group only to say why it is lost; joining it again is joining it anew."""
@@ -328,7 +329,7 @@ class Groups(RoomList[Group]):
         log.info("%s of %r: %s", name, group.name, _EXITS.get(why, "gone"), extra=cause)
         if why in _GOODBYES:
             self._left(member)
-            if part and why is Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT:
+            if part and why == Tox_Group_Exit_Type.TOX_GROUP_EXIT_TYPE_QUIT:  # pytox gives the number
                 self._handler.member_gone(member)
         else:
             self._away(member)

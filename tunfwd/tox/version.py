@@ -43,7 +43,8 @@ class Report:
         fixed = ".".join(map(str, FIXED_SINCE))
         return (
             f"libtoxcore {self.text} has a known critical hole, {ADVISORY}, that {fixed} fixes. "
-            "Your distribution may have the fix in an update of the same version.",
+            "Your distribution may have mended it in an update of the same version: "
+            "`apt changelog libtoxcore2` says so, `apt install --only-upgrade libtoxcore2` brings it.",
         )
 
 

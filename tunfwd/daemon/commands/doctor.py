@@ -34,12 +34,12 @@ class Health:
         name, (ipv4, ipv6) = self._layout.name, self._layout.addresses
         problems = inspect(self._layout, self._keeper.sources)
         for problem in problems:
-            yield _check("device", fine=False, detail=f"{name}: {problem}")
+            yield _wrong("device", f"{name}: {problem}")
         if not problems:
             yield _check("device", fine=True, detail=f"{name} is up, with {ipv4.network} and {ipv6.network}")
         if not self._keeper.alive:
             detail = "has ended, so that what others change on the device is not put back: restart the daemon"
-            yield _check("keeper", fine=False, detail=f"the process beside the daemon {detail}")
+            yield _wrong("keeper", f"the process beside the daemon {detail}")
         if self._unguarded is None:
             detail = "what neighbours send in the name of contacts is dropped"
         else:
@@ -72,6 +72,10 @@ def _user_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
+
+
+def _wrong(name: str, detail: str) -> api.Check:
+    return {"name": name, "ok": False, "level": "error", "detail": detail}
 
 
 def _check(name: str, *, fine: bool, detail: str) -> api.Check:

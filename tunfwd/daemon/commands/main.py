@@ -1,7 +1,5 @@
 """What the control socket can ask of the daemon: each method of `control.api`, and its answer."""
 
-from typing import Protocol
-
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.blocks import BlockCommands
 from tunfwd.daemon.commands.doctor import Health, RootlessHealth
@@ -11,28 +9,21 @@ from tunfwd.daemon.commands.friends import FriendCommands
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.offers import OfferCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
-from tunfwd.daemon.commands.status import StatusCommands
+from tunfwd.daemon.commands.status import Checked, Family, StatusCommands
 from tunfwd.daemon.commands.tickets import TicketCommands
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.wiring import Daemon
 
 
-class Family(Protocol):
-    """Commands of one kind."""
-
-    def register(self, dispatcher: Dispatcher) -> None:
-        """Have the dispatcher know them."""
-
-
 def dispatcher(
-    daemon: Daemon, storage: Storage, health: Health | RootlessHealth, nodes: NodeCommands, *more: Family
+    daemon: Daemon, storage: Storage, health: Health | RootlessHealth, nodes: NodeCommands, *more: Checked
 ) -> Dispatcher:
     """Return what the control server calls."""
     datapath, rooms = daemon.datapath, RoomCommands(daemon.contacts, daemon.datapath.peers)
     entries = Entries(datapath.peers, daemon.rooms, datapath.services, daemon.names)
     friends = FriendCommands(daemon.contacts, datapath.peers, nodes)
     commands: tuple[Family, ...] = (
-        StatusCommands(daemon, storage, health, rooms, nodes, entries),
+        StatusCommands(daemon, storage, health, rooms, nodes, entries, more),
         friends,
         EventCommands(daemon.events),
         BlockCommands(daemon.contacts, datapath.peers),

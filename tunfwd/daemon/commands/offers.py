@@ -1,6 +1,7 @@
 """What the control socket can ask about offers, requests, and the ports that came of them."""
 
 from tunfwd.common.errors import UserError
+from tunfwd.common.names import folded
 from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
@@ -37,7 +38,7 @@ class OfferCommands:
         dispatcher.add(api.KILL, self._kill)
 
     async def _add(self, params: api.OfferAdd) -> api.OffersResult:
-        recipients = list(dict.fromkeys(self._place(text) for text in params.to))
+        recipients = list(dict.fromkeys(one for text in params.to for one in self._places(text)))
         ports = places_of(params.specs)
         target, source = service(params.target), params.source
         offered = offer_all(
@@ -55,13 +56,28 @@ class OfferCommands:
             ]
         }
 
+    def _places(self, text: str) -> list[Peer | Room]:
+        if text != "all":
+            return [self._place(text)]
+        friends: list[Peer | Room] = [peer for peer in self._peers if peer.contact.kind == "friend"]
+        if not friends:
+            raise UserError("not_found", "there are no friends yet; make one with: tunfwd friend add ADDRESS")
+        return friends
+
     def _place(self, text: str) -> Peer | Room:
         """Return whom an offer is to go to."""
         if text.startswith("group:") and "/" not in text:
             return self._rooms.find(text, "group")
         if text.startswith("conference:"):
             return self._rooms.find(text, "conference")
-        return self._peers.find(text)
+        try:
+            return self._peers.find(text)
+        except UserError as failure:
+            for room in self._rooms:
+                if failure.code == "not_found" and folded(self._rooms.name(room)) == folded(text):
+                    meant = self._rooms.label(room)
+                    raise UserError("not_found", f"no contact {text!r}; did you mean {meant}?") from None
+            raise
 
     async def _request(self, params: api.Ask) -> api.OffersResult:
         peer = self._peers.find(params.contact)

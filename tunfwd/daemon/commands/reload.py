@@ -73,6 +73,20 @@ class Reloading:
         except Exception as fault:
             note("reading the configuration again", fault)
 
+    async def checks(self) -> list[api.Check]:
+        """Return what doctor says of the file that the daemon goes by, which is not its caller's."""
+        place = str(self._config.file or "none; everything has its default")
+        try:
+            new = await trio.to_thread.run_sync(self._read)
+        except UserError as wrong:
+            detail = f"{wrong.message}; the daemon goes on with what it has read before"
+            return [{"name": "configuration", "ok": False, "level": "error", "detail": detail}]
+        changes = [*compare(self._config, new).live, *compare(self._started, new).restart]
+        if changes:
+            detail = f"{place}: {', '.join(changes)} changed since it was read: tunfwd reload, or a restart"
+            return [{"name": "configuration", "ok": True, "level": "warning", "detail": detail}]
+        return [{"name": "configuration", "ok": True, "level": "ok", "detail": place}]
+
     async def _reload(self, _: api.Reload) -> api.ReloadResult:
         return await self.reload()
 

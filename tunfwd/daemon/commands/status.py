@@ -1,13 +1,18 @@
 """What the control socket can ask about the daemon as a whole: who it is, how it is, who answers."""
 
 import math
+import os
+import signal
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Final, Protocol
 
 import trio
 
 from tunfwd import __version__, faults
 from tunfwd.common.errors import UserError
+from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands import lan
@@ -21,14 +26,30 @@ from tunfwd.daemon.contacts.tracker import link_of
 from tunfwd.daemon.peers import NO_ADDRESS, Peer
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.wiring import Daemon
-from tunfwd.forwarding.states import Role
+from tunfwd.forwarding.states import MappingState, Role
 from tunfwd.link import link
 from tunfwd.tox import version
 from tunfwd.wire.packets import Feature
 
+NOT_MET: Final = "never met: no yes to our request yet"
+
+
+class Family(Protocol):
+    """Commands of one kind."""
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        """Have the dispatcher know them."""
+
+
+class Checked(Family, Protocol):
+    """Commands about something that doctor looks at, too."""
+
+    async def checks(self) -> list[api.Check]:
+        """Look at it."""
+
 
 class StatusCommands:
-    """The handlers of `id`, `status`, `version`, `doctor` and `ping`."""
+    """The handlers of `id`, `status`, `stop`, `version`, `doctor` and `ping`."""
 
     def __init__(
         self,
@@ -38,7 +59,10 @@ class StatusCommands:
         rooms: RoomCommands,
         nodes: NodeCommands,
         entries: Entries,
+        checked: Sequence[Checked] = (),
     ) -> None:
+        """`checked` are looked at by doctor, too."""
+        self._checked = checked
         self._client = daemon.client
         self._contacts = daemon.contacts
         self._datapath = daemon.datapath
@@ -56,6 +80,7 @@ class StatusCommands:
         dispatcher.add(api.IDENTITY, self._identity)
         dispatcher.add(api.STATUS, self._status)
         dispatcher.add(api.VERSION, self._version)
+        dispatcher.add(api.STOP, self._stop)
         dispatcher.add(api.DOCTOR, self._doctor)
         dispatcher.add(api.PING, self._ping)
 
@@ -87,6 +112,10 @@ class StatusCommands:
             "binding": self._client.binding,
         }
 
+    async def _stop(self, _: api.Nothing) -> api.StopResult:
+        signal.raise_signal(signal.SIGTERM)  # as from outside: main.py ends in order, once this is answered
+        return {"pid": os.getpid()}
+
     async def _status(self, _: api.Nothing) -> api.StatusResult:
         status: api.StatusResult = {
             "network": "online" if self._nodes.is_online else "offline",
@@ -98,10 +127,24 @@ class StatusCommands:
             "warnings": await self._storage.warnings(),
             "load": self._load(),
             "lan": self._datapath.fan_out.entries(trio.current_time()),
+            "waiting": self._waiting(),
         }
         if offline := self._nodes.offline():
             status["offline"] = offline
         return status
+
+    def _waiting(self) -> api.Waiting:
+        offers = {
+            (peer, clean(mapping.name) or mapping.msg_id)
+            for peer, mapping in self._entries.all()
+            if mapping.state is MappingState.PENDING
+        }
+        client = self._client
+        return {
+            "friend_requests": len(client.friends.requests),
+            "offers": len(offers),
+            "invitations": len(client.groups.invitations) + len(client.conferences.invitations),
+        }
 
     def _load(self) -> api.Load:
         statistics = self._datapath.stack.statistics()
@@ -145,7 +188,10 @@ class StatusCommands:
             self._addresses(),
             self._names_answered(),
             await lan.check(self._datapath),
+            *self._friends(),
         ]
+        for family in self._checked:
+            checks += await family.checks()
         checks += [
             _check("service", False, f"{describe(mapping)}, {verb} {peer.label}: {trouble}")
             for peer, mapping in self._entries.all()
@@ -159,6 +205,15 @@ class StatusCommands:
             return _check("names", True, "nobody answers for names of contacts: [dns] enabled = false")
         detail = f"*.{self._names.domain} is answered for at {self._book.resolver} and {self._book.resolver6}"
         return _check("names", True, f"{detail}; tunfwd dns status says who asks there")
+
+    def _friends(self) -> Iterator[api.Check]:
+        friends = [peer for peer in self._datapath.peers if peer.contact.kind == "friend"]
+        away = [peer.label for peer in friends if not peer.session.is_online]
+        if friends:
+            told = f"{len(friends) - len(away)} of {len(friends)} are there"
+            more = f" and {len(away) - 8} more" if len(away) > 8 else ""
+            told += f"; offline: {', '.join(away[:8])}{more}" if away else ""
+            yield _check("friends", len(away) < len(friends), told)
 
     def _addresses(self) -> api.Check:
         book, without = self._book, self._contacts.residents.without
@@ -220,6 +275,8 @@ def contact_entry(peer: Peer) -> api.ContactEntry:
     measured = figures_of(peer)
     entry["path"], entry["path_seconds"] = measured.path, measured.path_seconds
     entry["rtt"], entry["loss"], entry["window"] = measured.rtt, measured.loss, measured.window
+    if peer.contact.kind == "friend" and entry["link"] == "offline" and not peer.contact.nickname:
+        entry["reason"] = NOT_MET
     if peer.address is None:
         entry["reason"] = NO_ADDRESS
     return entry

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from tunfwd.common.errors import UserError
+from tunfwd.common.errors import ConfigurationError, UserError
 from tunfwd.config import paths
 from tunfwd.config.document import Config
 from tunfwd.control.listener import group_id
@@ -38,6 +38,8 @@ def leave_root(config: Config) -> None:
     sockets = config.socket.parent
     try:
         user = privileges.find_user(config.user or privileges.USER)
+        if config.state.exists() and not config.state.is_dir():
+            raise ConfigurationError(f"the state directory {config.state} is a file")
         hand_over(config.state, user)
         if not sockets.exists() or sockets == paths.SYSTEM.socket.parent:  # others may be for more than us
             hand_over(sockets, user, 0o700 if gid is None else 0o711)

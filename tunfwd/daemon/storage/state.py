@@ -317,6 +317,8 @@ class State:
 
 
 def _make_private(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise ConfigurationError(f"the state directory {directory} is a file")
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.stat()

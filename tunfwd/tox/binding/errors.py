@@ -78,6 +78,13 @@ class ToxError(Exception):
         self.code = code
 
 
+class NoGroups(ToxError):
+    """The library has none; `[tox] groups = false` lets the program run on it."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "this libtoxcore has no groups: 0.2.19 or later has them")
+
+
 class NewPortAlloc(ToxError):
     """No UDP or TCP port of the configured ones could be bound."""
 

@@ -13,7 +13,7 @@ from tunfwd.tox.binding.enums import (
     Tox_Group_Privacy_State,
     Tox_Group_Role,
 )
-from tunfwd.tox.binding.errors import raise_code
+from tunfwd.tox.binding.errors import NoGroups, raise_code
 from tunfwd.tox.binding.opening import ffi
 
 KEY_SIZE: Final = 32  # bytes; chat ids, conference ids and public keys alike
@@ -37,14 +37,24 @@ class _Instance:
 class Groups(_Instance):
     """Groups: members are found by a chat id and known by a key of their own in each group."""
 
+    @property
+    def _has_groups(self) -> bool:
+        return hasattr(self._lib, "tox_group_new")
+
+    def _require_groups(self) -> None:
+        if not self._has_groups:
+            raise NoGroups
+
     def group_new(self, privacy_state: Tox_Group_Privacy_State, group_name: bytes, name: bytes) -> int:
         """Create a group that we own; `name` is ours in it."""
+        self._require_groups()
         function, sizes = self._lib.tox_group_new, (len(group_name), len(name))
         arguments = (privacy_state, group_name, sizes[0], name, sizes[1])
         return int(call("TOX_ERR_GROUP_NEW", function, self._get(), *arguments))
 
     def group_join(self, chat_id: bytes, name: bytes, password: bytes) -> int:
         """Start joining a public group; `handle_group_self_join` or `handle_group_join_fail` follows."""
+        self._require_groups()
         expect("chat_id", chat_id, KEY_SIZE)
         arguments = (chat_id, name, len(name), password or ffi.NULL, len(password))
         return int(call("TOX_ERR_GROUP_JOIN", self._lib.tox_group_join, self._get(), *arguments))
@@ -84,6 +94,8 @@ class Groups(_Instance):
     @property
     def group_number_groups(self) -> int:
         """How many groups we are in, connected or not."""
+        if not self._has_groups:
+            return 0
         return int(self._lib.tox_group_get_number_groups(self._get()))
 
     def group_get_name(self, group_number: int) -> bytes:

@@ -40,8 +40,9 @@ def choose(name: Literal["builtin", "pytox"]) -> Library:
         encryption = importlib.import_module("pytox.toxencryptsave.toxencryptsave")
     except ImportError as error:
         raise ToxcoreUnusable(
-            f"pytox cannot be imported ({error}): install it from github.com/TokTok/py-toxcore-c, "
-            'or set library = "builtin" in [tox]'
+            f"pytox cannot be imported ({error}). It is on no registry: `scripts/setup --pytox CHECKOUT` "
+            "compiles it from a checkout of github.com/TokTok/py-toxcore-c. "
+            'Or set binding = "builtin" in [tox], which needs none'
         ) from None
     missing = [method for method in _NEEDED if not hasattr(tox.Tox_Ptr, method)]
     if missing:
@@ -101,12 +102,24 @@ def _adapted(tox: ModuleType, encryption: ModuleType) -> Library:
             elif callable(attribute) and name not in vars(ours):
                 setattr(ours, name, translated(attribute))
         ours.__init__ = translated(ours.__init__)  # type: ignore[method-assign]
+    if not hasattr(tox.Tox_Ptr, "group_reconnect"):
+        Node.group_reconnect = _join_again
     facade = SimpleNamespace(
         Tox_Pass_Key_Ptr=PassKey,
         get_salt=translated(encryption.get_salt),
         is_data_encrypted=encryption.is_data_encrypted,
     )
     return Library(Node, tox.Tox_Options_Ptr, cast(encryptsave.Encryption, facade))
+
+
+def _join_again(node: Any, group_number: int) -> None:
+    """Do what tox_group_reconnect does, which pytox lacks.
+
+    A libtoxcore as new as pytox takes (0.2.21) reconnects a group that is joined again, with the key it had.
+    The number that it returns for that means nothing.
+    """
+    nickname = node.group_self_get_name(group_number)
+    node.group_join(node.group_get_chat_id(group_number), nickname, b"")
 
 
 def _public(cls: type) -> Iterator[tuple[str, Any]]:
