@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -503,13 +504,15 @@ def test_nothing_leaves_by_the_default_route_after_kill_9(node: Node) -> None:
 def test_two_daemons_in_one_namespace_have_prefixes_of_their_own(node: Node, net: Topology) -> None:
     with folder_of_daemons() as folder, Node(net["eve"], folder) as second:
         node.start()
-        assert second.identity()["virtual_address6"] == "fd74:756e:6677::1"
-        assert node.identity()["virtual_address6"] == "fd74:756e:6678::1"
+        for each, prefix in (
+            (second, IPv6Network("fd74:756e:6677::/48")),
+            (node, IPv6Network("fd74:756e:6678::/48")),
+        ):
+            identity = each.identity()
+            assert IPv6Address(identity["virtual_address6"]) in prefix
+            lookup = each.host.run(["ip", "-6", "route", "get", str(prefix[0x77])]).stdout
+            assert f"dev {identity['interface']}" in lookup
         assert node.identity()["virtual_address"] != second.identity()["virtual_address"]
-        for each in (node, second):
-            six = each.identity()["virtual_address6"].removesuffix("1") + "77"
-            lookup = each.host.run(["ip", "-6", "route", "get", six]).stdout
-            assert f"dev {each.identity()['interface']}" in lookup
 
 
 def test_idle_costs_next_to_nothing(node: Node) -> None:
