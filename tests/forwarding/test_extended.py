@@ -308,22 +308,97 @@ def test_killing_an_offer_ends_all_its_connections(pair: Pair) -> None:
     pair.no_leaks()
 
 
-def test_killing_an_accepted_offer_tells_the_offerer(pair: Pair) -> None:
+def test_what_the_contact_leaves_is_offered_to_it_again(pair: Pair) -> None:
+    """It ends its use of a service. That takes nothing from who offers it, nor from itself later."""
     mapping = pair.serve()
-    pair.open(mapping)
+    using, serving = pair.open(mapping)
+    pair.b.auto_accept = False
+    pair.b.session.end(mapping, pair.now)
+    pair.run(0.5)
+    assert (pair.a.ended[serving], pair.b.ended[using]) == (Reason.ABORTED, Reason.ABORTED)
+    assert pair.a.mapping().state is MappingState.WAITING
+    assert not pair.a.mapping().accepted
+    pair.run(1)
+    assert (pair.a.mapping().state, pair.b.mapping().state) == (MappingState.OFFERED, MappingState.PENDING)
+    pair.no_leaks()
+    pair.b.session.accept(pair.b.mapping(), pair.now)
+    pair.run(1)
+    pair.open(pair.b.mapping())
+
+
+def decline(pair: Pair) -> Mapping:
+    """Have b decline what a offers; what it declined, which is over there."""
+    pair.b.auto_accept = False
+    mapping = pair.serve()
     pair.b.session.end(mapping, pair.now)
     pair.run(1)
     assert pair.a.mapping().state is MappingState.DECLINED
-    assert not pair.b.session.mappings
-    pair.no_leaks()
+    return mapping
+
+
+def want_after_all(pair: Pair, declined: Mapping) -> Mapping:
+    session = pair.b.session
+    mapping = session.restore_acceptance(declined.direction, declined.protocol, declined.port, declined.name)
+    session.accept_late(mapping, declined.msg_id, pair.now)
+    return mapping
+
+
+def test_what_was_declined_stays_so(pair: Pair) -> None:
+    decline(pair)
     pair.disconnect()
     pair.connect()
     pair.run(1)
-    assert not pair.b.session.mappings  # no still means no
+    assert not pair.b.session.mappings
+
+
+@pytest.mark.parametrize("when", ["at once", "while it is away", "after it was away"])
+def test_who_declined_may_change_its_mind(pair: Pair, when: str) -> None:
+    declined = decline(pair)
+    if when != "at once":
+        pair.disconnect()
+    if when == "while it is away":
+        mapping = want_after_all(pair, declined)
+        pair.connect()
+        pair.run(1)
+    else:
+        pair.connect()
+        pair.run(1)
+        mapping = want_after_all(pair, declined)
+        pair.run(1)
+    assert (pair.a.mapping().state, mapping.state) == (MappingState.RUNNING, MappingState.RUNNING)
+    pair.open(mapping)
+
+
+def test_a_change_of_mind_comes_too_late_for_what_is_withdrawn(pair: Pair) -> None:
+    declined = decline(pair)
+    pair.a.session.end(pair.a.mapping(), pair.now)
+    mapping = want_after_all(pair, declined)
+    pair.run(1)
+    assert (pair.a.session.mappings, mapping.state) == ([], MappingState.WAITING)
+
+
+def test_a_service_has_another_name_and_its_connections_go_on(pair: Pair) -> None:
+    using, serving = pair.open(pair.serve())
+    pair.a.session.offer_anew(pair.a.mapping(), "other", pair.now)
+    pair.run(1)
+    assert (pair.a.mapping().state, pair.b.mapping().state) == (MappingState.RUNNING, MappingState.RUNNING)
+    assert pair.b.mapping().name == "web"  # as it was accepted
+    using.write(b"still here")
+    pair.run(1)
+    assert pair.a.got[serving] == b"still here"
+
+
+def test_connections_end_and_the_mapping_stands(pair: Pair) -> None:
+    using, serving = pair.open(pair.serve())
+    pair.a.session.end_flows(pair.a.mapping(), pair.now)
+    pair.run(1)
+    assert (pair.a.ended[serving], pair.b.ended[using]) == (Reason.ABORTED, Reason.ABORTED)
+    pair.open(pair.b.mapping())
 
 
 def test_a_declined_offer_is_made_again_when_the_contact_has_restarted(pair: Pair) -> None:
-    pair.b.session.end(pair.serve(), pair.now)
+    decline(pair)
+    pair.b.auto_accept = True
     pair.run(1)
     pair.disconnect()
     pair.b.restart()

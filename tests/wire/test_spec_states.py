@@ -33,6 +33,7 @@ MAPPING_EVENTS = {
     "the last open Offer went to a local connection": MappingEvent.CONNECTED,
     "a plain mapping's flow ended, or its Offer was killed": MappingEvent.FLOW_ENDED,
     "Kill of ours received": MappingEvent.DECLINE_RECEIVED,
+    "Kill of ours received, a server with MANY": MappingEvent.LEAVE_RECEIVED,
     "Kill of theirs received": MappingEvent.KILL_RECEIVED,
     "Kill of theirs received, with MANY": MappingEvent.KILL_RECEIVED,
     "contact offline, or restarted": MappingEvent.LOST,

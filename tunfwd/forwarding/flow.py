@@ -66,6 +66,8 @@ class Mapping:
     """The msg_id of the Offer that went to the whole group, while it is this mapping's."""
     accepted: bool = False
     """Whether it was accepted: a remote one by us, for good; ours by the contact, in this run of it."""
+    late_accept: int = 0
+    """The msg_id of the contact's Offer that was declined here and is wanted after all; 0 where none is."""
     flows: "set[Flow]" = field(default_factory=set)
     waiting_flows: "deque[Flow]" = field(default_factory=deque)
     """Those of local connections that wait for an Offer, or for Ack-Acc."""

@@ -98,6 +98,13 @@ class MappingTable:
                 return mapping
         return None
 
+    def declined(self, msg_id: int) -> Mapping | None:
+        """Return what we offered last under that msg_id, if the contact has declined it."""
+        for mapping in self.all:
+            if mapping.msg_id == msg_id and mapping.state is MappingState.DECLINED:
+                return mapping
+        return None
+
     def serving(self, offer: Offer) -> Mapping | None:
         """Return the running mapping that a connection offer belongs to."""
         for mapping in self.all:
@@ -155,8 +162,9 @@ class MappingTable:
         if mapping.state in (MappingState.ENDED, MappingState.DECLINED):
             for flow in list(mapping.waiting_flows):
                 self._flows.drop(flow, Reason.REFUSED)
-            if not self.is_trusted():
-                self._transport.trust_lost()
+        unused = (MappingState.ENDED, MappingState.DECLINED)
+        if (mapping.state in unused or event is MappingEvent.LEAVE_RECEIVED) and not self.is_trusted():
+            self._transport.trust_lost()
 
     def reset(self, *, restarted: bool) -> None:
         """Have all wait for the contact, whose program was `restarted` or not."""

@@ -43,6 +43,7 @@ from tunfwd.wire.packets import (
 
 MAX_WAITING: Final = 256  # local connections waiting for one mapping
 MAX_UNUSED_OFFERS: Final = 64  # a plain server's offers of one service that no connection has used
+OFFER_AGAIN: Final = 1.0  # s from a contact's leaving what it had accepted until it is offered again
 WAITING_TIMEOUT: Final = 5.0  # s; a plain peer's next offer takes one round trip, a contact's return a few
 OFFERS: Final = (MAX_MAPPINGS, 0.005)  # Offers at once (a contact restarts), and s for each further one
 RETRY: Final[tuple[float, ...]] = (1.0, 60.0)
@@ -159,6 +160,7 @@ class Negotiation:
         if mapping.state is not MappingState.PENDING:
             raise Misuse(f"nothing to accept: it is {mapping.state.value}")
         mapping.accepted = True
+        mapping.late_accept = 0
         mapping.multi_flow = self._is_multi_flow(mapping)
         if not mapping.multi_flow and mapping.role is Role.SERVING:
             self._mappings.move(mapping, MappingEvent.ACCEPT_SENT)
@@ -171,12 +173,38 @@ class Negotiation:
             self._mappings.move(mapping, MappingEvent.ACCEPT_DEFERRED)
             self._start_waiting(mapping)
 
+    def offer_anew(self, mapping: Mapping, name: str) -> None:
+        """Call a service of ours by another name from now on; connections go on."""
+        mapping.name = name
+        running = mapping.state is MappingState.RUNNING and mapping.multi_flow
+        if running or mapping.state is MappingState.OFFERED:
+            self._offer(mapping)
+
+    def accept_late(self, mapping: Mapping, msg_id: int) -> None:
+        """Want what was declined, after all: the contact offers it again when it hears so."""
+        mapping.late_accept = msg_id
+        if self._handshake.is_online:
+            self._accept_late(mapping)
+
+    def accept_all_late(self) -> None:
+        """Say again what is wanted after all: the contact may not have been there."""
+        for mapping in self._mappings.all:
+            self._accept_late(mapping)
+
+    def _accept_late(self, mapping: Mapping) -> None:
+        if mapping.late_accept and mapping.state is MappingState.WAITING:
+            self._transport.send(Accept(mapping.late_accept))
+
+    def end_flows(self, mapping: Mapping) -> None:
+        """Reset all connections over a mapping, which stands."""
+        for flow in list(mapping.flows):
+            self._flows.reset_flow(flow, Reason.ABORTED, tell_owner=True)
+
     def end(self, mapping: Mapping) -> None:
         """Withdraw, deny or kill, with all flows. A public Offer's own Kill is the owner's to send."""
         if mapping.state is MappingState.ENDED:
             return  # the contact ended it meanwhile, as an event says
-        for flow in list(mapping.flows):
-            self._flows.reset_flow(flow, Reason.ABORTED, tell_owner=True)
+        self.end_flows(mapping)
         for msg_id in self._mappings.ids_of(mapping):
             if msg_id != mapping.public_id:
                 self._transport.send(Kill(msg_id))
@@ -364,8 +392,12 @@ class Negotiation:
                 self._transport.send(AckAcc(msg_id))
                 self._flows.open(flow)
             case None:
-                self._counters["accept_unknown"] += 1
-                self._flows.refuse(Kill(msg_id))
+                declined = self._mappings.declined(msg_id)
+                if declined is not None and Feature.MANY in self._handshake.features:
+                    self._offer(declined)  # the contact has changed its mind
+                else:
+                    self._counters["accept_unknown"] += 1
+                    self._flows.refuse(Kill(msg_id))
             case _:
                 self._counters["accept_unexpected"] += 1
 
@@ -417,7 +449,11 @@ class Negotiation:
             self._flows.reset_flow(flow, Reason.ABORTED, tell_owner=True)
         if mapping.origin is Origin.LOCAL:
             mapping.accepted = False
-            self._mappings.move_if_listed(mapping, MappingEvent.DECLINE_RECEIVED)
+            leaves = mapping.multi_flow and mapping.direction is Direction.SERVER
+            if leaves and self._mappings.move_if_listed(mapping, MappingEvent.LEAVE_RECEIVED):
+                self._timers.set(mapping, self._clock.now + OFFER_AGAIN)
+            else:
+                self._mappings.move_if_listed(mapping, MappingEvent.DECLINE_RECEIVED)
         elif mapping.multi_flow or not self._mappings.move_if_listed(mapping, MappingEvent.FLOW_ENDED):
             self._mappings.move_if_listed(mapping, MappingEvent.KILL_RECEIVED)
 

@@ -327,6 +327,7 @@ class Session:
             self._negotiation.offer_all(again=True, renew=not linked)
         elif arrival.repeated:  # as our first Hello, what we said after it may not have been heard
             self._negotiation.offer_all(again=True)
+        self._negotiation.accept_all_late()
 
     def receive_lossy(self, packet: bytes, now: float) -> None:
         """Take in a packet of the lossy carrier, prefix included."""
@@ -470,6 +471,21 @@ class Session:
         """Accept an offer of the contact's; raises `Misuse` where there is none to accept."""
         self._clock.now = now
         self._negotiation.accept(mapping)
+
+    def accept_late(self, mapping: Mapping, msg_id: int, now: float) -> None:
+        """Want what was declined, after all: a restored acceptance of what that Offer was for."""
+        self._clock.now = now
+        self._negotiation.accept_late(mapping, msg_id)
+
+    def offer_anew(self, mapping: Mapping, name: str, now: float) -> None:
+        """Call a service of ours by another name from now on; connections go on."""
+        self._clock.now = now
+        self._negotiation.offer_anew(mapping, name)
+
+    def end_flows(self, mapping: Mapping, now: float) -> None:
+        """Reset all connections over a mapping, which stands."""
+        self._clock.now = now
+        self._negotiation.end_flows(mapping)
 
     def end(self, mapping: Mapping, now: float) -> None:
         """Withdraw, deny or kill a mapping, with all its flows."""

@@ -57,7 +57,9 @@ class MappingEvent(Enum):
     KILL_RECEIVED = auto()
     """The contact withdraws what it offered."""
     DECLINE_RECEIVED = auto()
-    """The contact declines, or ends, what we offered."""
+    """The contact declines what we offered, or what we asked for, however late."""
+    LEAVE_RECEIVED = auto()
+    """The contact has no more use for a service of ours that it had accepted, and may have again."""
     LOST = auto()
     """The contact went offline, or restarted."""
     FORGOTTEN = auto()
@@ -71,6 +73,7 @@ MAPPING: Final[dict[tuple[MappingState, MappingEvent], MappingState]] = {
     (M.WAITING, E.OFFER_SENT): M.OFFERED,
     (M.OFFERED, E.OFFER_SENT): M.OFFERED,
     (M.RUNNING, E.OFFER_SENT): M.OFFERED,  # renewed: the contact forgot, we did not
+    (M.DECLINED, E.OFFER_SENT): M.OFFERED,  # the contact has changed its mind
     (M.WAITING, E.OFFER_RECEIVED): M.PENDING,
     (M.PENDING, E.OFFER_RECEIVED): M.PENDING,
     (M.READY, E.OFFER_RECEIVED): M.PENDING,
@@ -85,6 +88,7 @@ MAPPING: Final[dict[tuple[MappingState, MappingEvent], MappingState]] = {
     (M.RUNNING, E.FLOW_ENDED): M.WAITING,
     (M.OFFERED, E.DECLINE_RECEIVED): M.DECLINED,
     (M.RUNNING, E.DECLINE_RECEIVED): M.DECLINED,
+    (M.RUNNING, E.LEAVE_RECEIVED): M.WAITING,
     (M.PENDING, E.KILL_RECEIVED): M.ENDED,
     (M.READY, E.KILL_RECEIVED): M.WAITING,
     (M.ACCEPTED, E.KILL_RECEIVED): M.ENDED,
