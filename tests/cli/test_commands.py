@@ -1,7 +1,9 @@
 """What each command asks of the daemon, prints, and exits with."""
 
+import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -293,11 +295,76 @@ def test_accept(daemon: Any, tunfwd: Run) -> None:
     assert result.out == "web, 8080/tcp of alice is at 10.77.3.9:8080\n"
     assert daemon.calls == [
         ("offer.accept", {"offer": "web", "contact": "alice", "port": 9090, "target": "127.0.0.1:80"})
-    ]
+    ]  # with a target it can mean a request alone: nothing is to be asked
     daemon.answers["offer.accept"] = {
         "mapping": MAPPING | {"direction": "connection", "target": "127.0.0.1:22", "name": ""}
     }
-    assert tunfwd("accept", "1a2b").out == "alice may reach 127.0.0.1:22 as 8080/tcp\n"
+    assert tunfwd("accept", "1a2b", "--yes").out == "alice may reach 127.0.0.1:22 as 8080/tcp\n"
+
+
+REQUEST = OFFER | {"direction": "connection", "port": 22, "target": "localhost:22", "id": "5e6f7a8b"}
+
+
+@pytest.mark.parametrize(("typed", "allowed"), [("y\n", True), ("n\n", False), (None, False)])
+def test_accept_asks_before_it_opens_something_of_ours(
+    daemon: Any, tunfwd: Run, monkeypatch: pytest.MonkeyPatch, typed: str | None, allowed: bool
+) -> None:
+    """On a terminal; elsewhere it says what to type."""
+
+    def accept(params: dict[str, object]) -> dict[str, object]:
+        if params.get("direction") == "server":
+            raise UserError("denied", "bob asks to reach localhost:22 here: `tunfwd allow web --from bob`")
+        return {"mapping": MAPPING | {"direction": "connection", "target": "localhost:22", "contact": "bob"}}
+
+    daemon.answers["offer.accept"] = accept
+    keyboard = io.StringIO(typed or "")
+    monkeypatch.setattr(keyboard, "isatty", lambda: typed is not None)
+    monkeypatch.setattr(sys, "stdin", keyboard)
+    result = tunfwd("accept", "web")
+    assert (result.out == "bob may reach localhost:22 as web, 8080/tcp\n") is allowed
+    assert len(daemon.calls) == 1 + allowed
+    if typed is None:
+        assert result.code == EXIT_CODES["denied"]
+        assert "`tunfwd allow web --from bob` lets them, and so does --yes" in result.err
+    else:
+        assert "bob asks to reach localhost:22 here. Allow it? [y/N]" in result.err
+
+
+def test_allow(daemon: Any, tunfwd: Run) -> None:
+    daemon.answers["offer.accept"] = {
+        "mapping": MAPPING | {"direction": "connection", "target": "localhost:22", "name": ""}
+    }
+    assert tunfwd("allow", "22/tcp", "--from", "alice").out == "alice may reach localhost:22 as 8080/tcp\n"
+    assert daemon.calls == [
+        ("offer.accept", {"offer": "22/tcp", "contact": "alice", "direction": "connection"})
+    ]
+
+
+def test_requests_stand_apart_from_offers(daemon: Any, tunfwd: Run) -> None:
+    declined = OFFER | {"id": "99999999", "name": "game", "state": "declined"}
+    daemon.answers["offer.list"] = {"offers": [OFFER, REQUEST], "refused": [declined]}
+    heading, web, game, request = tunfwd("offers").out.splitlines()
+    assert heading.startswith("ID")
+    assert ("1a2b3c4d" in web, "99999999" in game, game.split()[-1]) == (True, True, "declined")
+    assert request == (
+        "alice asks to reach localhost:22 of this machine, as 22/tcp (their name: web): "
+        "tunfwd allow 5e6f7a8b, or: tunfwd deny 5e6f7a8b"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "how", "said"),
+    [
+        ("leave", "left", "It stays on offer: tunfwd accept web"),
+        ("kill", "left", "It stays on offer: tunfwd accept web"),
+        ("kill", "declined", "It stays declined, until: tunfwd accept web"),
+        ("kill", "withdrawn", ""),
+    ],
+)
+def test_ends_say_what_they_were(daemon: Any, tunfwd: Run, word: str, how: str, said: str) -> None:
+    daemon.answers[word] = {"killed": [{"id": "1a2b3c4d", "contact": "alice", "name": "web", "how": how}]}
+    result = tunfwd(word, "web")
+    assert (result.out, result.err.strip()) == (f"{how} web (1a2b3c4d), alice\n", said)
 
 
 def test_deny_kill_request(daemon: Any, tunfwd: Run) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any, Self
@@ -39,6 +40,8 @@ from .joined import Kernel
 from .simulated import LO, RANGE, RANGE6, TUN, SimulatedListeners
 
 PATIENCE = 60.0  # s until what does not come is taken for lost, however busy the machine is
+
+RUNS = count()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -72,7 +75,7 @@ class Living(wiring.Daemon):
             interface=TUN,
             loopback=LO,
             listeners=self.listeners,
-            random=Random(name),
+            random=Random(f"{name} {next(RUNS)}"),  # each run has an epoch of its own,
         )
         options = wiring.Options(Policy(rules, ()), 5.0, SessionSettings(), accept)
         super().__init__(machine, self.state.content, self.saver.save, options, self._start)

@@ -85,23 +85,101 @@ async def test_a_port_is_given_once(alice: Living, bob: Living) -> None:
     assert (await alice.call("offer.accept", offer="other"))["mapping"]["port"] == 8081
 
 
-@pytest.mark.parametrize("who", ["alice", "bob"])
-async def test_killing_it_at_either_end_ends_its_connections(alice: Living, bob: Living, who: str) -> None:
-    mapping = await running(alice, bob)
-    client = await connected(alice, mapping)
-    killer, other = (alice, bob) if who == "alice" else (bob, alice)
-    [killed] = (await killer.call("kill", id="8080/tcp"))["killed"]
-    assert (killed["name"], killed["contact"]) == ("web 8080", other.name)
-    assert (await killer.call("offer.list"))["offers"] == []
+async def test_what_is_withdrawn_is_gone(alice: Living, bob: Living) -> None:
+    client = await connected(alice, await running(alice, bob))
+    [killed] = (await bob.call("kill", id="8080/tcp"))["killed"]
+    assert (killed["name"], killed["contact"], killed["how"]) == ("web 8080", "alice", "withdrawn")
+    assert (await bob.call("offer.list"))["offers"] == []
     await until(lambda: client.over)
     assert "Aborted" in client.said
-    if who == "alice":
-        await offered(bob, "web 8080", "declined")  # not offered again at once
-    else:
-        await until(lambda: not alice.datapath.peers.find("bob").session.mappings)
-    assert (await alice.call("ports"))["ports"] == []
+    await until(lambda: not alice.datapath.peers.find("bob").session.mappings)
+    result = await alice.call("offer.list")
+    assert (result["offers"], result["refused"], (await alice.call("ports"))["ports"]) == ([], [], [])
     code, message = await alice.refusal("kill", id="web")
     assert (code, message) == ("not_found", "no offer or mapping 'web'; see `tunfwd offers`")
+
+
+@pytest.mark.parametrize("word", ["leave", "kill"])
+async def test_what_is_left_stays_on_offer_whatever_rules_say(
+    network: Network, tmp_path: Path, word: str
+) -> None:
+    """Who uses a service ends that, and takes it up again: nothing of it is for who offers it to do."""
+    rules = (Rule(Action.ACCEPT),)
+    async with Living.running(tmp_path, "bob") as bob:
+        async with Living.running(tmp_path, "alice", rules) as alice:
+            await befriend(alice, bob)
+            bob.serve(80)
+            await bob.call("offer.add", protocol="tcp", port=80, to=["alice"], name="web")
+            before = await offered(alice, "web", "running")
+            client = await connected(alice, (await alice.call("ports"))["ports"][0])
+            [left] = (await alice.call(word, id="web"))["killed"]
+            assert (left["id"], left["how"]) == (before["id"], "left")
+            await until(lambda: client.over)
+            assert (await alice.call("offer.list"))["refused"][0]["state"] == "left"
+            again = await offered(alice, "web")  # by the offerer, as soon as it has heard
+            assert (again["id"], again["left"]) == (before["id"], True)
+        async with Living.running(tmp_path, "alice", rules) as alice:
+            again = await offered(alice, "web")
+            assert (again["id"], again["left"]) == (before["id"], True)
+            await alice.call("offer.accept", offer=before["id"])
+            assert not (await offered(alice, "web", "running"))["left"]
+            await connected(alice, (await alice.call("ports"))["ports"][0])
+        async with Living.running(tmp_path, "alice") as alice:
+            await offered(alice, "web", "running")
+
+
+async def test_what_is_declined_stays_so_until_the_person_changes_their_mind(
+    network: Network, tmp_path: Path
+) -> None:
+    async with Living.running(tmp_path, "bob") as bob:
+        async with Living.running(tmp_path, "alice") as alice:
+            await befriend(alice, bob)
+            await bob.call("offer.add", protocol="tcp", port=80, to=["alice"], name="web")
+            before = await offered(alice, "web")
+            await alice.call("offer.deny", offer="web")
+            await offered(bob, "web", "declined")
+        async with Living.running(tmp_path, "alice", (Rule(Action.ACCEPT),)) as alice:
+            await offered(bob, "web", "declined")  # offered again to the new run, and declined
+            result = await alice.call("offer.list")
+            assert result["offers"] == []
+            [declined] = result["refused"]
+            assert (declined["id"], declined["state"]) == (before["id"], "declined")
+            await alice.call("offer.accept", offer="web")
+            assert (await alice.call("offer.list"))["refused"] == []
+            await offered(alice, "web", "running")
+            assert (await offered(bob, "web", "running"))["id"] == before["id"]
+
+
+async def test_a_change_of_mind_waits_for_who_is_away(network: Network, tmp_path: Path) -> None:
+    async with Living.running(tmp_path, "alice") as alice:
+        async with Living.running(tmp_path, "bob") as bob:
+            await befriend(alice, bob)
+            await bob.call("offer.add", protocol="tcp", port=80, to=["alice"], name="web")
+            await offered(alice, "web")
+            await alice.call("offer.deny", offer="web")
+            await offered(bob, "web", "declined")
+        await alice.knows("bob", "offline")
+        assert (await alice.call("offer.accept", offer="web"))["mapping"]["state"] == "waiting"
+        async with Living.running(tmp_path, "bob") as bob:
+            await offered(alice, "web", "running")
+
+
+async def test_who_accepts_does_not_allow(alice: Living, bob: Living) -> None:
+    """What a contact calls its request is its choice: that is not to open something of ours."""
+    await bob.call("request", protocol="tcp", port=22, contact="alice", name="web")
+    await offered(alice, "web")
+    code, message = await alice.refusal("offer.accept", offer="web", direction="server")
+    assert code == "denied"
+    assert message == "bob asks to reach localhost:22 here: `tunfwd allow web --from bob`"
+    await bob.call("offer.add", protocol="tcp", port=80, to=["alice"], name="web")
+    await until(lambda: len(alice.datapath.peers.find("bob").session.mappings) == 2)
+    taken = (await alice.call("offer.accept", offer="web", direction="server"))["mapping"]
+    assert (taken["port"], taken["direction"]) == (80, "server")
+    allowed = (await alice.call("offer.accept", offer="22/tcp", direction="connection"))["mapping"]
+    assert (allowed["target"], allowed["direction"]) == ("localhost:22", "connection")
+    [killed] = (await alice.call("kill", id="22/tcp"))["killed"]
+    assert killed["how"] == "declined"  # not asked again
+    await offered(bob, "web", "declined")
 
 
 async def test_who_offers_is_told_that_it_is_denied(alice: Living, bob: Living) -> None:
@@ -112,6 +190,8 @@ async def test_who_offers_is_told_that_it_is_denied(alice: Living, bob: Living) 
     await offered(bob, "web", "declined")
     code, message = await alice.refusal("offer.deny", offer="web")
     assert (code, message) == ("not_found", "no offer 'web'; `tunfwd offers` lists them")
+    code, message = await bob.refusal("leave", id="web")
+    assert (code, message.endswith("`tunfwd kill web`")) == ("failed", True)
 
 
 async def test_only_what_is_pending_is_decided_on(alice: Living, bob: Living) -> None:
@@ -119,7 +199,7 @@ async def test_only_what_is_pending_is_decided_on(alice: Living, bob: Living) ->
     code, message = await alice.refusal("offer.accept", offer="8080")
     assert (code, message.startswith("nothing to accept: ")) == ("failed", True)
     code, message = await alice.refusal("offer.deny", offer="8080")
-    assert message.endswith("`tunfwd kill` ends it")
+    assert message.endswith("`tunfwd leave 8080` ends it")
 
 
 async def test_names_that_several_offers_have(alice: Living, bob: Living, carol: Living) -> None:

@@ -1,5 +1,6 @@
 """`tunfwd offer`, `offers`, `accept`, `deny`, `request`, `ports`, `kill`: the life of a forwarded port."""
 
+import sys
 from collections.abc import Sequence
 
 import click
@@ -19,6 +20,7 @@ from tunfwd.cli.arguments import (
 from tunfwd.cli.output import hint, note, say, show, show_table, size
 from tunfwd.cli.session import Session
 from tunfwd.cli.together import Together, together
+from tunfwd.common.errors import UserError
 from tunfwd.common.ports import PortRange
 from tunfwd.control import api
 
@@ -94,6 +96,7 @@ def offers(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--target", type=TARGET, metavar="HOST:PORT", help="For a request of theirs: what it leads to here."
 )
+@click.option("--yes", is_flag=True, help="Allow a request of theirs, too, without asking; see `allow`.")
 @json_option
 @click.pass_context
 def accept(
@@ -103,14 +106,53 @@ def accept(
     contact: str | None,
     port: int | None,
     target: str | None,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Accept an offer.
 
     OFFER is its name or the beginning of its id; a name is of all ports that they offer under it. It stays
-    accepted: when they offer it again, so it is again.
+    accepted: when they offer it again, so it is again. What you declined, or left, can be accepted still.
     """
-    result = Session.of(ctx).call(api.OFFER_ACCEPT, offer=offer, contact=contact, port=port, target=target)
+    session = Session.of(ctx)
+
+    def call(direction: api.Direction | None) -> api.MappingResult:
+        return session.call(
+            api.OFFER_ACCEPT, offer=offer, contact=contact, port=port, target=target, direction=direction
+        )
+
+    # What opens something of ours is not to be mistaken for what opens something of theirs.
+    ours = yes or target is not None
+    try:
+        result = call(None if ours else "server")
+    except UserError as refused:
+        if refused.code != "denied":
+            raise
+        if not sys.stdin.isatty():
+            raise UserError("denied", f"{refused.message} lets them, and so does --yes") from None
+        if not click.confirm(f"{refused.message.partition(': `')[0]}. Allow it?", err=True):
+            raise UserError("denied", "it still waits; `tunfwd deny` declines it") from None
+        result = call(None)
+    show(result, as_json, lambda shown: _accepted(shown.get("mappings") or [shown["mapping"]]))
+
+
+@click.command()
+@click.argument("request", shell_complete=complete_offers)
+@from_option
+@click.option("--target", type=TARGET, metavar="HOST:PORT", help="What it leads to. [default: this machine]")
+@json_option
+@click.pass_context
+def allow(
+    ctx: click.Context, *, request: str, contact: str | None, target: str | None, as_json: bool
+) -> None:
+    """Allow a request: let a contact in.
+
+    REQUEST is its port, such as 22/tcp, its name, or the beginning of its id. It stays allowed until
+    `tunfwd kill`.
+    """
+    result = Session.of(ctx).call(
+        api.OFFER_ACCEPT, offer=request, contact=contact, target=target, direction="connection"
+    )
     show(result, as_json, lambda shown: _accepted(shown.get("mappings") or [shown["mapping"]]))
 
 
@@ -120,9 +162,9 @@ def accept(
 @json_option
 @click.pass_context
 def deny(ctx: click.Context, offer: str, contact: str | None, as_json: bool) -> None:
-    """Decline an offer; they are told.
+    """Decline an offer or request; they are told.
 
-    OFFER is its name or the beginning of its id.
+    OFFER is its name or the beginning of its id. It stays declined until you accept it after all.
     """
     result = Session.of(ctx).call(api.OFFER_DENY, offer=offer, contact=contact)
     show(
@@ -192,14 +234,22 @@ def ports(ctx: click.Context, as_json: bool) -> None:
 def kill(ctx: click.Context, id: str, contact: str | None, as_json: bool) -> None:
     """End an offer, accepted or not, and its connections.
 
-    ID is the beginning of its id, or its name; a name is of all ports that are offered under it.
+    Withdraws what is ours, declines what is theirs and undecided, leaves what was accepted. ID is the
+    beginning of its id, or its name; a name is of all ports that are offered under it.
     """
     result = Session.of(ctx).call(api.KILL, id=id, contact=contact)
-    show(
-        result,
-        as_json,
-        lambda shown: say(*_ended(shown["killed"])),
-    )
+    show(result, as_json, lambda shown: _tell_ended(shown["killed"]))
+
+
+@click.command()
+@click.argument("id", metavar="PORT|NAME|ID", shell_complete=complete_offers)
+@from_option
+@json_option
+@click.pass_context
+def leave(ctx: click.Context, id: str, contact: str | None, as_json: bool) -> None:
+    """End our use of an offer, which stays."""
+    result = Session.of(ctx).call(api.LEAVE, id=id, contact=contact)
+    show(result, as_json, lambda shown: _tell_ended(shown["killed"]))
 
 
 def _offered(result: api.OffersResult) -> None:
@@ -225,15 +275,23 @@ def _accepted(mappings: list[api.MappingEntry]) -> None:
             tell_what_it_sees(one.entries)
 
 
+def _tell_ended(killed: list[api.Killed]) -> None:
+    say(*_ended(killed))
+    if any(entry.get("how") == "left" for entry in killed):
+        note(f"It stays on offer: tunfwd accept {killed[0]['name'] or killed[0]['id']}")
+    elif any(entry.get("how") == "declined" for entry in killed):
+        note(f"It stays declined, until: tunfwd accept {killed[0]['name'] or killed[0]['id']}")
+
+
 def _ended(killed: list[api.Killed]) -> list[str]:
     """Say what was ended: for each contact and name once."""
     counts: dict[tuple[str, str], list[api.Killed]] = {}
     for entry in killed:
         counts.setdefault((entry["contact"], entry["name"] or entry["id"]), []).append(entry)
     return [
-        f"ended {entries[0]['name']} ({len(entries)} ports), {contact}"
+        f"{entries[0].get('how', 'ended')} {entries[0]['name']} ({len(entries)} ports), {contact}"
         if len(entries) > 1
-        else f"ended {_named(entries[0])}, {contact}"
+        else f"{entries[0].get('how', 'ended')} {_named(entries[0])}, {contact}"
         for (contact, _), entries in counts.items()
     ]
 
@@ -257,7 +315,20 @@ def tell_what_it_sees(
 
 
 def _offers_table(result: api.OffersResult) -> None:
-    entries = result["offers"]
+    requests = [
+        one for one in result["offers"] if (one["origin"], one["direction"]) == ("remote", "connection")
+    ]
+    entries = [one for one in result["offers"] if one not in requests] + result.get("refused", [])
+    if entries or not requests:
+        _table_of_offers(entries)
+    _tell_requests(requests)
+    if any(entry["origin"] == "remote" and entry["state"] == "pending" for entry in entries):
+        hint("Answer what is pending with: tunfwd accept NAME|ID, or: tunfwd deny NAME|ID")
+    for contact, count in result.get("unseen", {}).items():
+        hint(f"{contact} offers {count} more, which there is no room for: they come when others are answered")
+
+
+def _table_of_offers(entries: list[api.OfferEntry]) -> None:
     show_table(
         ("ID", "PEER", "FROM", "KIND", "PORT", "NAME", "TARGET", "SEES", "STATE"),
         (
@@ -276,10 +347,19 @@ def _offers_table(result: api.OffersResult) -> None:
         ),
         empty="No offers. Make one with: tunfwd offer 8080/tcp --to NAME",
     )
-    if any(entry["origin"] == "remote" and entry["state"] == "pending" for entry in entries):
-        hint("Answer what is pending with: tunfwd accept NAME|ID, or: tunfwd deny NAME|ID")
-    for contact, count in result.get("unseen", {}).items():
-        hint(f"{contact} offers {count} more, which there is no room for: they come when others are answered")
+
+
+def _tell_requests(requests: list[api.OfferEntry]) -> None:
+    """Say what contacts ask to reach here, which is another thing than what they offer."""
+    for one in together(requests):
+        name, who = one.first["name"], one.first["contact"]
+        what = f"reach {one.target} of this machine, as {one.ports}" + (
+            f" (their name: {name})" if name else ""
+        )
+        if one.first["state"] == "pending":
+            say(f"{who} asks to {what}: tunfwd allow {one.first['id']}, or: tunfwd deny {one.first['id']}")
+        else:
+            say(f"{who} may {what}: {one.state} ({one.id})")
 
 
 def _ports_table(result: api.MappingsResult) -> None:

@@ -131,6 +131,7 @@ class OfferAccept:
     contact: Spoken | None = None
     port: Port | None = None  # the port at the virtual address, where the one offered does not suit
     target: TargetText | None = None  # for a connection offer: what it leads to, instead of [[expose]]
+    direction: Direction | None = None  # "server": only what is offered; "connection": only what is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,7 +437,7 @@ class FriendResult(Change):
 class OfferEntry(TypedDict):
     """An offer between us and a contact; for a standing offer to a group, `contact` is "group:NAME"."""
 
-    id: str  # the msg_id as 8 hex digits
+    id: str  # 8 hex digits, the same at both ends, for as long as the offer stands
     contact: str
     direction: Direction
     protocol: Protocol
@@ -445,6 +446,8 @@ class OfferEntry(TypedDict):
     origin: Origin
     state: str
     target: str | None
+    left: NotRequired[bool]  # whether a person here had accepted it and has left it since
+    paused: NotRequired[bool]  # whether we refuse connections to it for now
     sees: NotRequired[Sees | None]  # whom the service sees; None: it is theirs, or not there yet
     trouble: NotRequired[str | None]  # why it cannot be reached, or does not seem to be
 
@@ -453,6 +456,7 @@ class OffersResult(Change):
     """offer.add, offer.list, offer.request, offer.deny: the offers concerned."""
 
     offers: list[OfferEntry]
+    refused: NotRequired[list[OfferEntry]]  # theirs that we declined or left, and that may be accepted still
     unseen: NotRequired[dict[str, int]]  # offers that there is no room for until others are decided on
 
 
@@ -475,7 +479,8 @@ class MappingEntry(TypedDict):
     target: str | None  # on the serving side: what it leads to
     origin: Origin
     direction: Direction
-    sees: NotRequired[Sees | None]  # as in an OfferEntry
+    paused: NotRequired[bool]  # as in an OfferEntry
+    sees: NotRequired[Sees | None]
     trouble: NotRequired[str | None]
     virtual_port: NotRequired[int]  # the port in the virtual network, where it listens at another here
     reason: NotRequired[str]  # why it does
@@ -500,10 +505,11 @@ class Killed(TypedDict):
     id: str
     contact: str
     name: str
+    how: NotRequired[Literal["withdrawn", "declined", "left"]]
 
 
 class KilledResult(Change):
-    """kill."""
+    """kill, leave."""
 
     killed: list[Killed]
 
@@ -779,7 +785,8 @@ JOIN_STATUS: Final = Method("join.status", JoinStatus, JoinResult)
 OFFER_ADD: Final = Method("offer.add", OfferAdd, OffersResult, changes=True)
 OFFER_LIST: Final = Method("offer.list", Nothing, OffersResult)
 OFFER_ACCEPT: Final = Method("offer.accept", OfferAccept, MappingResult, changes=True)
-OFFER_DENY: Final = Method("offer.deny", OfferDeny, OffersResult)
+OFFER_DENY: Final = Method("offer.deny", OfferDeny, OffersResult, changes=True)
+LEAVE: Final = Method("leave", Kill, KilledResult, changes=True)
 REQUEST: Final = Method("request", Ask, OffersResult, changes=True)
 PORTS: Final = Method("ports", Nothing, MappingsResult)
 KILL: Final = Method("kill", Kill, KilledResult, changes=True)

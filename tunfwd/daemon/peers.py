@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 from typing import Protocol as Interface
@@ -17,13 +18,13 @@ from tunfwd.common.text import clean
 from tunfwd.common.values import Reason
 from tunfwd.control.api import Source
 from tunfwd.daemon.storage.state import ContactId, contact_id
-from tunfwd.forwarding.flow import Mapping
+from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session
 from tunfwd.netstack.types import HostState
 from tunfwd.services.target import Target
 from tunfwd.tox.contacts import Contact, Member
-from tunfwd.wire.packets import Protocol
+from tunfwd.wire.packets import Direction, Protocol
 
 SILENCE: Final = 10  # datagrams without an answer that are worth a word; what only ever sends does not mind
 FIRST_FREE_PORT: Final = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
@@ -77,6 +78,8 @@ class MappingSettings:
     target: Target | None = None
     """The service, where it is ours. None: this machine, at the mapping's port."""
     source: Source = "auto"
+    paused: bool = False
+    """Whether connections to the service are refused for now."""
     answers: Answers = field(default_factory=Answers)
     listening: Listening | None = None
     """None where there is a device."""
@@ -93,6 +96,8 @@ class Peer:
     address: IPv4Address | None
     """None where the range is full."""
     address6: IPv6Address
+    own_key: bytes = b""
+    """What the contact knows us by."""
     via: str = "friend"
     """How we know it: "friend", or "group:NAME"."""
     details: dict[Mapping, MappingSettings] = field(default_factory=dict)
@@ -120,6 +125,18 @@ class Peer:
     """Whether toxcore's queue for it was full at the last try."""
     keeper: "PortKeeper | None" = None
     """Who is told where it can be reached."""
+
+    def offer_id(self, origin: Origin, direction: Direction, protocol: Protocol, port: int, name: str) -> str:
+        """Return how a person names an offer without doubt: the same at both ends, and after any restart."""
+        offerer, receiver = self.own_key, self.contact.key
+        if origin is Origin.REMOTE:
+            offerer, receiver = receiver, offerer
+        what = repr((direction.value, protocol.value, port, "" if port else name))
+        return blake2b(offerer + receiver + what.encode(), digest_size=4).hexdigest()
+
+    def id_of(self, mapping: Mapping) -> str:
+        """Return the id of the offer that a mapping is of."""
+        return self.offer_id(mapping.origin, mapping.direction, mapping.protocol, mapping.port, mapping.name)
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.daemon.commands.together import Found
 from tunfwd.daemon.contacts.offers import read_service
+from tunfwd.daemon.contacts.refusals import Refusal, Refusals
 from tunfwd.daemon.contacts.rooms import RoomOffer, Rooms
 from tunfwd.daemon.datapath.services import KnownAs, LocalServices, Unreachable
 from tunfwd.daemon.names import Names
@@ -27,9 +28,12 @@ class Seen:
 class Entries:
     """Makes them, from what is there now."""
 
-    def __init__(self, peers: Peers, rooms: Rooms, services: LocalServices, names: Names) -> None:
+    def __init__(
+        self, peers: Peers, rooms: Rooms, services: LocalServices, names: Names, refusals: Refusals
+    ) -> None:
         self._names = names
         self._peers = peers
+        self._refusals = refusals
         self._rooms = rooms
         self._services = services
 
@@ -41,7 +45,7 @@ class Entries:
         """Return a mapping as an offer."""
         seen = self.seen(peer, mapping)
         return {
-            "id": id_of(mapping),
+            "id": peer.id_of(mapping),
             "contact": peer.label,
             "direction": "server" if mapping.direction is Direction.SERVER else "connection",
             "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
@@ -50,6 +54,8 @@ class Entries:
             "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
             "state": mapping.state.value,
             "target": _target_of(peer, mapping),
+            "left": self._refusals.of(peer, mapping) is not None,
+            "paused": peer.details_of(mapping).paused,
             "sees": seen.sees,
             "trouble": seen.trouble,
         }
@@ -58,7 +64,7 @@ class Entries:
         """Return a mapping as a port in use."""
         details, seen = peer.details_of(mapping), self.seen(peer, mapping)
         entry: api.MappingEntry = {
-            "id": id_of(mapping),
+            "id": peer.id_of(mapping),
             "contact": peer.label,
             "protocol": "tcp" if mapping.protocol is Protocol.TCP else "udp",
             "address": peer.shown_address,
@@ -72,6 +78,7 @@ class Entries:
             "tx_bytes": mapping.tx_bytes,
             "drops": mapping.drops,
             "target": _target_of(peer, mapping),
+            "paused": details.paused,
             "sees": seen.sees,
             "trouble": seen.trouble,
             "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
@@ -86,13 +93,29 @@ class Entries:
                 entry["port"] = listening.port
         return entry
 
+    def refused(self, refusal: Refusal) -> api.OfferEntry:
+        """Return what was declined, or left, and is not on offer now, as an offer."""
+        refused = refusal.refused
+        return {
+            "id": refusal.id,
+            "contact": refusal.peer.label,
+            "direction": refused.direction,
+            "protocol": refused.protocol,
+            "port": refused.port,
+            "name": clean(refused.name),
+            "origin": "remote",
+            "state": "left" if refused.left else "declined",
+            "target": None,
+            "left": refused.left,
+        }
+
     def room_offer(self, offer: RoomOffer) -> api.OfferEntry:
         """Return an offer to a whole room."""
         room, standing = self._rooms.of(offer), offer.standing
         target = read_service(standing.target) or Target(None, standing.port)
         seen = self.look(target, standing.source, offer.protocol)
         return {
-            "id": f"{offer.msg_id:08x}",
+            "id": offer.id,
             "contact": self._rooms.label(room) if room is not None else standing.contact,
             "direction": "server",
             "protocol": standing.protocol,
@@ -101,6 +124,7 @@ class Entries:
             "origin": "local",
             "state": "offered",
             "target": str(target),
+            "paused": standing.paused,
             "sees": seen.sees,
             "trouble": seen.trouble,
         }
@@ -124,11 +148,6 @@ class Entries:
         if source == "auto" and not self._services.is_decided(protocol, target.port):
             return Seen(trouble="nothing listens")
         return Seen(way.source)
-
-
-def id_of(mapping: Mapping) -> str:
-    """Return how a person names a mapping without doubt."""
-    return f"{mapping.msg_id:08x}"
 
 
 def _target_of(peer: Peer, mapping: Mapping) -> str | None:

@@ -20,7 +20,8 @@ def dispatcher(
 ) -> Dispatcher:
     """Return what the control server calls."""
     datapath, rooms = daemon.datapath, RoomCommands(daemon.contacts, daemon.datapath.peers)
-    entries = Entries(datapath.peers, daemon.rooms, datapath.services, daemon.names)
+    refusals = daemon.offers.refusals
+    entries = Entries(datapath.peers, daemon.rooms, datapath.services, daemon.names, refusals)
     friends = FriendCommands(daemon.contacts, datapath.peers, nodes)
     commands: tuple[Family, ...] = (
         StatusCommands(daemon, storage, health, rooms, nodes, entries, more),

@@ -5,15 +5,17 @@ from tunfwd.common.names import folded
 from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
-from tunfwd.daemon.commands.entries import Entries, id_of
+from tunfwd.daemon.commands.entries import Entries
 from tunfwd.daemon.commands.together import Found, is_one, is_same_to_all, offer_all, places_of
 from tunfwd.daemon.contacts.offers import Offers, describe, service
+from tunfwd.daemon.contacts.refusals import Refusal
 from tunfwd.daemon.contacts.rooms import RoomOffer, Rooms
 from tunfwd.daemon.datapath.datapath import Datapath
 from tunfwd.daemon.peers import Peer
-from tunfwd.forwarding.flow import Mapping
+from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.forwarding.states import MappingState, Role
 from tunfwd.tox.contacts import Room
+from tunfwd.wire.packets import Direction
 
 
 class OfferCommands:
@@ -36,6 +38,7 @@ class OfferCommands:
         dispatcher.add(api.REQUEST, self._request)
         dispatcher.add(api.PORTS, self._ports)
         dispatcher.add(api.KILL, self._kill)
+        dispatcher.add(api.LEAVE, self._leave)
 
     async def _add(self, params: api.OfferAdd) -> api.OffersResult:
         recipients = list(dict.fromkeys(one for text in params.to for one in self._places(text)))
@@ -90,18 +93,22 @@ class OfferCommands:
         return {
             "offers": to_rooms
             + [self._entries.offer(peer, mapping) for peer, mapping in self._entries.all()],
+            "refused": [self._entries.refused(refusal) for refusal in self._refusals()],
             "unseen": {label: count for label, count in unseen.items() if count},
         }
 
     async def _accept(self, params: api.OfferAccept) -> api.MappingResult:
-        found = self._find_pending(params.offer, params.contact, "accept")
+        if found := self._find_pending(params.offer, params.contact, params.direction):
+            return self._accept_pending(params, found)
+        if refused := self._find_refused(params):
+            return self._accept_refused(params, refused)
+        raise self._nothing(params.offer, params.contact, "accept")
+
+    def _accept_pending(self, params: api.OfferAccept, found: list[Found]) -> api.MappingResult:
         if len(found) > 1 and (params.port is not None or params.target is not None):
             raise UserError("usage", f"{params.offer!r} is {len(found)} ports; give the id of one")
         peer, mapping = found[0]
-        if params.target is not None and mapping.role is Role.USING:
-            raise UserError("usage", "--target is for what a contact asks to reach here")
-        if params.port is not None and mapping.role is Role.SERVING:
-            raise UserError("usage", "--port is for what a contact offers to us")
+        _require_fit(params, mapping.direction)
         target = service(params.target)
         for _, mapping in found:
             self._offers.accept(peer, mapping, params.port, target)
@@ -111,11 +118,25 @@ class OfferCommands:
         entries = [self._entries.mapping(peer, mapping) for _, mapping in found]
         return {"mapping": entries[0], "mappings": entries}
 
+    def _accept_refused(self, params: api.OfferAccept, refused: list[Refusal]) -> api.MappingResult:
+        """Accept what was declined, or left, before."""
+        if len(refused) > 1 and (params.port is not None or params.target is not None):
+            raise UserError("usage", f"{params.offer!r} is {len(refused)} ports; give the id of one")
+        _require_fit(params, refused[0].direction)
+        entries = []
+        for one in refused:
+            mapping = self._offers.accept_refused(one, params.port, service(params.target))
+            self._scheduler.touch(one.peer)
+            entries.append(self._entries.mapping(one.peer, mapping))
+        return {"mapping": entries[0], "mappings": entries}
+
     async def _deny(self, params: api.OfferDeny) -> api.OffersResult:
-        found = self._find_pending(params.offer, params.contact, "deny")
+        found = self._find_pending(params.offer, params.contact)
+        if not found:
+            raise self._nothing(params.offer, params.contact, "deny")
         entries = [self._entries.offer(peer, mapping) for peer, mapping in found]
         for peer, mapping in found:
-            self._offers.end(peer, mapping)
+            self._offers.refuse(peer, mapping)
             self._scheduler.touch(peer)
         return {"offers": [{**entry, "state": "denied"} for entry in entries]}
 
@@ -126,18 +147,47 @@ class OfferCommands:
                 self._rooms.require_endable(offer)
             for offer in offers:
                 self._rooms.kill(offer)
-            return {"killed": [{"id": e["id"], "contact": e["contact"], "name": e["name"]} for e in entries]}
+            return {
+                "killed": [
+                    {"id": e["id"], "contact": e["contact"], "name": e["name"], "how": "withdrawn"}
+                    for e in entries
+                ]
+            }
         found = self._find(params.id, params.contact)
         if not found:
             raise UserError("not_found", f"no offer or mapping {params.id!r}; see `tunfwd offers`")
         if not (is_one(found, params.id) or is_same_to_all(found)):
             raise _ambiguous(params.id, found)
+        return self._end(found)
+
+    async def _leave(self, params: api.Kill) -> api.KilledResult:
+        found = self._find(params.id, params.contact)
+        used = [(p, m) for p, m in found if m.origin is Origin.REMOTE and m.accepted]
+        if not used:
+            if not found:
+                raise UserError("not_found", f"no port {params.id!r}; see `tunfwd ports`")
+            peer, mapping = found[0]
+            advice = "kill" if mapping.origin is Origin.LOCAL else "deny"
+            raise UserError(
+                "failed",
+                f"{describe(mapping)}, {peer.label}, is nothing that you have accepted: "
+                f"`tunfwd {advice} {params.id}`",
+            )
+        if not is_one(used, params.id):
+            raise _ambiguous(params.id, used)
+        return self._end(used)
+
+    def _end(self, found: list[Found]) -> api.KilledResult:
         for _, mapping in found:
             self._offers.require_endable(mapping)
         killed: list[api.Killed] = []
         for peer, mapping in found:
-            killed.append({"id": id_of(mapping), "contact": peer.label, "name": clean(mapping.name)})
-            self._offers.end(peer, mapping)
+            entry: api.Killed = {
+                "id": peer.id_of(mapping),
+                "contact": peer.label,
+                "name": clean(mapping.name),
+            }
+            killed.append({**entry, "how": self._offers.refuse(peer, mapping)})
             self._scheduler.touch(peer)
         return {"killed": killed}
 
@@ -154,12 +204,12 @@ class OfferCommands:
         """Return the offers to a whole room that a person means: those of one name are one thing."""
         offers = [o for o in self._rooms.offers if contact in (None, self._entries.room_offer(o)["contact"])]
         found = [offer for offer in offers if offer.standing.name == text] or [
-            offer for offer in offers if len(text) >= 4 and f"{offer.msg_id:08x}".startswith(text.lower())
+            offer for offer in offers if len(text) >= 4 and offer.id.startswith(text.lower())
         ]
         if len({(offer.standing.contact, offer.standing.name == text) for offer in found}) > 1 or (
             len(found) > 1 and found[0].standing.name != text
         ):
-            ids = ", ".join(f"{offer.msg_id:08x}" for offer in found)
+            ids = ", ".join(offer.id for offer in found)
             raise UserError("ambiguous", f"{text!r} may be any of {ids}; give an id")
         return found
 
@@ -172,30 +222,81 @@ class OfferCommands:
         return (
             named
             or ported
-            or [found for found in mappings if text and id_of(found[1]).startswith(text.lower())]
+            or [found for found in mappings if text and found[0].id_of(found[1]).startswith(text.lower())]
         )
 
-    def _find_pending(self, text: str, contact: str | None, verb: str) -> list[Found]:
-        """Return the undecided offers that a person means: one, or all of a contact that have one name."""
+    def _find_pending(
+        self, text: str, contact: str | None, direction: api.Direction | None = None
+    ) -> list[Found]:
+        """Return the undecided offers that a person means: one, or all of a contact that have one name.
+
+        Raises UserError where they are of the other `direction`, as who only meant to use something of a
+        contact's is not to open something of their own.
+        """
         found = self._find(text, contact)
         pending = [(peer, mapping) for peer, mapping in found if mapping.state is MappingState.PENDING]
-        if pending and is_one(pending, text):
-            return pending
-        if pending:
-            raise _ambiguous(text, pending)
-        if found:
-            peer, mapping = found[0]
-            raise UserError(
-                "failed",
-                f"nothing to {verb}: {describe(mapping)} of {peer.label} is {mapping.state.value}"
-                + ("; `tunfwd kill` ends it" if verb == "deny" else ""),
-            )
-        raise UserError("not_found", f"no offer {text!r}; `tunfwd offers` lists them")
+        fitting = [one for one in pending if direction in (None, one[1].direction.name.lower())]
+        if pending and not fitting:
+            raise self._other_direction(text, *pending[0])
+        if fitting and not is_one(fitting, text):
+            raise _ambiguous(text, fitting)
+        return fitting
+
+    def _other_direction(self, text: str, peer: Peer, mapping: Mapping) -> UserError:
+        if mapping.direction is Direction.CONNECTION:
+            what, word = f"asks to reach {peer.target_of(mapping)} here", "allow"
+        else:
+            what, word = f"offers {describe(mapping)}", "accept"
+        return UserError("denied", f"{peer.label} {what}: `tunfwd {word} {text} --from {peer.label}`")
+
+    def _refusals(self) -> list[Refusal]:
+        return [refusal for peer in self._peers for refusal in self._offers.refusals.all(peer)]
+
+    def _find_refused(self, params: api.OfferAccept) -> list[Refusal]:
+        """Return what was declined, or left, that a person means, if it is not on offer now."""
+        text = params.offer
+        peer = self._peers.find(params.contact) if params.contact is not None else None
+        known = [
+            one
+            for one in self._refusals()
+            if peer in (None, one.peer) and params.direction in (None, one.refused.direction)
+        ]
+        found = [one for one in known if one.refused.name and clean(one.refused.name) == text] or [
+            one
+            for one in known
+            if text.lower() in (str(one.refused.port), f"{one.refused.port}/{one.refused.protocol}")
+            or (text and one.id.startswith(text.lower()))
+        ]
+        if len({(one.peer, one.refused.name) for one in found}) > 1:
+            choices = ", ".join(f"{one.id} ({one.peer.label})" for one in found[:8])
+            raise UserError("ambiguous", f"{text!r} may be any of {choices}; give an id")
+        return found
+
+    def _nothing(self, text: str, contact: str | None, verb: str) -> UserError:
+        """Say why there is nothing to decide on."""
+        found = self._find(text, contact)
+        if not found:
+            return UserError("not_found", f"no offer {text!r}; `tunfwd offers` lists them")
+        peer, mapping = found[0]
+        advice = "kill" if mapping.origin is Origin.LOCAL else "leave"
+        return UserError(
+            "failed",
+            f"nothing to {verb}: {describe(mapping)} of {peer.label} is {mapping.state.value}"
+            + (f"; `tunfwd {advice} {text}` ends it" if verb == "deny" else ""),
+        )
 
     def _touched(self, found: list[Found]) -> api.OffersResult:
         for peer, _ in found:
             self._scheduler.touch(peer)
         return {"offers": [self._entries.offer(peer, mapping) for peer, mapping in found]}
+
+
+def _require_fit(params: api.OfferAccept, direction: Direction) -> None:
+    """Raise UserError where an option is for offers of the other direction."""
+    if params.target is not None and direction is Direction.SERVER:
+        raise UserError("usage", "--target is for what a contact asks to reach here")
+    if params.port is not None and direction is Direction.CONNECTION:
+        raise UserError("usage", "--port is for what a contact offers to us")
 
 
 def _ports_of(mapping: Mapping) -> tuple[str, str]:
@@ -204,5 +305,5 @@ def _ports_of(mapping: Mapping) -> tuple[str, str]:
 
 
 def _ambiguous(text: str, found: list[Found]) -> UserError:
-    choices = ", ".join(f"{mapping.msg_id:08x} ({peer.label})" for peer, mapping in found[:8])
+    choices = ", ".join(f"{peer.id_of(mapping)} ({peer.label})" for peer, mapping in found[:8])
     return UserError("ambiguous", f"{text!r} may be any of {choices}; give an id, or --from a contact")

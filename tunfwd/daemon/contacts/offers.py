@@ -7,7 +7,7 @@ with the sessions; fills the ports of virtual addresses. Commands go through her
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import trio
 
@@ -18,6 +18,7 @@ from tunfwd.common.notation import read_target
 from tunfwd.common.text import clean
 from tunfwd.config.rules import Expose, exposure, mistaken, unusable
 from tunfwd.control.api import Source
+from tunfwd.daemon.contacts.refusals import Refusal, Refusals
 from tunfwd.daemon.peers import MappingSettings, Peer
 from tunfwd.daemon.process.logs import caused_by
 from tunfwd.daemon.storage.state import (
@@ -28,13 +29,16 @@ from tunfwd.daemon.storage.state import (
     StandingOffer,
     StandingRequest,
 )
-from tunfwd.events import Kind, Value
+from tunfwd.events import Kind, Value, event
 from tunfwd.forwarding.flow import Mapping, Origin
 from tunfwd.forwarding.mapping_table import MAX_MAPPINGS
 from tunfwd.forwarding.policy import Action, Rule, decide
 from tunfwd.forwarding.states import MappingState, Role
 from tunfwd.services.target import Target
 from tunfwd.wire.packets import Direction, Protocol
+
+Ending = Literal["withdrawn", "declined", "left"]
+"""What a person makes of a mapping by ending it."""
 
 Place = tuple[Protocol, int]
 """A port of a contact, or of ours."""
@@ -76,6 +80,7 @@ class Offers:
         self._content = content
         self.policy = policy
         self._save = save
+        self.refusals = Refusals(content, save)
         self.agreed: Callable[[Peer], None] = lambda _peer: None
         """Told of each contact that something stands with from now on."""
         self.ended: Callable[[Peer, Mapping], None] = lambda _peer, _mapping: None
@@ -111,7 +116,7 @@ class Offers:
             case StandingOffer():
                 mapping = self._stand(peer, standing, Direction.SERVER)
                 peer.details[mapping] = MappingSettings(
-                    target=read_service(standing.target), source=standing.source
+                    target=read_service(standing.target), source=standing.source, paused=standing.paused
                 )
                 return
             case AcceptedMapping(direction="connection"):
@@ -162,8 +167,10 @@ class Offers:
             raise UserError("failed", f"{peer.label}: {misuse}") from None
 
     def forget(self, contact: ContactId) -> None:
-        """The contact is no more: nothing stands."""
+        """The contact is no more: nothing stands. What a member was refused stays so."""
         content = self._content
+        if "/" not in contact:
+            self.refusals.forget(contact)
         before = len(content.offers) + len(content.requests) + len(content.mappings)
         content.offers = [offer for offer in content.offers if offer.contact != contact]
         content.requests = [request for request in content.requests if request.contact != contact]
@@ -177,10 +184,17 @@ class Offers:
         """A contact offers something that was not accepted before, and may have withdrawn it since."""
         if mapping.state is not MappingState.PENDING:
             return
-        rule = decide(self.policy.rules, peer.party, mapping.protocol, mapping.port, mapping.direction)
+        refused = self.refusals.of(peer, mapping)
+        if refused is not None and not refused.left:
+            log.debug("declined before: %s from %s", describe(mapping), peer.label, extra=caused_by(peer))
+            self.refusals.declined(refused, mapping)
+            peer.session.end(mapping, trio.current_time())
+            return
+        asked = self.policy.rules if refused is None else ()  # a person left it: no rule takes it again
+        rule = decide(asked, peer.party, mapping.protocol, mapping.port, mapping.direction)
         what = f"{describe(mapping)} from {peer.label}"
         by = caused_by(peer)
-        about = _about(mapping)
+        about = _about(peer, mapping)
         match rule.action:
             case Action.ACCEPT:
                 self._accept_by_rule(peer, mapping, rule, what)
@@ -190,7 +204,8 @@ class Offers:
             case Action.ASK:
                 kind: Kind = "offer" if mapping.direction is Direction.SERVER else "request"
                 told = caused_by(peer, kind, **about)
-                log.info("offered: %s; `tunfwd accept %08x` takes it", what, mapping.msg_id, extra=told)
+                word = "accept %s` takes" if kind == "offer" else "allow %s` allows"
+                log.info(f"offered: %s; `tunfwd {word} it", what, peer.id_of(mapping), extra=told)
                 for pattern in self.policy.mistaken(peer):
                     log.info("%s", mistake(pattern, peer), extra=by)
 
@@ -220,7 +235,7 @@ class Offers:
         except UserError as error:
             log.warning("%s: a rule accepts it, but %s", what, error.message, extra=caused_by(peer))
         else:
-            by = caused_by(peer, "accepted", **_about(mapping))
+            by = caused_by(peer, "accepted", **_about(peer, mapping))
             log.info("accepted by rule: %s", what, extra=by)
 
     def changed(self, peer: Peer, mapping: Mapping) -> None:
@@ -340,6 +355,9 @@ class Offers:
             peer.give_port(mapping, place)
         else:
             peer.details_of(mapping).target = target
+        self.refusals.remove(peer, mapping)
+        if not by_rule:
+            self._say("accepted: %s from %s", peer, mapping)
         if by_rule and self._is_full_of_rules(peer):
             return  # it runs all the same, and the rule accepts it again in the next run
         self._content.mappings.append(
@@ -356,6 +374,41 @@ class Offers:
         )
         self._stands(peer)
 
+    def accept_refused(self, refusal: Refusal, port: int | None, target: Target | None) -> Mapping:
+        """Accept what was declined, or left, and is not on offer now; the contact is told, if it is there."""
+        peer, refused = refusal.peer, refusal.refused
+        using = refusal.direction is Direction.SERVER
+        place = peer.free_port(refusal.protocol, refused.port, port) if using else 0
+        last_id = self.refusals.last_id(refused)
+        try:
+            mapping = peer.session.restore_acceptance(
+                refusal.direction, refusal.protocol, refused.port, refused.name
+            )
+        except Misuse as misuse:
+            raise UserError("failed", f"{peer.label}: {misuse}") from None
+        stored = _stored(place, refused.port) if using else None
+        if using:
+            peer.give_port(mapping, place)
+        else:
+            peer.details_of(mapping).target = target
+        self._append(
+            AcceptedMapping(
+                peer.id,
+                refused.direction,
+                refused.protocol,
+                refused.port,
+                refused.name,
+                stored,
+                service_text(target),
+            )
+        )
+        self.refusals.discard(refused)
+        if last_id is not None:
+            peer.session.accept_late(mapping, last_id, trio.current_time())
+        self._say("accepted after all: %s from %s", peer, mapping)
+        self._stands(peer)
+        return mapping
+
     def accept_ahead(self, peer: Peer, ports: Sequence[Place], name: str) -> list[Place]:
         """Accept some of a contact's servers, offered or not yet; return those that were not before."""
         theirs = {
@@ -369,11 +422,20 @@ class Offers:
             if known is not None and known.state is MappingState.PENDING:
                 self.accept(peer, known, None, None)
             elif known is None:
-                self._expect(peer, protocol, port, name)
+                self._accept_unoffered(peer, protocol, port, name)
             else:
                 continue
             taken.append((protocol, port))
         return taken
+
+    def _accept_unoffered(self, peer: Peer, protocol: Protocol, port: int, name: str) -> None:
+        """Accept what may have been declined before, or never seen."""
+        for refusal in self.refusals.all(peer):
+            same = (refusal.direction, refusal.protocol, refusal.refused.port)
+            if same == (Direction.SERVER, protocol, port):
+                self.accept_refused(refusal, None, None)
+                return
+        self._expect(peer, protocol, port, name)
 
     def _expect(self, peer: Peer, protocol: Protocol, port: int, name: str) -> None:
         place = peer.free_port(protocol, port, None)
@@ -395,8 +457,27 @@ class Offers:
         self.agreed(peer)
         self._save()
 
+    def refuse(self, peer: Peer, mapping: Mapping) -> Ending:
+        """End a mapping as a person says: withdraw what is ours, decline or leave what is the contact's."""
+        how: Ending = "withdrawn"
+        if mapping.origin is Origin.REMOTE:
+            how = "left" if mapping.accepted and mapping.direction is Direction.SERVER else "declined"
+            self.refusals.add(peer, mapping, left=how == "left")
+        self._say(f"{how}: %s, %s", peer, mapping, "denied" if how == "declined" else "ended")
+        self.end(peer, mapping)
+        return how
+
+    def _say(self, line: str, peer: Peer, mapping: Mapping, kind: Kind = "accepted") -> None:
+        """Log what a person here has decided."""
+        log.info(
+            line,
+            describe(mapping),
+            peer.label,
+            extra=event(kind, contact=peer.label, **_about(peer, mapping)),
+        )
+
     def end(self, peer: Peer, mapping: Mapping) -> None:
-        """Deny, withdraw or kill."""
+        """End a mapping, and remember nothing of it."""
         peer.session.end(mapping, trio.current_time())
         self.changed(peer, mapping)  # now, so that it is saved with the command that did it
 
@@ -425,10 +506,10 @@ def describe(what: Mapping | Standing) -> str:
     return f"{verb}{what.port}/{protocol}{name}"
 
 
-def _about(mapping: Mapping) -> dict[str, Value]:
+def _about(peer: Peer, mapping: Mapping) -> dict[str, Value]:
     """Return what an event says of a mapping."""
     return {
-        "id": f"{mapping.msg_id:08x}",
+        "id": peer.id_of(mapping),
         "protocol": protocol_name(mapping.protocol),
         "port": mapping.port,
         "name": clean(mapping.name),

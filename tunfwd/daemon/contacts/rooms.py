@@ -8,6 +8,7 @@ are friends, over their friend sessions, now and later. Both stand in the state 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 import trio
@@ -42,7 +43,14 @@ class RoomOffer:
 
     standing: StandingOffer
     msg_id: int
-    """Of the public Offer; for people to name it by."""
+    """Of the public Offer."""
+
+    @property
+    def id(self) -> str:
+        """How people name it without doubt, after a restart as before."""
+        standing = self.standing
+        what = f"{standing.contact} {standing.protocol} {standing.port}"
+        return blake2b(what.encode(), digest_size=4).hexdigest()
 
     @property
     def protocol(self) -> Protocol:
@@ -51,7 +59,10 @@ class RoomOffer:
 
     def details(self) -> MappingSettings:
         """Return what a mapping made from it needs to know."""
-        return MappingSettings(target=read_service(self.standing.target), source=self.standing.source)
+        standing = self.standing
+        return MappingSettings(
+            target=read_service(standing.target), source=standing.source, paused=standing.paused
+        )
 
 
 def room_id(room: Room) -> str:

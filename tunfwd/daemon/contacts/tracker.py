@@ -164,7 +164,8 @@ class ContactTracker(Handler):
         peer_id = id_of(contact)
         epoch = self.greetings.epoch_for(peer_id)
         session = Session(contact.carrier, epoch=epoch, random=self._random, settings=self._settings)
-        peer = Peer(contact, session, peer_id, "", None, self._book.address6(peer_id))
+        own_key = contact.group.self_key if isinstance(contact, Member) else self.client.public_key
+        peer = Peer(contact, session, peer_id, "", None, self._book.address6(peer_id), own_key)
         peer.known_as = self.own.known_to(peer).addresses
         if name is not None:
             self.rename(peer, name)
@@ -364,6 +365,7 @@ class ContactTracker(Handler):
         self._peers.changed()
         if room not in self.rooms:
             self.rooms.left(room)
+            self._offers.refusals.forget(room_id(room))
             for member_id in self._members_of(room):
                 self._forget(member_id)
         elif isinstance(room, Conference):

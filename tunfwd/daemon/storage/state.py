@@ -122,6 +122,7 @@ class StandingOffer:
     name: Name = ""
     target: TargetText | None = None  # None: this machine, at `port`
     source: Source = "auto"
+    paused: bool = False  # whether connections are refused for now
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,18 @@ class StandingRequest:
 
 
 Standing = StandingOffer | AcceptedMapping | StandingRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something that a contact offers, or asks for, and a person here does not want, or no more."""
+
+    contact: ContactId
+    direction: Direction
+    protocol: Protocol
+    port: PortOrAny
+    name: Name = ""
+    left: bool = False  # it was accepted before: it may be again, by a person
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +232,7 @@ class Content:
     offers: list[StandingOffer] = field(default_factory=list)
     mappings: list[AcceptedMapping] = field(default_factory=list)
     requests: list[StandingRequest] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
     services: list[KnownService] = field(default_factory=list)
     invites: list[Invite] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
