@@ -352,6 +352,82 @@ def test_requests_stand_apart_from_offers(daemon: Any, tunfwd: Run) -> None:
     )
 
 
+def test_pause_resume_change(daemon: Any, tunfwd: Run) -> None:
+    ours = OFFER | {"origin": "local", "state": "running", "target": "localhost:8080"}
+    for method in ("offer.pause", "offer.resume", "offer.change"):
+        daemon.answers[method] = {"offers": [ours]}
+    told = "8080/tcp as web (1a2b3c4d) to alice, from localhost:8080\n"
+    assert tunfwd("pause", "web").out == f"paused: {told}"
+    assert tunfwd("resume", "web", "--to", "alice").out == f"resumed: {told}"
+    assert tunfwd("change", "web", "--target", "127.0.0.1:9", "--name", "w").out == f"changed: {told}"
+    moved = tunfwd("change", "web", "--port", "90")
+    assert moved.out == f"offered anew: {told}"
+    assert "who had accepted it has to accept it again" in moved.err
+    assert daemon.calls == [
+        ("offer.pause", {"id": "web"}),
+        ("offer.resume", {"id": "web", "contact": "alice"}),
+        ("offer.change", {"id": "web", "target": "127.0.0.1:9", "name": "w", "here": False}),
+        ("offer.change", {"id": "web", "port": 90, "here": False}),
+    ]
+    for wrong in ((), ("--here", "--target", "127.0.0.1:9")):
+        assert tunfwd("change", "web", *wrong).code == EXIT_CODES["usage"]
+    daemon.answers["ports"] = {"ports": [MAPPING | {"paused": True}]}
+    assert "running, paused" in tunfwd("ports").out
+
+
+def test_connections(daemon: Any, tunfwd: Run) -> None:
+    one = {
+        "contact": "alice",
+        "direction": "in",
+        "protocol": "tcp",
+        "port": 22,
+        "name": "ssh",
+        "id": "1a2b3c4d",
+        "source": "10.77.3.9",
+        "target": "localhost:22",
+        "state": "open",
+        "seconds": 90,
+        "tx_bytes": 1000,
+        "rx_bytes": 2,
+    }
+    daemon.answers["connections"] = {"connections": [one]}
+    heading, row = tunfwd("connections").out.splitlines()
+    assert heading.split() == ["PEER", "DIR", "PROTO", "FROM", "TO", "NAME", "STATE", "SINCE", "TX", "RX"]
+    assert row.split() == [
+        "alice",
+        "in",
+        "tcp",
+        "10.77.3.9",
+        "localhost:22",
+        "ssh",
+        "open",
+        "1m",
+        "1.00",
+        "kB",
+        "2",
+        "B",
+    ]
+    assert json.loads(tunfwd("connections", "--json").out) == {"schema": 1, "connections": [one]}
+    daemon.answers["connections"] = {"connections": []}
+    assert tunfwd("connections").err.startswith("No connections.")
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_removing_a_friend_says_what_is_lost_and_asks(
+    daemon: Any, tunfwd: Run, monkeypatch: pytest.MonkeyPatch, yes: bool
+) -> None:
+    daemon.answers["offer.list"] = {"offers": [OFFER]}
+    ended = {"id": "1a2b3c4d", "contact": "alice", "name": "web"}
+    daemon.answers["friend.remove"] = {"friend": FRIEND, "ended": [ended]}
+    keyboard = io.StringIO("y\n")
+    monkeypatch.setattr(keyboard, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", keyboard)
+    result = tunfwd("friend", "remove", "alice", *(["--yes"] if yes else []))
+    assert result.out == "alice is no longer a friend; ended with it: web\n"
+    assert ("8080/tcp as web (1a2b3c4d), pending" in result.err) is not yes
+    assert ("Remove alice? [y/N]" in result.err) is not yes
+
+
 @pytest.mark.parametrize(
     ("word", "how", "said"),
     [

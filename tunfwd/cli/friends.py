@@ -1,5 +1,7 @@
 """`tunfwd friend …`: who may talk to us at all."""
 
+import sys
+
 import click
 
 from tunfwd.cli.arguments import (
@@ -10,8 +12,9 @@ from tunfwd.cli.arguments import (
     complete_requests,
     json_option,
 )
-from tunfwd.cli.output import hint, say, show, show_table
+from tunfwd.cli.output import hint, note, say, show, show_table
 from tunfwd.cli.session import Session
+from tunfwd.cli.together import together
 from tunfwd.control import api
 
 
@@ -100,12 +103,20 @@ def rename_any(ctx: click.Context, name: str, to: str, as_json: bool) -> None:
 
 @friend.command()
 @click.argument("name", shell_complete=complete_contacts)
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
-def remove(ctx: click.Context, name: str, as_json: bool) -> None:
-    """End a friendship, with all its offers and connections."""
-    result = Session.of(ctx).call(api.FRIEND_REMOVE, name=name)
-    show(result, as_json, lambda shown: say(f"{_called(shown['friend'])} is no longer a friend"))
+def remove(ctx: click.Context, name: str, yes: bool, as_json: bool) -> None:
+    """End a friendship, with all its offers and connections.
+
+    What was agreed is withdrawn, so that they are told of it; that they were removed they are not. On a
+    terminal it asks.
+    """
+    session = Session.of(ctx)
+    if not yes and sys.stdin.isatty():
+        _say_what_is_lost(session, name)
+        click.confirm(f"Remove {name}?", abort=True, err=True)
+    show(session.call(api.FRIEND_REMOVE, name=name), as_json, _removed)
 
 
 @friend.command()
@@ -149,6 +160,22 @@ def blocked(ctx: click.Context, as_json: bool) -> None:
             empty="Nobody is blocked.",
         ),
     )
+
+
+def _say_what_is_lost(session: Session, name: str) -> None:
+    """Tell what ends with a friendship: who begins another starts anew."""
+    offers = [one for one in session.call(api.OFFER_LIST)["offers"] if one["contact"] == name]
+    note(f"The friendship with {name} ends, and another takes a new request. With it:")
+    for one in together(offers):
+        note(f"  {one.named}, {one.state}")
+    if not offers:
+        note("  nothing that is offered or accepted")
+
+
+def _removed(result: api.FriendResult) -> None:
+    names = dict.fromkeys(one["name"] or one["id"] for one in result.get("ended", []))
+    with_it = f"; ended with it: {', '.join(names)}" if names else ""
+    say(f"{_called(result['friend'])} is no longer a friend{with_it}")
 
 
 def _blocked(one: api.BlockedEntry) -> str:

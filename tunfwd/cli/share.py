@@ -95,7 +95,7 @@ def share(
     wait: bool | None,
     as_json: bool,
 ) -> None:
-    """Share services of this machine, such as 8080/tcp, by a ticket.
+    """Share services, such as 8080/tcp, by a ticket.
 
     Whoever says `tunfwd join TICKET` becomes a friend and reaches them: no more is needed at either side.
     """

@@ -99,5 +99,5 @@ def ports_text(
 
 
 def _state(entry: Entry) -> str:
-    trouble = entry.get("trouble")
+    trouble = "paused" if entry.get("paused") else entry.get("trouble")
     return f"{entry['state']}, {trouble}" if trouble else entry["state"]

@@ -103,11 +103,21 @@ class OfferAdd:
             raise ValueError("an offer needs someone to go to")
         if len(self.specs) > 1 and self.target is not None:
             raise ValueError("a target is for one port; the others of this machine need none")
+        _require_source_fits(self.source, self.target)
 
     @property
     def specs(self) -> list[PortSpec]:
         """The ports."""
         return _specs(self.protocol, self.port, self.ports)
+
+
+def _require_source_fits(source: Source, target: TargetText | None) -> None:
+    """Raise ValueError for a service that cannot see who connects, though a person wants it to."""
+    if source == "peer" and target is not None:
+        raise ValueError(
+            "--source peer is for a service of this machine at the port that is offered: "
+            f"what is reached at {target} sees this machine"
+        )
 
 
 def _specs(protocol: Protocol | None, port: Port | None, ports: list[Ports] | None) -> list[PortSpec]:
@@ -148,6 +158,19 @@ class Kill:
 
     id: Spoken
     contact: Spoken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferChange:
+    """Changes an offer of ours in place; with another port, it is withdrawn and offered anew."""
+
+    id: Spoken
+    contact: Spoken | None = None
+    name: OfferName | None = None
+    target: TargetText | None = None
+    here: bool = False  # the service is on this machine, at the port offered, again
+    source: Source | None = None
+    port: Port | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +228,7 @@ class Share:
     def __post_init__(self) -> None:
         if len(self.specs) > 1 and self.target is not None:
             raise ValueError("a target is for one port; the others of this machine need none")
+        _require_source_fits(self.source, self.target)
 
     @property
     def specs(self) -> list[PortSpec]:
@@ -432,6 +456,7 @@ class FriendResult(Change):
 
     friend: FriendEntry
     network: NotRequired[Literal["online", "offline"]]  # of friend.add: offline, it goes out later
+    ended: NotRequired["list[Killed]"]  # of friend.remove: what was agreed with it
 
 
 class OfferEntry(TypedDict):
@@ -512,6 +537,29 @@ class KilledResult(Change):
     """kill, leave."""
 
     killed: list[Killed]
+
+
+class ConnectionEntry(TypedDict):
+    """A TCP connection, or a UDP conversation, over a port."""
+
+    contact: str
+    direction: Literal["in", "out"]  # whether the contact reaches us, or we reach it
+    protocol: Protocol
+    port: int  # as offered
+    name: str
+    id: str  # of the offer
+    source: str  # who connects: the contact's virtual address, or the program's address here
+    target: str  # what is reached: the service here, or the virtual address
+    state: Literal["connecting", "open"]
+    seconds: int  # since it began
+    tx_bytes: int  # towards the contact
+    rx_bytes: int
+
+
+class ConnectionsResult(TypedDict):
+    """connections."""
+
+    connections: list[ConnectionEntry]
 
 
 class InviteOffer(TypedDict):
@@ -787,8 +835,12 @@ OFFER_LIST: Final = Method("offer.list", Nothing, OffersResult)
 OFFER_ACCEPT: Final = Method("offer.accept", OfferAccept, MappingResult, changes=True)
 OFFER_DENY: Final = Method("offer.deny", OfferDeny, OffersResult, changes=True)
 LEAVE: Final = Method("leave", Kill, KilledResult, changes=True)
+OFFER_PAUSE: Final = Method("offer.pause", Kill, OffersResult, changes=True)
+OFFER_RESUME: Final = Method("offer.resume", Kill, OffersResult, changes=True)
+OFFER_CHANGE: Final = Method("offer.change", OfferChange, OffersResult, changes=True)
 REQUEST: Final = Method("request", Ask, OffersResult, changes=True)
 PORTS: Final = Method("ports", Nothing, MappingsResult)
+CONNECTIONS: Final = Method("connections", Nothing, ConnectionsResult)
 KILL: Final = Method("kill", Kill, KilledResult, changes=True)
 
 GROUP_CREATE: Final = Method("group.create", GroupCreate, GroupResult, changes=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tunfwd.daemon.contacts.changes import Changes
 from tunfwd.daemon.contacts.offers import Offers, Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept, ContactTracker
 from tunfwd.daemon.datapath.datapath import Datapath, Machine
@@ -71,3 +72,4 @@ class Daemon:
             self.datapath.nameserver.open(self.resolver.answer, *(place.packed for place in places))
         self.client = self.contacts.client
         self.rooms = self.contacts.rooms
+        self.changes = Changes(content, self.rooms, self.datapath.scheduler, save)

@@ -180,7 +180,10 @@ class Flow:
         "end",
         "mapping",
         "msg_id",
+        "rx_bytes",
+        "since",
         "state",
+        "tx_bytes",
     )
 
     def __init__(self, owner: FlowOwner, mapping: Mapping, msg_id: int, state: FlowState) -> None:
@@ -190,6 +193,10 @@ class Flow:
         self.state = state
         self.counts_as_udp = mapping.multi_flow and mapping.protocol is Protocol.UDP
         """Whether it is one of several UDP flows of its mapping; the negotiation's."""
+        self.since = 0.0
+        """When it began."""
+        self.rx_bytes = 0
+        self.tx_bytes = 0
         self.channel: Channel | None = None
         self.end: FlowEnd | None = None
         """What it is joined to here: the session's owner sets it, and is given it back with each event."""
@@ -249,6 +256,7 @@ class Flow:
         if self.channel is None or not self.is_open:
             return 0
         taken = self.channel.write(data)
+        self.tx_bytes += taken
         self.mapping.tx_bytes += taken
         return taken
 
@@ -257,6 +265,7 @@ class Flow:
         if self.channel is None or not self.is_open:
             return b""
         data = self.channel.read(limit)
+        self.rx_bytes += len(data)
         self.mapping.rx_bytes += len(data)
         return data
 

@@ -112,6 +112,7 @@ class FlowTable:
     def new(self, mapping: Mapping, state: FlowState) -> Flow:
         """Return a new flow; there must be room for it."""
         flow = Flow(self, mapping, 0, state)
+        flow.since = self._clock.now
         self._flows.add(flow)
         mapping.flows.add(flow)
         if flow.counts_as_udp:
@@ -237,6 +238,7 @@ class FlowTable:
             self._counters["data_unexpected"] += 1
         else:
             self._keep_alive(flow, self._clock.now, sent=False)
+            flow.rx_bytes += len(data.payload)
             flow.mapping.rx_bytes += len(data.payload)
             self._events.append(DatagramArrived(flow, data.payload))
 
@@ -264,6 +266,7 @@ class FlowTable:
             flow.mapping.drops += 1
             return False
         self._keep_alive(flow, now, sent=True)
+        flow.tx_bytes += len(payload)
         flow.mapping.tx_bytes += len(payload)
         return True
 

@@ -128,6 +128,11 @@ class Session:
         return self._negotiation.unseen
 
     @property
+    def control_waiting(self) -> int:
+        """Bytes of what we said that the contact has not taken."""
+        return self._carriage.control_waiting
+
+    @property
     def timers(self) -> int:
         """How many timers are held for mappings and flows."""
         return self._negotiation.timers + len(self._carriage.lossless.timers)

@@ -141,6 +141,10 @@ class Groups(RoomList[Group]):
         number = self._tox.group_join(chat_id, self._nickname().encode(), password.encode())
         return self._added(number, RoomState.JOINING)
 
+    def give_up(self, group: Group) -> None:
+        """Try no longer to get into a group, which toxcore forgets in its next round; to `join` it anew."""
+        self._drop(group)
+
     def accept(self, identifier: bytes, password: str = "") -> Group:
         """Accept an invitation. Raises NoSuchInvitation, or errors.GroupInviteAccept…; then as `join`.
 

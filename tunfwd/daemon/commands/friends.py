@@ -1,6 +1,11 @@
 """What the control socket can ask about friends, and those who would like to be."""
 
+from typing import Final
+
+import trio
+
 from tunfwd.common.errors import UserError
+from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.names import require_new_name
@@ -10,6 +15,9 @@ from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.tox.binding.errors import FriendAddAlreadySent, FriendAddBadChecksum, FriendAddOwnKey, ToxError
 from tunfwd.tox.contacts import FriendRequest, Member
 from tunfwd.tox.friends import Friends, parse_address
+
+FAREWELL: Final = 10  # looks at most, whether a friend that is removed has heard what ends with that
+HEARING: Final = 0.1  # s from one to the next
 
 
 class FriendCommands:
@@ -68,9 +76,22 @@ class FriendCommands:
         if friend is None or friend is not peer.contact:
             raise UserError("usage", f"{peer.label} is a member of a group, not a friend")
         self._contacts.require_free(peer.id)
-        entry = _friend_entry(peer)
-        self._friends.remove(friend)
-        return {"friend": entry}
+        entry, ended = _friend_entry(peer), self._end_all(peer)
+        for _ in range(FAREWELL if peer.session.is_online and ended else 0):
+            await trio.sleep(HEARING)  # at least once: without a link nothing tells when it has heard
+            if not peer.session.control_waiting:
+                break
+        if friend in list(self._friends):  # nobody has removed it meanwhile
+            self._friends.remove(friend)
+        return {"friend": entry, "ended": ended}
+
+    def _end_all(self, peer: Peer) -> list[api.Killed]:
+        """Withdraw what was agreed with a friend, who hears of it; return what that was."""
+        ended: list[api.Killed] = []
+        for mapping in list(peer.session.mappings):
+            ended.append({"id": peer.id_of(mapping), "contact": peer.label, "name": clean(mapping.name)})
+            self._contacts.end(peer, mapping)
+        return ended
 
     async def _list(self, _: api.Nothing) -> api.FriendsResult:
         friends = [_friend_entry(peer) for peer in self._peers if peer.contact.kind == "friend"]

@@ -2,6 +2,8 @@
 
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.blocks import BlockCommands
+from tunfwd.daemon.commands.changes import ChangeCommands
+from tunfwd.daemon.commands.connections import ConnectionCommands
 from tunfwd.daemon.commands.doctor import Health, RootlessHealth
 from tunfwd.daemon.commands.entries import Entries
 from tunfwd.daemon.commands.events import EventCommands
@@ -23,13 +25,16 @@ def dispatcher(
     refusals = daemon.offers.refusals
     entries = Entries(datapath.peers, daemon.rooms, datapath.services, daemon.names, refusals)
     friends = FriendCommands(daemon.contacts, datapath.peers, nodes)
+    offers = OfferCommands(datapath, daemon.offers, daemon.rooms, entries)
     commands: tuple[Family, ...] = (
         StatusCommands(daemon, storage, health, rooms, nodes, entries, more),
         friends,
         EventCommands(daemon.events),
         BlockCommands(daemon.contacts, datapath.peers),
         TicketCommands(daemon, rooms, friends, entries),
-        OfferCommands(datapath, daemon.offers, daemon.rooms, entries),
+        offers,
+        ChangeCommands(datapath, daemon.offers, daemon.rooms, entries, offers, daemon.changes),
+        ConnectionCommands(datapath),
         rooms,
         nodes,
         *more,

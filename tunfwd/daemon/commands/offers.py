@@ -200,6 +200,21 @@ class OfferCommands:
             ]
         }
 
+    def ours(self, text: str, contact: str | None) -> list[Found | RoomOffer]:
+        """Return what a person means of what we offer: all that has one name, or one port to several."""
+        if to_rooms := self._find_room_offers(text, contact):
+            return list(to_rooms)
+        found = [
+            (peer, mapping)
+            for peer, mapping in self._find(text, contact)
+            if (mapping.origin, mapping.direction) == (Origin.LOCAL, Direction.SERVER)
+        ]
+        if not found:
+            raise UserError("not_found", f"no offer of ours {text!r}; see `tunfwd offers`")
+        if not (is_one(found, text) or is_same_to_all(found)):
+            raise _ambiguous(text, found)
+        return list(found)
+
     def _find_room_offers(self, text: str, contact: str | None) -> list[RoomOffer]:
         """Return the offers to a whole room that a person means: those of one name are one thing."""
         offers = [o for o in self._rooms.offers if contact in (None, self._entries.room_offer(o)["contact"])]

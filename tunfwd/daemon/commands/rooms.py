@@ -7,6 +7,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+import trio
+
 from tunfwd.common.errors import UserError
 from tunfwd.common.names import KEY_PREFIX, harmless
 from tunfwd.common.text import clean
@@ -29,6 +31,8 @@ from tunfwd.tox.contacts import (
     RoomState,
 )
 from tunfwd.tox.rooms import RoomList
+
+FORGOTTEN: Final = 0.5  # s within which toxcore has forgotten a group
 
 _STATES: Final[dict[RoomState, api.RoomState]] = {
     RoomState.JOINING: "connecting",
@@ -99,9 +103,14 @@ class RoomCommands:
     async def _join_group(self, params: api.GroupJoin) -> api.GroupResult:
         groups, password, name = self._client.groups, params.password or "", params.name
         invitation = self._invitation(params.group, "group")
-        chat_id = self._chat_id(params.group) if invitation is None else invitation.id
+        again = params.password is not None
+        chat_id = self._chat_id(params.group, again=again) if invitation is None else invitation.id
         if name is not None:
             self._rooms.require_free(name, "group", groups.get(chat_id))
+        trying = groups.get(chat_id)
+        if invitation is None and trying is not None and trying.state is RoomState.JOINING:
+            groups.give_up(trying)  # with another password, perhaps, and nobody has said yet that it is wrong
+            await trio.sleep(FORGOTTEN)
         try:
             group = (groups.join if invitation is None else groups.accept)(chat_id, password)
         except ToxError as error:
@@ -112,8 +121,8 @@ class RoomCommands:
             self._name_if_free(group, params.group)  # a person typed it
         return self._result(group)
 
-    def _chat_id(self, text: str) -> bytes:
-        """Return the id of a group that we are not in, or have lost."""
+    def _chat_id(self, text: str, *, again: bool) -> bytes:
+        """Return the id of a group that we are not in, or have lost, or try `again` to be in."""
         try:
             chat_id = bytes.fromhex(text)
         except ValueError:
@@ -130,8 +139,15 @@ class RoomCommands:
                 ) from None
         if known is None:
             return chat_id
-        if known.state is not RoomState.LOST:
-            raise UserError("failed", f"we are in {self._rooms.label(known)} already")
+        label = self._rooms.label(known)
+        if known.state is RoomState.JOINED:
+            raise UserError("failed", f"we are in {label} already")
+        if known.state is RoomState.JOINING and not again:
+            raise UserError(
+                "failed",
+                f"we are joining {label}: none of its members has let us in yet. If it has a password: "
+                f"`tunfwd group join {text} --password-file FILE`",
+            )
         return known.id
 
     async def _join_conference(self, params: api.Group) -> api.GroupResult:

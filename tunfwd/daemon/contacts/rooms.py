@@ -294,6 +294,10 @@ class Rooms:
             self._content.offers.remove(offer.standing)
             self._save()
 
+    def made_from(self, offer: RoomOffer) -> list[tuple[Peer, Mapping]]:
+        """Return the mappings that were made from an offer."""
+        return list(self._mappings[offer].items())
+
     def _end(self, peer: Peer, offer: RoomOffer) -> None:
         peer.session.end(self._mappings[offer].pop(peer), trio.current_time())
         self._scheduler.touch(peer)

@@ -27,6 +27,7 @@ from tunfwd.daemon.storage.addresses import AddressBook
 from tunfwd.daemon.storage.state import ContactId, Content
 from tunfwd.events import event
 from tunfwd.faults import survives
+from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session
 from tunfwd.forwarding.session import Settings as SessionSettings
@@ -104,7 +105,7 @@ class ContactTracker(Handler):
             self.greetings,
             random,
         )
-        touch = datapath.scheduler.touch
+        touch = self._touch = datapath.scheduler.touch
         self.tickets = Tickets(
             client, content, save, offers, datapath.peers, touch, self.added, self.rename_room
         )
@@ -265,6 +266,11 @@ class ContactTracker(Handler):
         self._content.names.pop(contact, None)
         if known:
             self._save()
+
+    def end(self, peer: Peer, mapping: Mapping) -> None:
+        """End what was agreed with a contact that is going to be removed."""
+        self._offers.end(peer, mapping)
+        self._touch(peer)
 
     def contact_renamed(self, contact: Contact) -> None:
         """See Handler."""

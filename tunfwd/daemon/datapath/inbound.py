@@ -20,6 +20,7 @@ import trio
 
 from tunfwd.common.streams import DatagramFlow, Stream
 from tunfwd.common.values import Random, Reason
+from tunfwd.daemon.datapath import journal
 from tunfwd.daemon.datapath.relay import DatagramEnd, StreamRelay
 from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.datapath.services import LocalServices, Unreachable
@@ -67,10 +68,15 @@ class InboundFlows:
 
     def wanted(self, peer: Peer, flow: Flow) -> None:
         """A contact wants the service behind a mapping."""
+        if peer.details_of(flow.mapping).paused:
+            flow.service_failed(Reason.REFUSED, trio.current_time())
+            self._scheduler.touch(peer)
+            return
         try:
             service = self._find(peer, flow)
         except Unreachable as unreachable:
             peer.details_of(flow.mapping).answers.missed(unreachable.reason)
+            journal.failed(peer, flow, unreachable.reason)
             flow.service_failed(unreachable.reason, trio.current_time())
             self._scheduler.touch(peer)
             return
@@ -180,6 +186,7 @@ class InboundStream(StreamRelay):
 
     def connected(self, stream: Stream) -> None:
         """The service is up: tell the contact."""
+        journal.opened(self._peer, self.flow)
         self._answers.heard()
         self.local = stream
         self.flow.service_up(trio.current_time())
@@ -193,6 +200,7 @@ class InboundStream(StreamRelay):
         """Tell the contact that there is no service."""
         self.flow.end = None
         self._answers.missed(failure)
+        journal.failed(self._peer, self.flow, failure)
         self.flow.service_failed(failure, trio.current_time())
         self._scheduler.touch(self._peer)
 

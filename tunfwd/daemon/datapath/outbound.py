@@ -14,6 +14,7 @@ import trio
 from tunfwd.common.budget import Budget
 from tunfwd.common.streams import Stream, StreamHandler
 from tunfwd.common.values import Reason
+from tunfwd.daemon.datapath import journal
 from tunfwd.daemon.datapath.relay import DatagramEnd, StreamRelay
 from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import Peer, Peers
@@ -143,9 +144,16 @@ class OutboundStream(StreamRelay):
         self._answers = peer.details_of(flow.mapping).answers
         caller.handler = self
 
+    @property
+    def ends(self) -> tuple[Endpoint, Endpoint] | None:
+        """The program's end, and the virtual one; None where it came by an ordinary socket."""
+        caller = self._caller
+        return (caller.remote, caller.local) if isinstance(caller, Connection) else None
+
     def flow_opened(self) -> None:
         """The service is connected, so now the application is."""
         self._answers.heard()
+        journal.opened(self._peer, self.flow)
         self._caller.accept()
         self.local = self._caller
         super().flow_opened()
@@ -155,6 +163,7 @@ class OutboundStream(StreamRelay):
         self.flow.end = None
         self._caller.handler = None
         self._answers.missed(reason)
+        journal.failed(self._peer, self.flow, reason)
         match reason:
             case Reason.TIMED_OUT:
                 self._caller.ignore()
@@ -190,6 +199,11 @@ class OutboundDatagrams(DatagramEnd):
         self._latest = first
         """Whose sender gets the replies; quoted in errors."""
         flow.end = self
+
+    @property
+    def ends(self) -> tuple[Endpoint, Endpoint]:
+        """The end of the program that spoke last, and the virtual one."""
+        return self._latest.source, self._latest.destination
 
     @property
     def is_over(self) -> bool:

@@ -12,6 +12,7 @@ import trio
 
 from tunfwd.common.streams import Stream
 from tunfwd.common.values import Reason
+from tunfwd.daemon.datapath import journal
 from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
@@ -61,6 +62,8 @@ class StreamRelay:
     def flow_ended(self, reason: Reason | None) -> None:
         """The flow is over: in order, when everything it brought was read, or else at once."""
         self.flow.end = None
+        if self.local is not None:
+            journal.ended(self._peer, self.flow, reason)
         if reason is not None and self.local is not None:
             self.local.abort()
         elif reason is None:
@@ -110,6 +113,8 @@ class StreamRelay:
 
     def aborted(self, stream: Stream, reason: str) -> None:
         """The local side has reset the connection."""
+        if self.flow.end is not None:
+            journal.ended(self._peer, self.flow, Reason.ABORTED)
         self.flow.end = None
         self.flow.reset(Reason.ABORTED)
         self._scheduler.touch(self._peer)

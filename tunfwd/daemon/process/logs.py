@@ -25,6 +25,7 @@ MAX_LINES: Final = 1024  # waiting to be written
 MAX_LINE: Final = 16_384  # bytes; a longer one is cut
 FLUSH_TIME: Final = 1.0  # s for what waits at the end
 STDERR: Final = 2
+OURS: Final = "tunfwd"  # loggers: what libraries say at level debug is for those who work on them
 FORMAT: Final = "%(levelname)s %(name)s: %(message)s"
 
 
@@ -42,7 +43,8 @@ def set_level(level: int | str) -> None:
     for handler in root.handlers:
         if isinstance(handler, Log):
             handler.setLevel(level)
-            root.setLevel(min(handler.level, logging.INFO))
+            root.setLevel(logging.INFO)
+            logging.getLogger(OURS).setLevel(min(handler.level, logging.INFO))
 
 
 PRIORITIES: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # syslog(3)
