@@ -79,6 +79,7 @@ async def test_a_rooms_offer_is_changed_for_all_in_it(alice: Living, bob: Living
     await alice.call("offer.add", protocol="tcp", port=80, to=["group:lan"], name="web")
     await offered(bob, "web")
     mapping = (await bob.call("offer.accept", offer="web"))["mapping"]
+    await offered(bob, "web", "running")
     await connected(bob, mapping)
     assert (await alice.call("offer.pause", id="web"))["offers"][0]["contact"] == "group:lan"
     await refused(bob, mapping)
