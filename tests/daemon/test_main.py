@@ -392,13 +392,13 @@ def test_a_service_reads_its_configuration_again_at_a_hangup(
     def look(client: Client) -> None:
         machine.config.write_text(machine.config.read_text() + '[log]\nlevel = "debug"\n')
         send_hangup(client)
-        wait_for(client, lambda: logging.getLogger().level == logging.DEBUG)
+        wait_for(client, lambda: logging.getLogger("tunfwd").level == logging.DEBUG)
         machine.config.write_text("[tox]\nbootsrap = 1\n")
         send_hangup(client)
         while "not reloaded" not in "".join(seen):
             seen.append(capfd.readouterr().err)
             client.call(api.VERSION, {})
-        assert logging.getLogger().level == logging.DEBUG
+        assert logging.getLogger("tunfwd").level == logging.DEBUG
 
     assert machine.run(look) == 0
     written = "".join(seen)
@@ -414,7 +414,7 @@ def test_a_terminal_that_is_there_does_not_end_it(machine: Machine, monkeypatch:
     def look(client: Client) -> None:
         machine.config.write_text(machine.config.read_text() + '[log]\nlevel = "debug"\n')
         send_hangup(client)
-        wait_for(client, lambda: logging.getLogger().level == logging.DEBUG)
+        wait_for(client, lambda: logging.getLogger("tunfwd").level == logging.DEBUG)
         terminal.there = False
         send_hangup(client)
         with pytest.raises(UserError):
