@@ -122,6 +122,11 @@ class ChangeCommands:
     def _find(self, text: str, contact: str | None) -> list[Found | RoomOffer]:
         """Return the offers of ours that a person means; raises UserError."""
         found = self._commands.ours(text, contact)
+        for one in found:  # what the configuration says is changed there
+            if isinstance(one, RoomOffer):
+                self._rooms.require_endable(one)
+            else:
+                self._offers.require_endable(one[1])
         if any(self._changes.standing(one) is None for one in found):
             raise UserError("usage", f"{text!r} is offered to a whole room: change it there, without --from")
         return found
