@@ -89,7 +89,7 @@ def rename(ctx: click.Context, name: str, to: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def rename_any(ctx: click.Context, name: str, to: str, as_json: bool) -> None:
-    """Call a friend, or a group (group:NAME), by another name, here.
+    """Call a friend, or a group, by another name here.
 
     Rules go by the names that you give, not by what others call themselves.
     """
