@@ -12,7 +12,7 @@ import trio
 
 from tunfwd.daemon.contacts.tracker import AutoAccept
 from tunfwd.forwarding.flow import Mapping
-from tunfwd.tox.contacts import Invitation
+from tunfwd.tox.contacts import UDP, Invitation
 from tunfwd.tox.rooms import RoomList
 
 from ..tox.simulated_toxcore import Network
@@ -104,6 +104,34 @@ async def test_what_is_offered_to_a_room_is_offered_to_all_in_it(
     assert killed["contact"] == f"{kind}:lan"
     for guest in (bob, carol):
         await until(partial(free, guest))
+
+
+async def test_a_banned_member_stays_out_with_what_was_agreed(
+    alice: Living, bob: Living, carol: Living
+) -> None:
+    """By its key, which it keeps: a kicked one is back in a moment, with its acceptance."""
+    await gather("group", alice, bob, carol)
+    alice.serve(80)
+    await alice.call("offer.add", protocol="tcp", port=80, to=["group:lan"], name="web")
+    await until(partial(mappings, bob))
+    await bob.call("offer.accept", offer="web")
+    [group] = alice.client.groups
+    [member] = [one for one in group.members.values() if one.nickname == "bob"]
+    banned = (await alice.call("group.ban", group="lan", member="bob"))["banned"]
+    assert [(one["name"], one["public_key"]) for one in banned] == [("bob", member.key.hex().upper())]
+    assert [one["name"] for one in (await alice.call("group.peers", group="lan"))["peers"]] == ["carol"]
+    alice.client.groups.remember(group, member.key, "bob")
+    member.connection = UDP
+    alice.contacts.contact_online(member)  # it is back, with the key that it had
+    alice.contacts.iterated()
+    assert [one["name"] for one in (await alice.call("group.peers", group="lan"))["peers"]] == ["carol"]
+    assert (await alice.call("group.banned", group="lan"))["banned"] == banned
+    assert await alice.refusal("group.unban", group="lan", member="carol") == (
+        "not_found",
+        "'carol' is not banned; see `tunfwd group banned`",
+    )
+    await alice.call("group.unban", group="lan", member="bob")
+    assert (await alice.call("group.banned", group="lan"))["banned"] == []
 
 
 @KINDS

@@ -400,6 +400,7 @@ def test_ten_thousand_offers(alice: Node, eve: PlainPeer, forward: Forwards) -> 
     """A few are held for a person; the rest are refused; nothing grows; the other contact does not notice."""
     port = forward()
     before = resident(alice)
+    used = [next(_ids) for _ in range(10_000)]
     names = [bytes([7]) * 255, b"\x1b[2J\x1b]0;owned\x07", b"\xff\xfe", b"a\nb\r\tc", b"\xe2\x80\xae evil"]
     with (
         TcpService(port.serving.host, port.port, echo),
@@ -409,7 +410,7 @@ def test_ten_thousand_offers(alice: Node, eve: PlainPeer, forward: Forwards) -> 
             eve.send_raw(
                 *(
                     eve.offer_packet(
-                        next(_ids), number % 2, number // 2 % 2, number, names[number % len(names)]
+                        used[number], number % 2, number // 2 % 2, number, names[number % len(names)]
                     )
                     for number in range(start, start + 1000)
                 )
@@ -426,8 +427,8 @@ def test_ten_thousand_offers(alice: Node, eve: PlainPeer, forward: Forwards) -> 
         drops = ask(alice, api.STATUS)["drops"]  # without room, and before that too fast
         assert drops["offer_over_limit"] + drops["offer_over_rate"] > 5000
         assert resident(alice) - before < 16 * MIB
-        for offer in offers:
-            eve.send(KILL, int(offer["id"], 16))
+        for sent in used:
+            eve.send(KILL, sent)
         eventually(lambda: "eve" not in alice.cli("offers").stdout, "all are withdrawn")
 
 

@@ -70,6 +70,10 @@ def _link(contact: ContactEntry) -> str:
     link: str = contact["link"]
     if contact["offline_seconds"] is not None:
         link += f" {span(contact['offline_seconds'])}"
+    if contact["connections"] and (kept := contact.get("kept_seconds")) is not None:
+        link += f", connections kept {span(kept)} more"
+    if silent := contact.get("silent_seconds"):
+        link += f", silent for {span(silent)}"
     if reason := contact.get("reason"):
         link += f" ({reason})"
     return link

@@ -111,6 +111,51 @@ def group_kick(ctx: click.Context, group: str, member: str, as_json: bool) -> No
     """Kick a member from a group that we founded or moderate."""
     result = Session.of(ctx).call(api.GROUP_KICK, group=group, member=member)
     show(result, as_json, lambda shown: say(f"kicked {member} from {shown['group']['name']}"))
+    if not as_json:
+        hint(f"They may come back; tunfwd group ban {group} NAME keeps them out for good")
+
+
+@group.command("ban")
+@click.argument("group")
+@click.argument("member")
+@json_option
+@click.pass_context
+def group_ban(ctx: click.Context, group: str, member: str, as_json: bool) -> None:
+    """Ignore a member for good, by its key.
+
+    What was agreed with it ends, also when it comes back; where we founded or moderate the group it is
+    kicked, each time. Under a new key it is somebody new.
+    """
+    result = Session.of(ctx).call(api.GROUP_BAN, group=group, member=member)
+    show(result, as_json, lambda shown: say(f"banned {member} from {shown['group']['name']}"))
+
+
+@group.command("unban")
+@click.argument("group")
+@click.argument("member", metavar="NAME|KEY")
+@json_option
+@click.pass_context
+def group_unban(ctx: click.Context, group: str, member: str, as_json: bool) -> None:
+    """Let a banned member be one again."""
+    result = Session.of(ctx).call(api.GROUP_UNBAN, group=group, member=member)
+    show(result, as_json, lambda shown: say(f"{member} may be in {shown['group']['name']} again"))
+
+
+@group.command("banned")
+@click.argument("group")
+@json_option
+@click.pass_context
+def group_banned(ctx: click.Context, group: str, as_json: bool) -> None:
+    """List who is banned."""
+    show(
+        Session.of(ctx).call(api.GROUP_BANNED, group=group),
+        as_json,
+        lambda shown: show_table(
+            ("NAME", "PUBLIC KEY"),
+            ([one["name"], one["public_key"]] for one in shown["banned"]),
+            empty="Nobody is banned.",
+        ),
+    )
 
 
 @click.group(no_args_is_help=False)

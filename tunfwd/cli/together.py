@@ -5,8 +5,9 @@ JSON has an object for each port; tables and sentences have these.
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
+from tunfwd.cli.output import span
 from tunfwd.common.ports import text_of
 from tunfwd.control import api
 
@@ -99,5 +100,12 @@ def ports_text(
 
 
 def _state(entry: Entry) -> str:
+    mapping = cast("api.MappingEntry", entry)  # an offer has none of its own keys
+    interrupted = mapping.get("interrupted_seconds")
+    if interrupted is not None:
+        kept = span(mapping.get("kept_seconds") or 0)
+        return f"interrupted {span(interrupted)}, kept {kept} more"
+    if silent := mapping.get("silent_seconds"):
+        return f"{entry['state']}, silent for {span(silent)}"
     trouble = "paused" if entry.get("paused") else entry.get("trouble")
     return f"{entry['state']}, {trouble}" if trouble else entry["state"]

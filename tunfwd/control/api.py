@@ -505,6 +505,9 @@ class MappingEntry(TypedDict):
     origin: Origin
     direction: Direction
     paused: NotRequired[bool]  # as in an OfferEntry
+    silent_seconds: NotRequired[int | None]  # as in a ContactEntry
+    interrupted_seconds: NotRequired[int | None]  # its connections wait for the contact, for so long now …
+    kept_seconds: NotRequired[int | None]  # … and so long still
     sees: NotRequired[Sees | None]
     trouble: NotRequired[str | None]
     virtual_port: NotRequired[int]  # the port in the virtual network, where it listens at another here
@@ -771,6 +774,13 @@ class GroupResult(Change):
     group: GroupEntry
 
 
+class BannedMembersResult(Change):
+    """group.ban, group.unban, group.banned: those concerned."""
+
+    group: GroupEntry
+    banned: list[BlockedEntry]
+
+
 class MemberEntry(TypedDict):
     """A member of a group or conference, ourselves left out."""
 
@@ -851,6 +861,9 @@ GROUP_SHARE: Final = Method("group.share", GroupShare, InviteResult, changes=Tru
 GROUP_LIST: Final = Method("group.list", Nothing, GroupsResult)
 GROUP_PEERS: Final = Method("group.peers", Group, MembersResult)
 GROUP_KICK: Final = Method("group.kick", Kick, GroupResult, changes=True)
+GROUP_BAN: Final = Method("group.ban", Kick, BannedMembersResult, changes=True)
+GROUP_UNBAN: Final = Method("group.unban", Kick, BannedMembersResult, changes=True)
+GROUP_BANNED: Final = Method("group.banned", Group, BannedMembersResult)
 GROUP_LEAVE: Final = Method("group.leave", Group, GroupResult, changes=True)
 
 CONFERENCE_CREATE: Final = Method("conference.create", ConferenceCreate, GroupResult, changes=True)

@@ -45,6 +45,8 @@ class ContactEntry(TypedDict):
     rx_bytes: int
     extended: bool
     features: list[str]
+    silent_seconds: NotRequired[int | None]  # it does not answer, and toxcore has not given it up yet
+    kept_seconds: NotRequired[int | None]  # it is offline, and connections wait for it so long still
     reason: NotRequired[str]  # why it cannot be reached, where there is more to say than "offline"
     path: NotRequired[Literal["direct", "relay"] | None]  # straight there, or by a relay; None: offline
     path_seconds: NotRequired[float | None]  # for how long

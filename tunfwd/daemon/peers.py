@@ -24,9 +24,11 @@ from tunfwd.forwarding.session import Session
 from tunfwd.netstack.types import HostState
 from tunfwd.services.target import Target
 from tunfwd.tox.contacts import Contact, Member
-from tunfwd.wire.packets import Direction, Protocol
+from tunfwd.wire.packets import Direction, Feature, Protocol
 
 SILENCE: Final = 10  # datagrams without an answer that are worth a word; what only ever sends does not mind
+ASK: Final = 4.0  # s without a packet of a contact until it is asked for one
+SILENT: Final = 2.5 * ASK  # s: two questions are unanswered; toxcore takes 24 to 32 to give a contact up
 FIRST_FREE_PORT: Final = 49152  # RFC 6335: dynamic ports, where an offered one is taken or left open
 NO_ADDRESS: Final = "no IPv4 address is left in the range"
 
@@ -113,6 +115,8 @@ class Peer:
     offline_since: float | None = None
     path_since: float | None = None
     """Since when it is reached as it is; None: it is offline."""
+    heard: float = 0.0
+    """When a packet of it came last, to a twentieth of a second."""
     inbox: deque[bytes] = field(default_factory=deque)
     """Lossy packets that wait for its turn."""
     batch: int = 16
@@ -147,6 +151,17 @@ class Peer:
     def key(self) -> str:
         """Its public key, in upper-case hex."""
         return self.contact.key.hex().upper()
+
+    def silence(self, now: float) -> float | None:
+        """Return for how many seconds it has not answered, though it was asked to; None where it has."""
+        asked = self.session.is_online and Feature.PING in self.session.features and self.is_relied_on
+        silent = now - self.heard
+        return silent if asked and silent >= SILENT else None
+
+    @property
+    def is_relied_on(self) -> bool:
+        """Whether something is accepted of it or by it, so that its silence matters."""
+        return any(mapping.accepted for mapping in self.session.mappings)
 
     @property
     def shown_address(self) -> str | None:

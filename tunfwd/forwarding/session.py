@@ -128,6 +128,11 @@ class Session:
         return self._negotiation.unseen
 
     @property
+    def outage_ends(self) -> float | None:
+        """Until when connections wait for a contact that is offline; None where none do."""
+        return self._handshake.outage_ends
+
+    @property
     def control_waiting(self) -> int:
         """Bytes of what we said that the contact has not taken."""
         return self._carriage.control_waiting

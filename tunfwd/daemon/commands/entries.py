@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import trio
+
 from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.daemon.commands.together import Found
@@ -63,6 +65,8 @@ class Entries:
     def mapping(self, peer: Peer, mapping: Mapping) -> api.MappingEntry:
         """Return a mapping as a port in use."""
         details, seen = peer.details_of(mapping), self.seen(peer, mapping)
+        now, away = trio.current_time(), peer.offline_since
+        waits = bool(mapping.flows) and peer.session.outage_ends is not None
         entry: api.MappingEntry = {
             "id": peer.id_of(mapping),
             "contact": peer.label,
@@ -79,6 +83,9 @@ class Entries:
             "drops": mapping.drops,
             "target": _target_of(peer, mapping),
             "paused": details.paused,
+            "silent_seconds": seconds(peer.silence(now)),
+            "interrupted_seconds": seconds(now - away) if waits and away is not None else None,
+            "kept_seconds": kept_of(peer) if waits else None,
             "sees": seen.sees,
             "trouble": seen.trouble,
             "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
@@ -148,6 +155,17 @@ class Entries:
         if source == "auto" and not self._services.is_decided(protocol, target.port):
             return Seen(trouble="nothing listens")
         return Seen(way.source)
+
+
+def seconds(span: float | None) -> int | None:
+    """Return a time as results have it."""
+    return None if span is None else int(span)
+
+
+def kept_of(peer: Peer) -> int | None:
+    """Return for how long connections wait still for a contact that is offline."""
+    ends = peer.session.outage_ends
+    return None if ends is None else max(0, int(ends - trio.current_time()))
 
 
 def _target_of(peer: Peer, mapping: Mapping) -> str | None:

@@ -1,6 +1,7 @@
 """What the control socket can ask of the daemon: each method of `control.api`, and its answer."""
 
 from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands.bans import BanCommands
 from tunfwd.daemon.commands.blocks import BlockCommands
 from tunfwd.daemon.commands.changes import ChangeCommands
 from tunfwd.daemon.commands.connections import ConnectionCommands
@@ -36,6 +37,7 @@ def dispatcher(
         ChangeCommands(datapath, daemon.offers, daemon.rooms, entries, offers, daemon.changes),
         ConnectionCommands(datapath),
         rooms,
+        BanCommands(daemon.contacts, datapath.peers, rooms),
         nodes,
         *more,
     )

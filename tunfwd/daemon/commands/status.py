@@ -17,7 +17,7 @@ from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands import lan
 from tunfwd.daemon.commands.doctor import Health, RootlessHealth
-from tunfwd.daemon.commands.entries import Entries
+from tunfwd.daemon.commands.entries import Entries, kept_of, seconds
 from tunfwd.daemon.commands.figures import figures_of
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
@@ -275,6 +275,8 @@ def contact_entry(peer: Peer) -> api.ContactEntry:
     measured = figures_of(peer)
     entry["path"], entry["path_seconds"] = measured.path, measured.path_seconds
     entry["rtt"], entry["loss"], entry["window"] = measured.rtt, measured.loss, measured.window
+    entry["silent_seconds"] = seconds(peer.silence(trio.current_time()))
+    entry["kept_seconds"] = kept_of(peer)
     if peer.contact.kind == "friend" and entry["link"] == "offline" and not peer.contact.nickname:
         entry["reason"] = NOT_MET
     if peer.address is None:

@@ -5,6 +5,7 @@ The client's `Handler`: what toxcore says about friends and groups arrives here,
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -37,6 +38,7 @@ from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import (
     Conference,
     Contact,
+    ContactOffline,
     FriendRequest,
     Group,
     Invitation,
@@ -89,6 +91,7 @@ class ContactTracker(Handler):
         """Told of each contact and group that is new, or has a new name."""
         self.held: Callable[[ContactId], str | None] = lambda _id: None
         """Says why a friend or group cannot be removed or renamed by a command, if so."""
+        self.banned = content.banned
         self._first: Contact | None = None  # whose packet was the first in toxcore's iteration
         self.residents = Residents(book, datapath.peers, content, settings.outage, self.forget)
         self.greetings = Greetings(settings.features, random)
@@ -267,6 +270,34 @@ class ContactTracker(Handler):
         if known:
             self._save()
 
+    def ban(self, peer: Peer) -> None:
+        """Ignore a member for good, end what was agreed with it, and put it out where we may."""
+        contact = peer.contact
+        assert isinstance(contact, Member)
+        self._content.banned[peer.id] = peer.name
+        for mapping in list(peer.session.mappings):
+            self.end(peer, mapping)
+        self._put_out(contact)
+        if contact.online:  # it stays in the group, and is nobody to us
+            self.contact_removed(contact)
+        else:
+            self.forget(peer)
+        self._save()
+        log.info("banned: %s", peer.label)
+
+    def unban(self, member: ContactId) -> None:
+        """Take a member as any other again."""
+        del self._content.banned[member]
+        self._save()
+        for group in self.client.groups:
+            for contact in list(group.by_peer.values()):
+                if id_of(contact) == member:
+                    self.contact_online(contact)
+
+    def _put_out(self, member: Member) -> None:
+        with suppress(ToxError, ContactOffline):  # who may is the group's to say
+            self.client.groups.kick(member)
+
     def end(self, peer: Peer, mapping: Mapping) -> None:
         """End what was agreed with a contact that is going to be removed."""
         self._offers.end(peer, mapping)
@@ -281,6 +312,9 @@ class ContactTracker(Handler):
 
     def contact_online(self, contact: Contact) -> None:
         """See Handler."""
+        if isinstance(contact, Member) and id_of(contact) in self._content.banned:
+            self._soon.append(lambda: self._put_out(contact))
+            return
         peer = self.added(contact)
         self.residents.came(peer)
         peer.path_since = trio.current_time()
@@ -372,6 +406,8 @@ class ContactTracker(Handler):
         if room not in self.rooms:
             self.rooms.left(room)
             self._offers.refusals.forget(room_id(room))
+            for banned in [known for known in self._content.banned if known.startswith(room_id(room))]:
+                del self._content.banned[banned]
             for member_id in self._members_of(room):
                 self._forget(member_id)
         elif isinstance(room, Conference):

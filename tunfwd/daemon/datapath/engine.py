@@ -130,7 +130,9 @@ class Engine:
         self._is_running = True
         try:
             self._watch_device()
-            await self._loop.attend(self, task_status)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pings.ask_the_silent, self._peers)
+                await self._loop.attend(self, task_status)
         finally:
             self._is_running = False
             self._watch_device()
@@ -203,6 +205,7 @@ class Engine:
     def online(self, peer: Peer) -> None:
         """The contact is there."""
         peer.offline_since = None
+        peer.heard = trio.current_time()
         self._attend(peer, peer.session.online, trio.current_time())
         self._scheduler.touch(peer)
 
@@ -254,6 +257,8 @@ class Engine:
                 wasted, peer.wasted = peer.session.wasted - peer.wasted, peer.session.wasted
                 if wasted >= FLOOD * interval and 2 * wasted >= peer.packets:
                     found.append(peer)
+            if peer.packets:
+                peer.heard = now
             peer.packets = 0
         self._scheduler.set_flooding(set(found))
         return found

@@ -1,13 +1,13 @@
 """Round trips to contacts: for `tunfwd ping`, and for an ordinary ping of a virtual address."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import trio
 
 from tunfwd.common.values import Random
 from tunfwd.daemon.datapath.scheduler import Scheduler
-from tunfwd.daemon.peers import Peer
+from tunfwd.daemon.peers import ASK, Peer
 from tunfwd.netstack.events import EchoRequest
 from tunfwd.netstack.stack import Stack
 
@@ -56,6 +56,21 @@ class Pings:
                 return round_trips[0]
             send()
 
+    async def ask_the_silent(self, peers: Iterable[Peer]) -> None:
+        """Ask contacts that are relied on for a word when none has come for a while, until cancelled.
+
+        What runs and rests sends nothing, and toxcore tells late that a contact is dead.
+        """
+        while True:
+            await trio.sleep(ASK)
+            now = trio.current_time()
+            for peer in peers:
+                if peer.packets:  # since the engine looked last
+                    peer.heard = now
+                if now - peer.heard >= ASK and peer.session.is_online and peer.is_relied_on:
+                    self._send(peer, _nothing)
+            self._scheduler.wake()
+
     def echo(self, peer: Peer, request: EchoRequest) -> None:
         """Somebody here pings a virtual address: answer when the contact has, or for it if it cannot."""
         if not self._send(peer, lambda: self._stack.answer_echo(request)):
@@ -80,3 +95,7 @@ class Pings:
         """A contact has said what it can do."""
         if (greeted := self._greeted.pop(peer, None)) is not None:
             greeted.set()
+
+
+def _nothing() -> None:
+    """That an answer came is all that there was to know."""

@@ -240,6 +240,8 @@ class Content:
     """Friends and groups that are there because the configuration has them, and go when it no longer does."""
     blocked: dict[Key, str] = field(default_factory=dict)
     """Keys whose friend requests are dropped, and what their owners were called."""
+    banned: dict[ContactId, str] = field(default_factory=dict)
+    """Members of groups that are ignored, and put out where we may, and what they were called."""
     aside: list[Aside] = field(default_factory=list)
 
     def contacts(self) -> set[ContactId]:
