@@ -151,7 +151,7 @@ def neighbour(device: Device, request: pytest.FixtureRequest) -> Iterator[Neighb
 def service(device: Device) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as service:
         service.bind(("::", PORT))
-        service.settimeout(2)
+        service.settimeout(20)
         yield service
 
 
