@@ -54,7 +54,7 @@ def test_whatever_starts_a_daemon_gives_it_such_an_environment() -> None:
     starting = {
         name: text
         for name, text in SOURCES.items()
-        if re.search(r"""\[[^\[\]]*["']daemon["'],?\s*\]""", text)
+        if re.search(r"""\[[^\[\]]*["']daemon["'],?\s*\]|\.command\(["']daemon["']""", text)
     }
     assert "netns/node.py" in starting
     for name, text in starting.items():

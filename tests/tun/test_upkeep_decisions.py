@@ -216,6 +216,6 @@ def test_health_tells_of_the_device_and_its_keeper(kernel: Kernel) -> None:
     keeper.alive = False
     kernel.links[OURS]["flags"] = 0
     wrong = checks("this kernel has no nf_tables")
-    assert wrong["device"] == ("warning", "tunfwd0: the link is down")
-    assert wrong["keeper"][0] == wrong["neighbours"][0] == "warning"
+    assert wrong["device"] == ("error", "tunfwd0: the link is down")
+    assert (wrong["keeper"][0], wrong["neighbours"][0]) == ("error", "warning")
     assert wrong["neighbours"][1].endswith("this kernel has no nf_tables")
