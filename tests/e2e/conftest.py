@@ -109,7 +109,7 @@ def settings(network: ToxNode, *, link: bool = True) -> dict[str, Mapping[str, A
     forwarding = {**CONFIG["forwarding"], "link": link}
     binding = os.environ.get("TUNFWD_TEST_BINDING", "builtin")
     tox = {"bootstrap": [network.bootstrap], "binding": binding}
-    return {**CONFIG, "tox": tox, "forwarding": forwarding, "metrics": {"listen": METRICS}}
+    return {**CONFIG, "tox": tox, "forwarding": forwarding}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -130,7 +130,9 @@ def both(
             place = folder / f"{name}{next(_pairs)}"
             place.mkdir()
             node = Node(net[name], place)
-            node.configure(settings(network, link=request.param == "link"))
+            node.configure(
+                {**settings(network, link=request.param == "link"), "metrics": {"listen": METRICS}}
+            )
             node.config_file.write_text(node.config_file.read_text() + RULES.format(friend=friend))
             nodes.append(stack.enter_context(node))
         alice, bob = nodes

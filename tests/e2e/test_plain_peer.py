@@ -429,7 +429,7 @@ def test_ten_thousand_offers(alice: Node, eve: PlainPeer, forward: Forwards) -> 
         assert resident(alice) - before < 16 * MIB
         for sent in used:
             eve.send(KILL, sent)
-        eventually(lambda: "eve" not in alice.cli("offers").stdout, "all are withdrawn")
+        eventually(lambda: "eve" not in alice.cli("offers").stdout, "all are withdrawn", 60)
 
 
 def test_ids_that_nobody_gave(alice: Node, eve: PlainPeer) -> None:
