@@ -6,6 +6,7 @@ is kept here.
 
 import errno
 import socket
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -51,18 +52,43 @@ def bind_datagrams(address: str, port: int) -> socket.socket:
     return bound
 
 
-class ListeningStream:
+class _Listening:
+    """A socket that the poller watches for as long as it is open."""
+
+    def __init__(self, poller: Poller, bound: socket.socket) -> None:
+        self._poller = poller
+        self._socket = bound
+        self._is_open = True
+        poller.watch(bound.fileno(), READABLE, self)
+
+    @abstractmethod
+    def ready(self, _events: int) -> None:
+        """Serve the socket; called by the poller."""
+
+    def close(self) -> None:
+        """Take no more; what was handed over goes on."""
+        if self._is_open:
+            self._is_open = False
+            self._poller.watch(self._socket.fileno(), None, self)
+            self._socket.close()
+
+    def fail(self) -> None:
+        """See Watcher: what failed was one of many, and the next may be served."""
+
+    def discard(self) -> None:
+        """See Watcher."""
+        self.close()
+
+
+class ListeningStream(_Listening):
     """Accepts connections."""
 
     def __init__(
         self, poller: Poller, listener: socket.socket, accepted: Callable[[socket.socket], object]
     ) -> None:
         """`accepted` is given each connection, non-blocking, to keep or close."""
-        self._poller = poller
-        self._socket = listener
         self._accepted = accepted
-        self._is_open = True
-        poller.watch(listener.fileno(), READABLE, self)
+        super().__init__(poller, listener)
 
     def ready(self, _events: int) -> None:
         """Serve the socket; called by the poller."""
@@ -87,35 +113,18 @@ class ListeningStream:
         if self._is_open:
             self._poller.watch(self._socket.fileno(), READABLE, self)
 
-    def close(self) -> None:
-        """Listen no more; what was accepted goes on."""
-        if self._is_open:
-            self._is_open = False
-            self._poller.watch(self._socket.fileno(), None, self)
-            self._socket.close()
 
-    def fail(self) -> None:
-        """See Watcher: what failed was one connection, and the next may be served."""
-
-    def discard(self) -> None:
-        """See Watcher."""
-        self.close()
-
-
-class ListeningDatagrams:
+class ListeningDatagrams(_Listening):
     """Takes the datagrams of all who send to a port."""
 
     def __init__(
         self, poller: Poller, bound: socket.socket, received: Callable[[Endpoint, bytes], object]
     ) -> None:
         """`received` is given each sender and what it sent."""
-        self._poller = poller
-        self._socket = bound
         self._received = received
-        self._is_open = True
         self.dropped = 0
         """Answers that the kernel had no room for."""
-        poller.watch(bound.fileno(), READABLE, self)
+        super().__init__(poller, bound)
 
     def ready(self, _events: int) -> None:
         """Serve the socket; called by the poller."""
@@ -136,17 +145,3 @@ class ListeningDatagrams:
             self._socket.sendto(payload, (socket.inet_ntoa(remote.address), remote.port))
         except OSError:
             self.dropped += 1
-
-    def close(self) -> None:
-        """Take no more."""
-        if self._is_open:
-            self._is_open = False
-            self._poller.watch(self._socket.fileno(), None, self)
-            self._socket.close()
-
-    def fail(self) -> None:
-        """See Watcher: what failed was one datagram, and the next may be served."""
-
-    def discard(self) -> None:
-        """See Watcher."""
-        self.close()
