@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import Content
 from tunfwd.forwarding.policy import Action, Rule
 from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, Session, Settings
+from tunfwd.loop import NEVER, Loop
 from tunfwd.services.poller import Poller
 from tunfwd.tun import network
 from tunfwd.tun.device import Device
@@ -50,7 +52,6 @@ class MemoryContact:
 
     def __init__(self) -> None:
         self.queue: deque[tuple[bool, bytes]] = deque()
-        self.filled = trio.Event()
 
     def send_lossless(self, packet: bytes) -> bool:
         return self._send(True, packet)
@@ -62,8 +63,29 @@ class MemoryContact:
         if len(self.queue) >= QUEUE:
             return False
         self.queue.append((lossless, packet))
-        self.filled.set()
         return True
+
+
+class Carry:
+    """Hands over what the other core sent, as toxcore's iteration would: in a pass of the loop."""
+
+    def __init__(self, source: MemoryContact, core: "Core") -> None:
+        self._queue = source.queue
+        self._core = core
+
+    @property
+    def due(self) -> float:
+        """At once, where something waits."""
+        return 0.0 if self._queue else NEVER
+
+    def work(self) -> None:
+        """Hand over a batch."""
+        queue, engine, peer = self._queue, self._core.engine, self._core.peer
+        if queue:
+            for _ in range(min(BATCH, len(queue))):
+                lossless, packet = queue.popleft()
+                (engine.lossless if lossless else engine.lossy)(peer, packet)
+            engine.iterated()
 
 
 class Core:
@@ -86,19 +108,6 @@ class Core:
         self.peer = Peer(contact_like, session, "peer", "peer", PEER[0].ip, PEER[1].ip)
         self.engine.add(self.peer)
 
-    async def carry(self, source: MemoryContact) -> None:
-        """Hand over what the other core sent, as toxcore's iteration would."""
-        queue = source.queue
-        while True:
-            await source.filled.wait()
-            source.filled = trio.Event()
-            while queue:
-                for _ in range(min(BATCH, len(queue))):
-                    lossless, packet = queue.popleft()
-                    (self.engine.lossless if lossless else self.engine.lossy)(self.peer, packet)
-                self.engine.iterated()
-                await trio.lowlevel.checkpoint()
-
 
 def _open_device() -> Device:
     device = Device.open("tunfwd0")
@@ -115,9 +124,9 @@ def _in_namespace(host: Host, action: Callable[[], Device]) -> Device:
 
 
 async def _measure(
-    client: Host, server: Host, port: int, seconds: float, features: Feature
+    loop: Loop, client: Host, server: Host, port: int, seconds: float, features: Feature
 ) -> dict[str, float]:
-    poller = Poller()
+    poller = Poller(loop=loop)
     to_server, to_client = MemoryContact(), MemoryContact()
     using, serving = Core(client, to_server, poller, features), Core(server, to_client, poller, features)
     with trio.fail_after(TIME_LIMIT):
@@ -126,8 +135,8 @@ async def _measure(
             for core in (using, serving):
                 await nursery.start(core.engine.run)
                 core.engine.online(core.peer)
-            nursery.start_soon(using.carry, to_client)
-            nursery.start_soon(serving.carry, to_server)
+            await nursery.start(loop.attend, Carry(to_client, using))
+            await nursery.start(loop.attend, Carry(to_server, serving))
             serving.offers.offer(serving.peer, Protocol.TCP, port, "bench", None, "auto")
             serving.scheduler.touch(serving.peer)
             await trio.sleep(0.2)
@@ -150,9 +159,9 @@ def measure(seconds: float = 5.0, port: int = 9000, *, link: bool = True) -> dic
         try:
             assert serving.stdout is not None
             serving.stdout.readline()
-            return trio.run(
-                _measure, net["client"], net["server"], port, seconds, FEATURES if link else CARRIER_FEATURES
-            )
+            features = FEATURES if link else CARRIER_FEATURES
+            loop = Loop()
+            return loop.host(partial(_measure, loop, net["client"], net["server"], port, seconds, features))
         finally:
             serving.kill()
             serving.wait()

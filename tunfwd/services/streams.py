@@ -19,7 +19,7 @@ from tunfwd.common.streams import StreamHandler
 from tunfwd.common.values import Reason
 from tunfwd.loop import BROKEN, READABLE, WRITABLE
 from tunfwd.services.poller import Poller
-from tunfwd.services.target import ConnectFailed, Target, connect_stream
+from tunfwd.services.target import ConnectFailed, Target, connect_at_once, connect_stream
 
 SEND_LIMIT: Final = 1 << 20  # bytes that wait for the kernel's send buffer
 CONNECT_TIMEOUT: Final = 10.0  # s; a service is near, but its name may need a resolver
@@ -281,7 +281,7 @@ class SocketStream:
 class ServiceStream(SocketStream):
     """A connection to a service. `connected` or `connect_failed` is the first event."""
 
-    __slots__ = ("_connecting", "target")
+    __slots__ = ("_connecting", "_failure", "_made", "target")
 
     def __init__(
         self,
@@ -297,13 +297,33 @@ class ServiceStream(SocketStream):
         super().__init__(poller, handler, owner)
         self.target = target
         self._connecting = trio.move_on_after(timeout)
-        poller.start(self._connect, self)
+        self._made: socket.socket | None = None
+        """Is connected, of which the handler hears from the poller."""
+        self._failure: Reason | None = None if self._has_place else Reason.UNREACHABLE
+        if self._has_place:
+            try:
+                self._made = connect_at_once(target)
+            except ConnectFailed as failed:
+                self._failure = failed.failure
+        if self._made is None:
+            poller.start(self._connect, self)
+        else:
+            poller.watch(self._made.fileno(), WRITABLE, self)
+            self._interest = WRITABLE
+
+    def ready(self, events: int) -> None:
+        """Serve the socket; called by the poller."""
+        if self._made is not None:
+            made, self._made = self._made, None
+            self._connected(made)
+        else:
+            super().ready(events)
 
     async def _connect(self) -> None:
-        failure = Reason.TIMED_OUT if self._has_place else Reason.UNREACHABLE
+        failure = self._failure or Reason.TIMED_OUT
         with self._connecting:
             try:
-                if self._has_place:
+                if self._failure is None:
                     self._connected(await connect_stream(self.target))
             except ConnectFailed as failed:
                 failure = failed.failure
@@ -323,7 +343,12 @@ class ServiceStream(SocketStream):
 
     def abort(self) -> None:
         """See Stream."""
-        self._connecting.cancel()
+        if self._made is None:
+            self._connecting.cancel()
+        else:
+            self._poller.watch(self._made.fileno(), None, self)
+            self._made.close()
+            self._made = None
         super().abort()
 
 

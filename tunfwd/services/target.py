@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 import trio
@@ -14,6 +15,8 @@ import trio
 from tunfwd.common.values import Reason
 
 LOOPBACK: Final = ("127.0.0.1", "::1")  # in this order: more services listen on IPv4 only than on IPv6 only
+
+IP_BIND_ADDRESS_NO_PORT: Final = 24  # <linux/in.h>; socket has no name for it
 
 FAILURES: Final = {
     errno.ECONNREFUSED: Reason.REFUSED,
@@ -121,6 +124,51 @@ async def connect_stream(target: Target) -> socket.socket:
         failures.append(Reason.REFUSED)
         details.append(os.strerror(errno.ECONNREFUSED))
     raise ConnectFailed(most_telling(failures), f"{target}: {details[0]}")
+
+
+def connect_at_once(target: Target) -> socket.socket | None:
+    """Open a TCP connection to this machine's loopback, which the kernel makes while it is asked to.
+
+    Returns None where it does not, and for any other target: `connect_stream` waits, or says why. A task for
+    each connection would cost more than the connection. Raises ConnectFailed where nobody listens.
+    """
+    for host in target.hosts:
+        if not _is_loopback(host):
+            return None
+        try:
+            connected, result = _ask_to_connect(host, target)
+        except OSError:
+            return None
+        if result == 0 and not is_self_connect(connected):
+            return connected
+        connected.close()
+        if result not in (0, errno.ECONNREFUSED):
+            return None
+    raise ConnectFailed(Reason.REFUSED, f"{target}: {os.strerror(errno.ECONNREFUSED)}")
+
+
+def _ask_to_connect(host: str, target: Target) -> tuple[socket.socket, int]:
+    """Return a non-blocking socket, and the errno of connecting: 0 where it is made already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if target.source is not None:
+            connecting.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            connecting.bind((target.source, 0))
+        result = connecting.connect_ex((host, target.port))
+        if result == errno.EINPROGRESS:
+            result = connecting.connect_ex((host, target.port))  # 0, the first time it is asked when made
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting, result
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def is_self_connect(connected: socket.socket) -> bool:

@@ -119,8 +119,10 @@ class Log(logging.Handler):
         with self._changed:
             if cause is not None:
                 first, _, _ = line.partition("\n")
+                sums = self._repeats.sums
                 if not self._repeats.admit(cause, str(record.msg), first, self._clock()):
-                    self._changed.notify()  # there is a sum to write, later
+                    if self._repeats.sums > sums:  # one more to wait for; else it costs no change of threads
+                        self._changed.notify()
                     return
             self._queue(line)
             self._changed.notify()

@@ -86,6 +86,11 @@ class Repeats:
         self._holding = {key: kind for key, kind in self._holding.items() if kind.held}
         return lines
 
+    @property
+    def sums(self) -> int:
+        """How many `due` has to write, sooner or later."""
+        return len(self._holding)
+
     def next_due(self) -> float | None:
         """Return when `due` has something, or None."""
         return min((kind.budget.ready_at() for kind in self._holding.values()), default=None)
