@@ -165,6 +165,25 @@ async def test_a_client_that_hangs_up_takes_its_request_with_it(path: Path) -> N
             await given_up.wait()
 
 
+async def test_a_client_that_hangs_up_while_it_asks_more_is_no_fault(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its first answer fails while the second request waits to be taken."""
+    go_on = trio.Event()
+
+    async def handler(method: str, params: dict[str, object]) -> Mapping[str, object]:
+        await go_on.wait()
+        return {}
+
+    async with serving(path, handler):
+        async with (await Peer.connect(path)).stream as stream:
+            await stream.send_all(3 * b'{"id": 1, "method": "ping"}\n')
+            await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+    assert caplog.records == []
+
+
 async def test_a_request_without_end_times_out(path: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with serving(path), (await Peer.connect(path)).stream as stream:
         answer = await Peer(stream).call(b'{"id": 1, "method": "sleep"}\n')

@@ -137,7 +137,7 @@ def test_events_are_told_at_any_level_of_the_log(capfd: pytest.CaptureFixture[st
         log.error("trouble")
     logging.getLogger().setLevel(level)
     assert [one.text for one in kept.read(kept.end._replace(others=0)).events] == ["bob is online", "trouble"]
-    assert capfd.readouterr().err == "ERROR tunfwd.test: trouble\n"
+    assert capfd.readouterr().err.endswith(" ERROR tunfwd.test: trouble\n")
 
 
 # In a daemon.

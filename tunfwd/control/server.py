@@ -124,16 +124,20 @@ class _Connection:
             self._connections.pop(self, None)
 
     async def _read(self, lines: trio.MemorySendChannel[bytes | _TooLong], client: trio.CancelScope) -> None:
+        try:
+            await self._read_lines(lines, client)
+        except trio.BrokenResourceError:  # it has hung up: nothing is read, or answered, any more
+            client.cancel()
+
+    async def _read_lines(
+        self, lines: trio.MemorySendChannel[bytes | _TooLong], client: trio.CancelScope
+    ) -> None:
         buffer = bytearray()
         deadline = trio.current_time() + IDLE_TIME
         async with lines:
             while True:
                 with trio.move_on_at(deadline) as patience:
-                    try:
-                        data = await self._stream.receive_some(MAX_REQUEST)
-                    except trio.BrokenResourceError:
-                        client.cancel()
-                        return
+                    data = await self._stream.receive_some(MAX_REQUEST)
                 if patience.cancelled_caught:
                     if buffer or not self._answering:
                         return

@@ -27,6 +27,8 @@ FLUSH_TIME: Final = 1.0  # s for what waits at the end
 STDERR: Final = 2
 OURS: Final = "tunfwd"  # loggers: what libraries say at level debug is for those who work on them
 FORMAT: Final = "%(levelname)s %(name)s: %(message)s"
+TIMED: Final = f"%(asctime)s {FORMAT}"
+TIME: Final = "%Y-%m-%d %H:%M:%S"  # of this machine's zone
 
 
 def caused_by(contact: Peer, kind: Kind | None = None, **details: Value) -> dict[str, object]:
@@ -74,7 +76,8 @@ class Log(logging.Handler):
         self, level: str, descriptor: int = STDERR, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(level)
-        self.setFormatter(_JournalFormatter(FORMAT) if is_journal(descriptor) else logging.Formatter(FORMAT))
+        journal = is_journal(descriptor)  # has times of its own
+        self.setFormatter(_JournalFormatter(FORMAT) if journal else logging.Formatter(TIMED, TIME))
         self._descriptor = descriptor
         self._clock = clock
         self._repeats = Repeats()
@@ -114,7 +117,7 @@ class Log(logging.Handler):
         try:
             line = self.format(record)
         except Exception as error:  # a call that does not fit its format string is no reason to fail
-            line = f"ERROR {record.name}: {record.msg!r}: {error!r}"
+            line = self._line(logging.ERROR, f"{record.msg!r}: {error!r}", record.name)
         cause: Cause | None = getattr(record, "cause", None)
         with self._changed:
             if cause is not None:
@@ -126,6 +129,10 @@ class Log(logging.Handler):
                     return
             self._queue(line)
             self._changed.notify()
+
+    def _line(self, level: int, text: str, name: str = __name__) -> str:
+        """Return a line of our own, with what every line has."""
+        return self.format(logging.LogRecord(name, level, __file__, 0, text, None, None))
 
     def _queue(self, line: str) -> None:
         if len(self._lines) < MAX_LINES:
@@ -151,9 +158,8 @@ class Log(logging.Handler):
             if self._ending:
                 self._lines.extend(self._repeats.all_due())
             if self._lines and self._dropped:
-                self._lines.append(
-                    f"WARNING {__name__}: {self._dropped} lines were dropped: nobody read them"
-                )
+                told = f"{self._dropped} lines were dropped: nobody read them"
+                self._lines.append(self._line(logging.WARNING, told))
                 self._dropped = 0
             lines = list(self._lines)
             self._lines.clear()
