@@ -10,7 +10,8 @@ from tunfwd.cli.game_profiles import Game, games
 from tunfwd.common.errors import EXIT_CODES
 from tunfwd.daemon.datapath.fanout import DENIED
 
-from .test_commands import GROUP, MAPPING
+from .samples import MAPPING
+from .test_commands import GROUP
 
 Run = Callable[..., Any]  # conftest.tunfwd
 

@@ -10,7 +10,8 @@ import pytest
 from tunfwd.cli import share as module
 from tunfwd.common.errors import EXIT_CODES, UserError
 
-from .test_commands import ADDRESS, CONTACT, FRIEND, GROUP, IDENTITY, KEY, MAPPING
+from .samples import ADDRESS, CONTACT, IDENTITY, KEY, MAPPING
+from .test_commands import FRIEND, GROUP
 
 Run = Callable[..., Any]  # conftest.tunfwd
 TICKET = "tunfwd:AQE2ABEiM0RVZneImaq7zN3u_wEjRWeJq83v_ty6mHZUMhABAgMEAgagoaKjpKWmp6ipqqusra6vAgUAkB-QHx4sJ8g"

@@ -47,8 +47,11 @@ def complaint(result: subprocess.CompletedProcess[str]) -> str:
 
 def test_nothing_to_do_is_instant_and_silent() -> None:
     subprocess.run([SETUP], check=True, timeout=60, capture_output=True)
-    before = time.monotonic()
-    result = setup()
+    while True:
+        before = time.monotonic()
+        result = setup()
+        if "waiting for another set-up" not in result.stdout:  # else its time is not this one's
+            break
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert time.monotonic() - before < 5
 
