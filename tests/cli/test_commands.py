@@ -13,9 +13,9 @@ from tunfwd import __version__, link
 from tunfwd.cli import output, overview
 from tunfwd.common.errors import EXIT_CODES, UserError
 
+from .samples import ADDRESS, CONTACT, IDENTITY, KEY, MAPPING
+
 Run = Callable[..., Any]  # conftest.tunfwd
-KEY = bytes(range(32)).hex().upper()
-ADDRESS = KEY + "00000000" + "0000"  # nospam 0; the bytes of this key cancel out in the checksum
 
 WEB = ("8080/tcp", "--to", "alice")
 OFFER = {
@@ -29,23 +29,6 @@ OFFER = {
     "state": "pending",
     "target": None,
 }
-MAPPING = {
-    "id": "1a2b3c4d",
-    "contact": "alice",
-    "protocol": "tcp",
-    "address": "10.77.3.9",
-    "address6": "fd74:756e:6677::9",
-    "port": 8080,
-    "name": "web",
-    "state": "running",
-    "connections": 2,
-    "rx_bytes": 123_456_789,
-    "tx_bytes": 999,
-    "drops": 0,
-    "target": None,
-    "origin": "remote",
-    "direction": "server",
-}
 FRIEND = {
     "public_key": KEY,
     "name": "alice",
@@ -53,34 +36,6 @@ FRIEND = {
     "address": "10.77.3.9",
     "address6": "fd74:756e:6677::9",
     "message": None,
-}
-CONTACT = {
-    "name": "alice",
-    "public_key": KEY,
-    "kind": "friend",
-    "via": "friend",
-    "address": "10.77.3.9",
-    "address6": "fd74:756e:6677::9",
-    "link": "direct",
-    "offline_seconds": None,
-    "ports": 1,
-    "connections": 2,
-    "tx_bytes": 1_250,
-    "rx_bytes": 0,
-    "extended": True,
-    "features": ["many", "link"],
-}
-IDENTITY = {
-    "address": ADDRESS,
-    "public_key": KEY,
-    "dht_key": KEY,
-    "udp_port": 33445,
-    "nickname": "bob",
-    "virtual_address": "10.77.0.1",
-    "virtual_address6": "fd74:756e:6677::1",
-    "interface": "tunfwd0",
-    "version": "9.9",
-    "toxcore": "0.2.20",
 }
 GROUP = {
     "name": "lan",
@@ -230,10 +185,25 @@ def test_offers(daemon: Any, tunfwd: Run) -> None:
     }
     rows = _rows(tunfwd("offers").out)
     assert rows[1:] == [
-        ["1a2b3c4d", "alice", "them", "server", "8080/tcp", "web", "-", "-", "pending"],
-        ["1a2b3c4d", "alice", "us", "server", "any/tcp", "web", "h:1", "host", "pending, nothing listens"],
+        ["1a2b3c4d", "alice", "theirs", "8080/tcp", "web", "-", "-", "pending"],
+        ["1a2b3c4d", "alice", "ours", "any/tcp", "web", "h:1", "host", "pending, nothing listens"],
     ]
     assert json.loads(tunfwd("offers", "--json").out)["offers"][0] == OFFER
+
+
+def test_an_offer_to_a_group_is_one_line(daemon: Any, tunfwd: Run) -> None:
+    to_all = OFFER | {"contact": "group:lan", "origin": "local", "state": "offered", "members": 3, "taken": 1}
+    parts = [
+        OFFER | {"id": f"{number:08x}", "contact": f"group:lan/{number}", "room_offer": OFFER["id"]}
+        for number in range(3)
+    ]
+    lost = OFFER | {"id": "99999999", "contact": "group:lan/9", "room_offer": "of no offer here"}
+    daemon.answers["offer.list"] = {"offers": [to_all, *parts, lost]}
+    assert [(row[1], row[-1]) for row in _rows(tunfwd("offers").out)[1:]] == [
+        ("group:lan", "offered, taken by 1 of 3"),
+        ("group:lan/9", "pending"),
+    ]
+    assert len(json.loads(tunfwd("offers", "--json").out)["offers"]) == 5
 
 
 GAME = [
@@ -245,7 +215,7 @@ GAME = [
 def test_ports_of_one_name_are_shown_as_one(daemon: Any, tunfwd: Run) -> None:
     tcp = OFFER | {"id": "2", "port": 27015, "name": "game"}
     daemon.answers["offer.list"] = {"offers": [*GAME, tcp, OFFER, GAME[0] | {"contact": "bob"}]}
-    assert [row[4:] for row in _rows(tunfwd("offers").out)[1:]] == [
+    assert [row[3:] for row in _rows(tunfwd("offers").out)[1:]] == [
         ["27015-27030/udp 27015/tcp", "game", "-", "-", "pending"],
         ["8080/tcp", "web", "-", "-", "pending"],
         ["27015/udp", "game", "-", "-", "pending"],
@@ -479,6 +449,19 @@ def test_ports(daemon: Any, tunfwd: Run) -> None:
         ],
     ]
     assert json.loads(tunfwd("ports", "--json").out) == {"schema": 1, "ports": [MAPPING]}
+
+
+def test_where_a_service_of_ours_is_reached(daemon: Any, tunfwd: Run) -> None:
+    """Not at the contact's address."""
+    ours = MAPPING | {"origin": "local", "target": "localhost:8080", "own_address": "10.77.8.8"}
+    ours6 = ours | {"own_address": "fd74:756e:6677::8"}
+    unknown = ours | {"own_address": None}
+    daemon.answers["ports"] = {"ports": [entry | {"name": ""} for entry in (ours, ours6, unknown)]}
+    assert [row[3] for row in _rows(tunfwd("ports").out)[1:]] == [
+        "10.77.8.8:8080",
+        "[fd74:756e:6677::8]:8080",
+        "-",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from tunfwd.tox import version
 from tunfwd.tox.binding.errors import ToxcoreUnusable
 from tunfwd.tun import privileges
 
+from . import samples
+
 Run = Callable[..., Any]  # conftest.tunfwd
 COMMAND = (sys.executable, "-m", "tunfwd.cli")
 
@@ -83,22 +85,7 @@ def test_no_daemon(tunfwd: Run, environment: dict[str, str]) -> None:
 
 
 STATUS = {"network": "offline", "contacts": [], "drops": {}}
-CONTACT = {
-    "name": "bücher 日本",
-    "public_key": "A" * 64,
-    "kind": "friend",
-    "via": "friend",
-    "address": "10.77.3.9",
-    "address6": "fd74:756e:6677::9",
-    "link": "direct",
-    "offline_seconds": None,
-    "ports": 1,
-    "connections": 2,
-    "tx_bytes": 1_250,
-    "rx_bytes": 0,
-    "extended": True,
-    "features": ["link"],
-}
+CONTACT = samples.CONTACT | {"name": "bücher 日本", "features": ["link"]}
 
 
 def test_where_the_daemon_is_looked_for(daemon: Any, tunfwd: Run, tmp_path: Path) -> None:
@@ -456,6 +443,7 @@ def test_doctor_with_a_daemon(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["doctor"] = {
         "checks": [{"name": "tox network", "ok": False, "level": "error", "detail": "not connected"}]
     }
+    daemon.answers["id"], daemon.answers["ports"] = samples.IDENTITY, {"ports": []}
     result = tunfwd("doctor")
     assert result.code == 1
     assert "bootstrap" not in result.out  # the daemon knows what its own configuration says

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from tunfwd.config.changes import LIVE, compare
 from tunfwd.config.document import load
+from tunfwd.config.remarks import public_range
 from tunfwd.daemon.commands.reload import Reloading
 from tunfwd.daemon.process.logs import Log
 
@@ -195,3 +197,48 @@ async def test_doctor_looks_at_the_file_that_the_daemon_goes_by(tmp_path: Path) 
         [check] = await file.reloading.checks()
         assert (check["level"], check["ok"]) == ("error", False)
         assert "[log] nmae is not known" in check["detail"]
+
+
+async def test_rules_for_nobody_and_a_public_range_are_remarked_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Living.running(tmp_path, "bob") as bob, Living.running(tmp_path, "alice") as alice:
+        await befriend(bob, alice)
+        await alice.call("group.create", name="lan")
+        file = File(tmp_path, alice)
+        accept = 'action = "accept"\n'
+        known = "".join(
+            f'[[rule]]\ncontact = "{whom}"\n{accept}'
+            for whom in ("bob", "b*", "*", bob.client.public_key.hex(), "group:lan/*", f"group:lan/{KEY}")
+        )
+        await file.reload(known)
+        assert "means nobody" not in caplog.text
+        await file.reload(
+            f'{known}[[rule]]\ncontact = "bobb"\n{accept}[[expose]]\nprotocol = "tcp"\nport = 22\n'
+            f'contact = "{KEY}"\n[[rule]]\ncontact = "group:LAN/*"\n{accept}'
+        )
+        told = [record.message for record in caplog.records if "means nobody" in record.message]
+        assert told == [
+            'the rule for "bobb" means nobody now: no friend has that name or key',
+            'the rule for "group:LAN/*" means nobody now: there is no such group here',
+            f'the rule for "{KEY.upper()}" means nobody now: no friend has that name or key',
+        ]
+        checks = await file.reloading.checks()
+        assert [check["detail"] for check in checks if "means nobody" in check["detail"]] == told
+        await file.reload('[network]\nrange = "11.0.0.0/16"\n')
+        assert "11.0.0.0/16 is of public addresses" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("network", "public"),
+    [
+        ("10.77.0.0/16", False),
+        ("100.64.0.0/16", False),
+        ("192.168.0.0/16", False),
+        ("198.18.0.0/16", False),
+        ("172.0.0.0/8", True),
+        ("8.8.0.0/16", True),
+    ],
+)
+def test_public_ranges_are_told_from_others(network: str, public: bool) -> None:
+    assert bool(list(public_range(IPv4Network(network)))) == public

@@ -98,6 +98,9 @@ async def test_what_is_offered_to_a_room_is_offered_to_all_in_it(
         assert mapping["contact"] == ("group:lan/alice" if kind == "group" else "alice")
         program = guest.kernel.connect(ip_address(mapping["address"]).packed, 27015)
         await until(partial(program.said.count, "Connected"))
+    to_all, *parts = (await alice.call("offer.list"))["offers"]
+    assert (to_all["members"], to_all["taken"]) == (2, 2)
+    assert [one["room_offer"] for one in parts] == [to_all["id"]] * 2
     code, message = await alice.refusal("offer.add", **service)
     assert (code, "27015/tcp" in message) == ("failed", True)
     [killed] = (await alice.call("kill", id="cs"))["killed"]

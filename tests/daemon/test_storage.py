@@ -29,6 +29,9 @@ class Identity:
         self.unsaved: str | None = None
         self.full = False
 
+    def trouble_on_disk(self) -> str | None:
+        return None
+
     def save(self) -> bool:
         self.unsaved = "identity.tox cannot be saved: No space left on device" if self.full else None
         return not self.full

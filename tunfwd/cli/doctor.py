@@ -1,5 +1,6 @@
 """`tunfwd doctor`: looks for what keeps people from getting on, here and in the daemon."""
 
+import os
 import stat
 from collections.abc import Iterator
 from typing import Final, Literal
@@ -41,9 +42,13 @@ def _checks(session: Session) -> Iterator[api.Check]:
         yield _tun()
     if not any(check["name"] == "configuration" for check in its_checks):
         yield from _configuration(session, runs)  # else the daemon has said what it goes by
+    if not runs:
+        yield from _files(session)
     yield from _sockets(session)
     yield daemon
     yield from its_checks
+    if runs:
+        yield from _firewall(session)
 
 
 def _check(name: str, level: Literal["ok", "warning", "error"], detail: str) -> api.Check:
@@ -61,7 +66,7 @@ def _libtoxcore(session: Session) -> api.Check:
         return _check("libtoxcore", "error", str(unusable))
     if report.warnings:
         return _check("libtoxcore", "warning", " ".join(report.warnings))
-    return _check("libtoxcore", "ok", report.text)
+    return _check("libtoxcore", "ok", report.full_text)
 
 
 def _wants_groups(session: Session) -> bool:
@@ -75,6 +80,7 @@ def _wants_groups(session: Session) -> bool:
 
 def _configuration(session: Session, runs: bool) -> Iterator[api.Check]:
     from tunfwd.config.document import load  # noqa: PLC0415
+    from tunfwd.config.remarks import public_range  # noqa: PLC0415
 
     try:
         config = load(session.config)
@@ -82,12 +88,38 @@ def _configuration(session: Session, runs: bool) -> Iterator[api.Check]:
         yield _check("configuration", "error", wrong.message)
         return
     yield _check("configuration", "ok", str(config.file or "none; everything has its default"))
+    for remark in public_range(config.network.range):
+        yield _check("configuration", "warning", remark)
     if not runs and not config.tox.bootstrap and not config.tox.public_nodes:  # else the daemon knows better
         where = (
             "only friends in the local network are found" if config.tox.local_discovery else "nobody is found"
         )
         detail = f"[tox] public_nodes is off, and bootstrap names no node: {where}"
         yield _check("bootstrap", "warning", detail)
+
+
+def _files(session: Session) -> Iterator[api.Check]:
+    """Look at what the next start finds of earlier ones."""
+    from tunfwd.config.document import load  # noqa: PLC0415
+    from tunfwd.daemon.storage.state import FILE, IDENTITY, trouble  # noqa: PLC0415
+    from tunfwd.tox.binding.errors import ToxcoreUnusable  # noqa: PLC0415
+    from tunfwd.tox.identity import Identity, IdentityError, read_passphrase  # noqa: PLC0415
+
+    try:
+        config = load(session.config)
+        if not (os.access(config.state, os.R_OK | os.X_OK) and any(config.state.iterdir())):
+            return  # none yet, or another user's
+        secret = config.tox.passphrase_file
+        identity = Identity(config.state / IDENTITY, read_passphrase(secret) if secret else None)
+        troubles = [identity.trouble(), trouble(config.state / FILE)]
+    except (UserError, ToxcoreUnusable):
+        return  # said already
+    except IdentityError as unusable:
+        troubles = [str(unusable)]
+    for found in filter(None, troubles):
+        yield _check("storage", "error", found)
+    if not any(troubles):
+        yield _check("storage", "ok", str(config.state))
 
 
 def _tun() -> api.Check:
@@ -117,6 +149,31 @@ def _sockets(session: Session) -> Iterator[api.Check]:
             )
         else:
             yield _check("control socket", "ok", f"{path} (mode {mode:04o})")
+
+
+def _firewall(session: Session) -> Iterator[api.Check]:
+    from tunfwd.cli import firewall  # noqa: PLC0415
+
+    try:
+        own, ports = session.call(api.IDENTITY), session.call(api.PORTS)["ports"]
+    except UserError as failure:
+        yield _check("firewall", "warning", f"not looked at: {failure.message}")
+        return
+    if own.get("mode") == "rootless" or not firewall.is_here(own["interface"]):
+        return  # no device here that rules could be about
+    rules = firewall.read_rules()
+    if isinstance(rules, str):
+        yield _check("firewall", "ok", f"not looked at: {rules}")
+        return
+    dropped = list(firewall.problems(rules, own, ports))
+    for problem in dropped:
+        yield _check("firewall", "error", problem)
+    if legacy := firewall.unread_tables():
+        yield _check("firewall", "warning", f"rules of iptables-legacy are not looked at: {legacy}")
+    if not dropped:
+        yield _check(
+            "firewall", "ok", "nf_tables drops nothing of the device, nor of what contacts may reach"
+        )
 
 
 def _daemon(session: Session) -> tuple[api.Check, list[api.Check]]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import click
 
@@ -264,7 +265,7 @@ def _accepted(mappings: list[api.MappingEntry]) -> None:
     """Say where a mapping is, or all of one name."""
     for one in together(mappings, lambda entry: entry["address"]):
         first = one.first
-        called = f"{first['name']}, " if first["name"] else ""
+        called = f"{first['name']}, " if first["name"] not in ("", one.ports) else ""
         waiting = " once they are online" if first["state"] == "waiting" else ""
         if first["direction"] == "server":
             say(f"{called}{one.ports} of {first['contact']} is at {virtual(one)}{waiting}")
@@ -318,7 +319,10 @@ def _offers_table(result: api.OffersResult) -> None:
     requests = [
         one for one in result["offers"] if (one["origin"], one["direction"]) == ("remote", "connection")
     ]
-    entries = [one for one in result["offers"] if one not in requests] + result.get("refused", [])
+    to_all = {one["id"] for one in result["offers"] if "members" in one}
+    parts = [one for one in result["offers"] if one.get("room_offer") in to_all]  # to one member each
+    entries = [one for one in result["offers"] if one not in requests and one not in parts]
+    entries += result.get("refused", [])
     if entries or not requests:
         _table_of_offers(entries)
     _tell_requests(requests)
@@ -328,15 +332,22 @@ def _offers_table(result: api.OffersResult) -> None:
         hint(f"{contact} offers {count} more, which there is no room for: they come when others are answered")
 
 
+WHAT: Final[dict[tuple[api.Origin, api.Direction], str]] = {
+    ("local", "server"): "ours",
+    ("local", "connection"): "asked for",
+    ("remote", "server"): "theirs",
+    ("remote", "connection"): "they ask",
+}
+
+
 def _table_of_offers(entries: list[api.OfferEntry]) -> None:
     show_table(
-        ("ID", "PEER", "FROM", "KIND", "PORT", "NAME", "TARGET", "SEES", "STATE"),
+        ("ID", "PEER", "WHAT", "PORT", "NAME", "TARGET", "SEES", "STATE"),
         (
             [
                 one.id,
                 one.first["contact"],
-                "us" if one.first["origin"] == "local" else "them",
-                one.first["direction"],
+                WHAT[one.first["origin"], one.first["direction"]],
                 one.ports,
                 one.first["name"],
                 one.target,
@@ -407,6 +418,12 @@ def _waiting(one: Together[api.OfferEntry]) -> str:
 
 
 def virtual(one: Together[api.MappingEntry]) -> str:
-    """Return the virtual address, with the ports there."""
+    """Return the virtual address at which it is reached, with the ports there; ours, where the service is."""
     entry = one.first
-    return f"{entry['address'] or '[' + entry['address6'] + ']'}:{one.numbers}"
+    if entry["target"] is None:
+        address = entry["address"] or entry["address6"]
+    elif (own := entry.get("own_address")) is not None:
+        address = own
+    else:
+        return ""
+    return f"[{address}]:{one.numbers}" if ":" in address else f"{address}:{one.numbers}"

@@ -112,7 +112,8 @@ def version(ctx: click.Context, as_json: bool) -> None:
         how = {"api": " by compiled calls", "abi": " by uncompiled calls", "pytox": " by pytox"}
         calls = how.get(running.get("binding", ""), "")
         build = BUILDS[running["compiled"]]
-        say(f"daemon {running['version']}, {build}, libtoxcore {running['toxcore']}{calls}")
+        package = f" ({package})" if (package := running.get("toxcore_package")) else ""
+        say(f"daemon {running['version']}, {build}, libtoxcore {running['toxcore']}{package}{calls}")
 
 
 def _is_compiled() -> bool:

@@ -107,5 +107,8 @@ def _state(entry: Entry) -> str:
         return f"interrupted {span(interrupted)}, kept {kept} more"
     if silent := mapping.get("silent_seconds"):
         return f"{entry['state']}, silent for {span(silent)}"
+    state = entry["state"]
+    if members := cast("api.OfferEntry", entry).get("members"):
+        state += f", taken by {cast('api.OfferEntry', entry).get('taken', 0)} of {members}"
     trouble = "paused" if entry.get("paused") else entry.get("trouble")
-    return f"{entry['state']}, {trouble}" if trouble else entry["state"]
+    return f"{state}, {trouble}" if trouble else state

@@ -475,6 +475,9 @@ class OfferEntry(TypedDict):
     paused: NotRequired[bool]  # whether we refuse connections to it for now
     sees: NotRequired[Sees | None]  # whom the service sees; None: it is theirs, or not there yet
     trouble: NotRequired[str | None]  # why it cannot be reached, or does not seem to be
+    members: NotRequired[int]  # of an offer to a whole group: how many are in it, but for us …
+    taken: NotRequired[int]  # … and how many of them have accepted it
+    room_offer: NotRequired[str]  # the id of the offer to a whole group that this is one member's part of
 
 
 class OffersResult(Change):
@@ -492,6 +495,7 @@ class MappingEntry(TypedDict):
     contact: str
     protocol: Protocol
     address: str | None  # the virtual address it is reached at, or whose connections come to us
+    own_address: NotRequired[str | None]  # where the service is ours: at which virtual address it is reached
     address6: str
     port: int
     dns: NotRequired[str | None]  # the contact's name in DNS
@@ -701,6 +705,7 @@ class VersionResult(TypedDict):
     compiled: bool
     """Whether the packet path is C."""
     toxcore: str
+    toxcore_package: NotRequired[str | None]  # the version of the distribution's package, where it is known
     binding: NotRequired[str]  # how libtoxcore is called: "api" (compiled), "abi" (not), "pytox"
 
 

@@ -365,6 +365,10 @@ class Client:
             self.unsaved = None
         return self.unsaved is None
 
+    def trouble_on_disk(self) -> str | None:
+        """Look at the identity's file, and return what is wrong with it; may take a second, in any thread."""
+        return self._identity.trouble()
+
     def save_soon(self) -> None:
         """Write the identity in a while: toxcore changed it."""
         self._dirty.set()

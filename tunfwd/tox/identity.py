@@ -36,6 +36,7 @@ _NODE_SIZES: Final = dict.fromkeys((2, 130), 1 + 4 + 2 + _KEY_SIZE) | dict.fromk
 _END: Final = 255  # type of the last section; zeros may follow, when toxcore reserved more than it wrote
 _SEAL: Final = b"tunfwd\0\1"  # then the checksum
 _CHECKSUM_SIZE: Final = 16
+_MISSING: Final = "is missing"
 _WAY_OUT: Final = "restore it from a backup, or move its directory away to begin as somebody new"
 
 T = TypeVar("T")
@@ -187,6 +188,30 @@ class Identity:
             raise Damaged(f"cannot be decrypted: {error}") from None
         self._key = key  # derived once; with the salt it has, saving is quick
         return plaintext
+
+    def trouble(self) -> str | None:
+        """Look at what is on disk; return what is wrong with it for the next start."""
+        kept = previous(self.path)
+        reason, reason_of_kept = self._damage(self.path), self._damage(kept)
+        if reason is None or reason == reason_of_kept == _MISSING:  # nothing there yet
+            return None
+        if reason_of_kept is None:
+            return f"{self.path.name} {reason}: the next start goes back to {kept.name}"
+        return f"{self.path.name} {reason}, and {kept.name} {reason_of_kept}: {_WAY_OUT}"
+
+    def _damage(self, path: Path) -> str | None:
+        """Say why a file is of no use. One that is encrypted is looked into if the passphrase is known."""
+        try:
+            if self._passphrase is None and self._encryption.is_data_encrypted(read_whole(path)):
+                return None
+            Identity(path, self._passphrase, self._encryption)._read(path)  # which leaves traces in its own
+        except FileNotFoundError:
+            return _MISSING
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        except (Damaged, IdentityError) as wrong:
+            return str(wrong)
+        return None
 
     def save(self, savedata: bytes) -> None:
         """Replace the file; it is safe on disk when this returns. Raises IdentityError, the old file kept."""

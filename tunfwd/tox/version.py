@@ -4,10 +4,13 @@ Used at start, where it refuses, and by `tunfwd doctor` and `tunfwd version`, wh
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
+from tunfwd.tox.binding.cdef import SONAME
 from tunfwd.tox.binding.errors import ToxcoreUnusable
 from tunfwd.tox.binding.opening import load
+from tunfwd.tox.package import Package, of_loaded
 
 Version = tuple[int, int, int]
 
@@ -29,6 +32,8 @@ class Report:
     version: Version
     missing: tuple[str, ...]
     """Of "custom packets", "groups", "encrypted identities"."""
+    package: Package | None = None
+    """The distribution's, if it is known."""
 
     @property
     def text(self) -> str:
@@ -36,16 +41,39 @@ class Report:
         return ".".join(map(str, self.version))
 
     @property
+    def full_text(self) -> str:
+        """The same, with the package's."""
+        package = self.package
+        return f"{self.text} (package {package.name} {package.version})" if package else self.text
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What someone who runs this version should know."""
-        if self.version >= FIXED_SINCE:
+        if self.version >= FIXED_SINCE or self._is_mended:
             return ()
         fixed = ".".join(map(str, FIXED_SINCE))
         return (
             f"libtoxcore {self.text} has a known critical hole, {ADVISORY}, that {fixed} fixes. "
-            "Your distribution may have mended it in an update of the same version: "
-            "`apt changelog libtoxcore2` says so, `apt install --only-upgrade libtoxcore2` brings it.",
+            f"{self._way_out}",
         )
+
+    @property
+    def _is_mended(self) -> bool:
+        """Whether the distribution has, in a package of an older version."""
+        return self.package is not None and ADVISORY in (self.package.changelog or "")
+
+    @property
+    def _way_out(self) -> str:
+        upgrade = "`apt update && apt install --only-upgrade libtoxcore2`"
+        if self.package is None:
+            return (
+                "Your distribution may have mended it in an update of the same version: `apt changelog "
+                f"libtoxcore2` says so, {upgrade} brings it."
+            )
+        what = f"The package here, {self.package.name} {self.package.version},"
+        if self.package.changelog is None:
+            return f"{what} has no changelog here that would say more: {upgrade} brings the newest."
+        return f"{what} does not mend it, as its changelog does not name that: {upgrade} brings the newest."
 
 
 def inspect(lib: Any = None) -> Report:
@@ -56,7 +84,13 @@ def inspect(lib: Any = None) -> Report:
     missing = tuple(lacking)
     if version < GROUPS_SINCE and "groups" not in missing:
         missing += ("groups",)
-    return Report(version, missing)
+    return Report(version, missing, _package())
+
+
+@cache
+def _package() -> Package | None:
+    """Looked for once, early: the daemon may not read everything later."""
+    return of_loaded(SONAME)
 
 
 def require(report: Report, groups: bool) -> None:

@@ -7,6 +7,7 @@ from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.entries import Entries
 from tunfwd.daemon.commands.offers import OfferCommands
+from tunfwd.daemon.commands.targets import Targets
 from tunfwd.daemon.commands.together import Found, offer_all
 from tunfwd.daemon.contacts.changes import Changes
 from tunfwd.daemon.contacts.offers import Offers, protocol_named, read_service, service_text
@@ -29,7 +30,9 @@ class ChangeCommands:
         entries: Entries,
         commands: OfferCommands,
         changes: Changes,
+        targets: Targets,
     ) -> None:
+        self._targets = targets
         self._scheduler = datapath.scheduler
         self._services = datapath.services
         self._offers = offers
@@ -68,7 +71,9 @@ class ChangeCommands:
             self._changes.apply(one, changed)
             if changed.target is None and changed.source == "auto":
                 self._services.decide_anew(protocol_named(changed.protocol), changed.port)
-        return {"offers": [self._entry(one) for one in found]}
+        entries = [self._entry(one) for one in found]
+        await self._targets.tell(service_of(params.target), entries)
+        return {"offers": entries}
 
     def _wanted(self, one: Found | RoomOffer, params: api.OfferChange) -> StandingOffer:
         standing = self._changes.standing(one)

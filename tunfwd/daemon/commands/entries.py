@@ -46,7 +46,7 @@ class Entries:
     def offer(self, peer: Peer, mapping: Mapping) -> api.OfferEntry:
         """Return a mapping as an offer."""
         seen = self.seen(peer, mapping)
-        return {
+        entry: api.OfferEntry = {
             "id": peer.id_of(mapping),
             "contact": peer.label,
             "direction": "server" if mapping.direction is Direction.SERVER else "connection",
@@ -61,6 +61,9 @@ class Entries:
             "sees": seen.sees,
             "trouble": seen.trouble,
         }
+        if (of_all := self._rooms.origin_of(mapping)) is not None:
+            entry["room_offer"] = of_all.id
+        return entry
 
     def mapping(self, peer: Peer, mapping: Mapping) -> api.MappingEntry:
         """Return a mapping as a port in use."""
@@ -91,6 +94,8 @@ class Entries:
             "origin": "local" if mapping.origin is Origin.LOCAL else "remote",
             "direction": "server" if mapping.direction is Direction.SERVER else "connection",
         }
+        if mapping.role is Role.SERVING:
+            entry["own_address"] = str(peer.known_as[0]) if peer.known_as else None
         listening = details.listening
         if listening is not None and listening.reason is not None:
             entry["virtual_port"], entry["reason"] = entry["port"], listening.reason
@@ -121,6 +126,7 @@ class Entries:
         room, standing = self._rooms.of(offer), offer.standing
         target = read_service(standing.target) or Target(None, standing.port)
         seen = self.look(target, standing.source, offer.protocol)
+        taken = sum(mapping.accepted for _, mapping in self._rooms.made_from(offer))
         return {
             "id": offer.id,
             "contact": self._rooms.label(room) if room is not None else standing.contact,
@@ -130,6 +136,8 @@ class Entries:
             "name": clean(standing.name),
             "origin": "local",
             "state": "offered",
+            "members": len(self._rooms.members(room)) if room is not None else 0,
+            "taken": taken,
             "target": str(target),
             "paused": standing.paused,
             "sees": seen.sees,

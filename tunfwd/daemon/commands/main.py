@@ -13,6 +13,7 @@ from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.offers import OfferCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.commands.status import Checked, Family, StatusCommands
+from tunfwd.daemon.commands.targets import Targets
 from tunfwd.daemon.commands.tickets import TicketCommands
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.wiring import Daemon
@@ -26,15 +27,16 @@ def dispatcher(
     refusals = daemon.offers.refusals
     entries = Entries(datapath.peers, daemon.rooms, datapath.services, daemon.names, refusals)
     friends = FriendCommands(daemon.contacts, datapath.peers, nodes)
-    offers = OfferCommands(datapath, daemon.offers, daemon.rooms, entries)
+    targets = Targets(datapath.services)
+    offers = OfferCommands(datapath, daemon.offers, daemon.rooms, entries, targets)
     commands: tuple[Family, ...] = (
-        StatusCommands(daemon, storage, health, rooms, nodes, entries, more),
+        StatusCommands(daemon, storage, health, rooms, nodes, entries, targets, more),
         friends,
         EventCommands(daemon.events),
         BlockCommands(daemon.contacts, datapath.peers),
-        TicketCommands(daemon, rooms, friends, entries),
+        TicketCommands(daemon, rooms, friends, entries, targets),
         offers,
-        ChangeCommands(datapath, daemon.offers, daemon.rooms, entries, offers, daemon.changes),
+        ChangeCommands(datapath, daemon.offers, daemon.rooms, entries, offers, daemon.changes, targets),
         ConnectionCommands(datapath),
         rooms,
         BanCommands(daemon.contacts, datapath.peers, rooms),

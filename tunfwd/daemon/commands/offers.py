@@ -6,6 +6,7 @@ from tunfwd.common.text import clean
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.entries import Entries
+from tunfwd.daemon.commands.targets import Targets
 from tunfwd.daemon.commands.together import Found, is_one, is_same_to_all, offer_all, places_of
 from tunfwd.daemon.contacts.offers import Offers, describe, service
 from tunfwd.daemon.contacts.refusals import Refusal
@@ -21,7 +22,10 @@ from tunfwd.wire.packets import Direction
 class OfferCommands:
     """The handlers of `offer.*`, `request`, `ports` and `kill`."""
 
-    def __init__(self, datapath: Datapath, offers: Offers, rooms: Rooms, entries: Entries) -> None:
+    def __init__(
+        self, datapath: Datapath, offers: Offers, rooms: Rooms, entries: Entries, targets: Targets
+    ) -> None:
+        self._targets = targets
         self._peers = datapath.peers
         self._scheduler = datapath.scheduler
         self._services = datapath.services
@@ -50,14 +54,12 @@ class OfferCommands:
         if target is None and source == "auto":
             for protocol, port in ports:
                 self._services.decide_anew(protocol, port)
-        return {
-            "offers": [
-                self._entries.room_offer(offer)
-                if isinstance(offer, RoomOffer)
-                else self._entries.offer(*offer)
-                for offer in offered
-            ]
-        }
+        entries = [
+            self._entries.room_offer(offer) if isinstance(offer, RoomOffer) else self._entries.offer(*offer)
+            for offer in offered
+        ]
+        await self._targets.tell(target, entries)
+        return {"offers": entries}
 
     def _places(self, text: str) -> list[Peer | Room]:
         if text != "all":
@@ -99,12 +101,15 @@ class OfferCommands:
 
     async def _accept(self, params: api.OfferAccept) -> api.MappingResult:
         if found := self._find_pending(params.offer, params.contact, params.direction):
-            return self._accept_pending(params, found)
-        if refused := self._find_refused(params):
-            return self._accept_refused(params, refused)
-        raise self._nothing(params.offer, params.contact, "accept")
+            entries = self._accept_pending(params, found)
+        elif refused := self._find_refused(params):
+            entries = self._accept_refused(params, refused)
+        else:
+            raise self._nothing(params.offer, params.contact, "accept")
+        await self._targets.tell(service(params.target), entries)
+        return {"mapping": entries[0], "mappings": entries}
 
-    def _accept_pending(self, params: api.OfferAccept, found: list[Found]) -> api.MappingResult:
+    def _accept_pending(self, params: api.OfferAccept, found: list[Found]) -> list[api.MappingEntry]:
         if len(found) > 1 and (params.port is not None or params.target is not None):
             raise UserError("usage", f"{params.offer!r} is {len(found)} ports; give the id of one")
         peer, mapping = found[0]
@@ -115,10 +120,9 @@ class OfferCommands:
             if mapping.role is Role.SERVING and target is None:
                 self._services.decide_anew(mapping.protocol, mapping.port)
         self._scheduler.touch(peer)
-        entries = [self._entries.mapping(peer, mapping) for _, mapping in found]
-        return {"mapping": entries[0], "mappings": entries}
+        return [self._entries.mapping(peer, mapping) for _, mapping in found]
 
-    def _accept_refused(self, params: api.OfferAccept, refused: list[Refusal]) -> api.MappingResult:
+    def _accept_refused(self, params: api.OfferAccept, refused: list[Refusal]) -> list[api.MappingEntry]:
         """Accept what was declined, or left, before."""
         if len(refused) > 1 and (params.port is not None or params.target is not None):
             raise UserError("usage", f"{params.offer!r} is {len(refused)} ports; give the id of one")
@@ -128,7 +132,7 @@ class OfferCommands:
             mapping = self._offers.accept_refused(one, params.port, service(params.target))
             self._scheduler.touch(one.peer)
             entries.append(self._entries.mapping(one.peer, mapping))
-        return {"mapping": entries[0], "mappings": entries}
+        return entries
 
     async def _deny(self, params: api.OfferDeny) -> api.OffersResult:
         found = self._find_pending(params.offer, params.contact)

@@ -14,12 +14,14 @@ import trio
 from tunfwd.common.errors import ConfigurationError, UserError
 from tunfwd.config.changes import compare
 from tunfwd.config.document import Config
+from tunfwd.config.remarks import public_range
 from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.declared import Declared
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.contacts.offers import Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept
+from tunfwd.daemon.contacts.whom import for_nobody
 from tunfwd.daemon.process.logs import set_level
 from tunfwd.daemon.storage.nodes import NodeList
 from tunfwd.daemon.storage.state import State
@@ -58,6 +60,17 @@ class Reloading:
     def begin(self) -> None:
         """Have what the configuration declares, at start."""
         self._declared.apply(self._config)
+        self._remark(self._config)
+
+    def _remark(self, config: Config) -> None:
+        for remark in self._remarks(config):
+            log.warning("%s", remark)
+
+    def _remarks(self, config: Config) -> list[str]:
+        """Return what is in effect, and hardly meant."""
+        daemon = self._daemon
+        nobody = for_nobody(daemon.offers.policy, daemon.datapath.peers, daemon.rooms)
+        return [*public_range(config.network.range), *nobody]
 
     def register(self, dispatcher: Dispatcher) -> None:
         """Have the dispatcher know the command."""
@@ -76,16 +89,20 @@ class Reloading:
     async def checks(self) -> list[api.Check]:
         """Return what doctor says of the file that the daemon goes by, which is not its caller's."""
         place = str(self._config.file or "none; everything has its default")
+        remarks: list[api.Check] = [
+            {"name": "configuration", "ok": True, "level": "warning", "detail": remark}
+            for remark in self._remarks(self._started)
+        ]
         try:
             new = await trio.to_thread.run_sync(self._read)
         except UserError as wrong:
             detail = f"{wrong.message}; the daemon goes on with what it has read before"
-            return [{"name": "configuration", "ok": False, "level": "error", "detail": detail}]
+            return [{"name": "configuration", "ok": False, "level": "error", "detail": detail}, *remarks]
         changes = [*compare(self._config, new).live, *compare(self._started, new).restart]
         if changes:
             detail = f"{place}: {', '.join(changes)} changed since it was read: tunfwd reload, or a restart"
-            return [{"name": "configuration", "ok": True, "level": "warning", "detail": detail}]
-        return [{"name": "configuration", "ok": True, "level": "ok", "detail": place}]
+            return [{"name": "configuration", "ok": True, "level": "warning", "detail": detail}, *remarks]
+        return [{"name": "configuration", "ok": True, "level": "ok", "detail": place}, *remarks]
 
     async def _reload(self, _: api.Reload) -> api.ReloadResult:
         return await self.reload()
@@ -102,6 +119,7 @@ class Reloading:
             live, restart = compare(self._config, new).live, compare(self._started, new).restart
             problems = self._apply(new, node_list)
             self._config = new
+            self._remark(new)
         changed = ", ".join(live) or "nothing that takes effect now"
         log.info("%s: reloaded; changed: %s", new.place, changed, extra=event("reloaded"))
         for key in restart:

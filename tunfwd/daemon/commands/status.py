@@ -4,7 +4,7 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ from tunfwd.daemon.commands.entries import Entries, kept_of, seconds
 from tunfwd.daemon.commands.figures import figures_of
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
+from tunfwd.daemon.commands.targets import Place, Targets
 from tunfwd.daemon.contacts.offers import describe
 from tunfwd.daemon.contacts.tracker import link_of
 from tunfwd.daemon.peers import NO_ADDRESS, Peer
@@ -59,9 +60,11 @@ class StatusCommands:
         rooms: RoomCommands,
         nodes: NodeCommands,
         entries: Entries,
+        targets: Targets,
         checked: Sequence[Checked] = (),
     ) -> None:
         """`checked` are looked at by doctor, too."""
+        self._targets = targets
         self._checked = checked
         self._client = daemon.client
         self._contacts = daemon.contacts
@@ -105,10 +108,12 @@ class StatusCommands:
         }
 
     async def _version(self, _: api.Nothing) -> api.VersionResult:
+        report = version.inspect()
         return {
             "version": __version__,
             "compiled": not link.__file__.endswith(".py"),
-            "toxcore": version.inspect().text,
+            "toxcore": report.text,
+            "toxcore_package": report.package.version if report.package else None,
             "binding": self._client.binding,
         }
 
@@ -182,7 +187,7 @@ class StatusCommands:
         report = version.inspect()
         checks: list[api.Check] = [
             *await self._nodes.checks(),
-            *(_check("libtoxcore", False, warning) for warning in report.warnings),
+            _check("libtoxcore", not report.warnings, " ".join(report.warnings) or report.full_text),
             *await self._storage.checks(),
             *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
             self._addresses(),
@@ -192,13 +197,23 @@ class StatusCommands:
         ]
         for family in self._checked:
             checks += await family.checks()
-        checks += [
+        return {"checks": [*checks, *await self._services()]}
+
+    async def _services(self) -> list[api.Check]:
+        """Look at what is accepted: whether ours are there, and theirs answer."""
+        accepted = [(peer, mapping) for peer, mapping in self._entries.all() if mapping.accepted]
+        places = {
+            mapping: (target, mapping.protocol)
+            for peer, mapping in accepted
+            if mapping.role is Role.SERVING and (target := peer.target_of(mapping)).host is not None
+        }
+        away = await self._targets.troubles(places.values())
+        return [
             _check("service", False, f"{describe(mapping)}, {verb} {peer.label}: {trouble}")
-            for peer, mapping in self._entries.all()
-            if mapping.accepted and (trouble := self._entries.seen(peer, mapping).trouble)
+            for peer, mapping in accepted
             for verb in ("for" if mapping.role is Role.SERVING else "of",)
+            if (trouble := _at(places.get(mapping), away) or self._entries.seen(peer, mapping).trouble)
         ]
-        return {"checks": checks}
 
     def _names_answered(self) -> api.Check:
         if self._resolver is None:
@@ -245,6 +260,11 @@ class StatusCommands:
                 "timeout", f"{peer.label} is online, but its program has not said that it answers pings"
             )
         raise UserError("timeout", f"{peer.label} did not answer within {params.timeout:g} s")
+
+
+def _at(place: Place | None, away: Mapping[Place, str]) -> str | None:
+    """Say which place elsewhere does not answer, and how."""
+    return f"{place[0]}: {away[place]}" if place is not None and place in away else None
 
 
 def _check(name: str, fine: bool, detail: str) -> api.Check:

@@ -13,6 +13,7 @@ from tunfwd.daemon.commands.entries import Entries
 from tunfwd.daemon.commands.friends import FriendCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
 from tunfwd.daemon.commands.status import contact_entry
+from tunfwd.daemon.commands.targets import Targets
 from tunfwd.daemon.commands.together import places_of
 from tunfwd.daemon.contacts.offers import protocol_named, read_service, service, service_text
 from tunfwd.daemon.contacts.rooms import room_id
@@ -38,8 +39,14 @@ class TicketCommands:
     """The handlers of `share`, `join`, `invite.*`, `friend.block` and their like."""
 
     def __init__(
-        self, daemon: Daemon, room_commands: RoomCommands, friends: FriendCommands, entries: Entries
+        self,
+        daemon: Daemon,
+        room_commands: RoomCommands,
+        friends: FriendCommands,
+        entries: Entries,
+        targets: Targets,
     ) -> None:
+        self._targets = targets
         self._client = daemon.client
         self._contacts = daemon.contacts
         self._tickets = daemon.contacts.tickets
@@ -79,7 +86,9 @@ class TicketCommands:
             for protocol, port in places_of(specs):
                 self._services.decide_anew(protocol, port)
         ticket = self._ticket(token, invite, ports=tuple(ranges), name=params.name or "")
-        return self._made(invite, ticket)
+        made = self._made(invite, ticket)
+        await self._targets.tell(target, made["invite"]["offers"])
+        return made
 
     async def _share_group(self, params: api.GroupShare) -> api.InviteResult:
         group = self._rooms.find(params.group, "group")

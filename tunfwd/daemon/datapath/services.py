@@ -165,6 +165,13 @@ class LocalServices:
             self._asked.setdefault((protocol, port), {})[known_as] = now, way
         return way
 
+    def is_missing(self, address: Address, port: int) -> bool:
+        """Whether nothing takes datagrams at an address that is this machine's own."""
+        if not address.is_loopback and (self._present is None or address.packed not in self._present):
+            return False
+        listeners = self._table.at(Protocol.UDP, port)
+        return not any(listener.takes(address, listener.interface) for listener in listeners)
+
     def may_answer(self, port: int, other: int) -> bool:
         """Whether what a UDP socket at another port says is taken for an answer of the service at `port`.
 

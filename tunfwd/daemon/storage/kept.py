@@ -1,10 +1,14 @@
 """What is on disk of what is in effect: state and identity, and what a person is told where it is not."""
 
-from typing import Protocol
+from typing import Final, Protocol
+
+import trio
 
 from tunfwd.control import api
-from tunfwd.daemon.storage.state import State
+from tunfwd.daemon.storage.state import State, trouble
 from tunfwd.daemon.storage.write_behind import WriteBehind
+
+LATER: Final = "unless a change has it written anew before; somebody else, or the disk, has altered it"
 
 
 class Identity(Protocol):
@@ -14,6 +18,9 @@ class Identity(Protocol):
 
     def save(self) -> bool:
         """Write it; `unsaved` says why that failed."""
+
+    def trouble_on_disk(self) -> str | None:
+        """Look at the file, and return what is wrong with it; called in a thread."""
 
 
 class Storage:
@@ -44,6 +51,7 @@ class Storage:
             {"name": "storage", "ok": False, "level": "error", "detail": warning}
             for warning in await self.warnings()
         ]
+        checks += await trio.to_thread.run_sync(self._look)
         if not checks:
             directory = str(self._state.directory)
             checks.append({"name": "storage", "ok": True, "level": "ok", "detail": directory})
@@ -51,6 +59,15 @@ class Storage:
             detail = f'{len(aside)} entries did not fit and are put aside; see "aside" in {self._state.path}'
             checks.append({"name": "state", "ok": True, "level": "warning", "detail": detail})
         return checks
+
+    def _look(self) -> list[api.Check]:
+        """Look whether the next start could use what is on disk."""
+        troubles = (self._identity.trouble_on_disk(), trouble(self._state.path))
+        return [
+            {"name": "storage", "ok": False, "level": "error", "detail": f"{found} ({LATER})"}
+            for found in troubles
+            if found is not None
+        ]
 
     def _problem(self) -> str | None:
         """Return why something is not on disk; the identity is tried again, as the state was before."""

@@ -363,6 +363,21 @@ def lock_directory(directory: Path) -> TextIO:
     return file
 
 
+def trouble(path: Path) -> str | None:
+    """Look at the file, and return what is wrong with it for the next start."""
+    try:
+        _read(path)
+    except FileNotFoundError:
+        return None  # none yet; with contacts the identity tells
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    except (ValueError, UserError) as wrong:
+        kept = previous(path)
+        what = f"the next start goes back to {kept.name}" if kept.exists() else "names and offers are lost"
+        return f"{path.name} is damaged ({wrong}): {what}"
+    return None
+
+
 def _load(path: Path) -> tuple[Content, bytes]:
     """Return the content, and what of it is on disk."""
     try:
