@@ -29,7 +29,13 @@ class Proxy:
         self.port = listener.getsockname()[1]
         self.admits = True
         self.server = Socks(
-            listener, daemon.poller, daemon.datapath.outbound, daemon.peers, daemon.names, self
+            listener,
+            daemon.poller,
+            daemon.datapath.outbound,
+            daemon.peers,
+            daemon.scheduler,
+            daemon.names,
+            self,
         )
 
     def allows(self, *_: object) -> bool:
@@ -54,14 +60,6 @@ class Proxy:
         client, reply = await self.ask(host, port)
         await client.aclose()
         return reply
-
-
-GARBAGE = (
-    b"GET / HTTP/1.1\r\n\r\n",
-    b"\x04\x01\x00\x50",
-    b"\x05\x01\x02",
-    GREETING + b"\x05\x02\x00\x01" + bytes(6),
-)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -129,6 +130,33 @@ def test_socks_reaches_contacts_by_name_and_at_the_ports_of_the_virtual_network(
     assert "(5)" in refused.stderr, "connection refused"
     assert "(4)" in curl(alice, "http://nobody.tunfwd.internal/").stderr, "host unreachable"
     assert "(2)" in curl(alice, "http://example.org/").stderr, "not allowed"
+
+
+SOCKS_UDP = """
+import socks, sys
+asking = socks.socksocket(type=socks.socket.SOCK_DGRAM)
+asking.set_proxy(socks.SOCKS5, "127.0.0.1", 1080, rdns=True)
+asking.settimeout(5)
+for _ in range(4):
+    asking.sendto(b"info?", (sys.argv[1], 5000))
+    try:
+        answer, place = asking.recvfrom(100)
+    except TimeoutError:
+        continue
+    print(answer.decode(), *place)
+    break
+"""
+
+
+@pytest.mark.parametrize("by", ["name", "address"])
+def test_socks_carries_datagrams(users: tuple[Node, Node], by: str) -> None:
+    alice, bob = users
+    address = port_of(alice, "udp", 5000)["address"]
+    to = "bob.tunfwd.internal" if by == "name" else address
+    with UdpEcho(bob.host, 5000):
+        command = alice.as_user(sys.executable, "-c", SOCKS_UDP, to)
+        asked = alice.host.run(command, check=False, timeout=40)
+    assert asked.stdout.split() == ["info?", address, "5000"], asked.stderr
 
 
 def test_doctor_and_id_know_how_it_runs(users: tuple[Node, Node]) -> None:

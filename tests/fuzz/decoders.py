@@ -7,7 +7,16 @@ from zlib import crc32
 
 from tunfwd.common.errors import Malformed
 from tunfwd.common.text import clean
-from tunfwd.services.socks import Handshake, NotSocks, Refused, Request
+from tunfwd.netstack.types import Endpoint
+from tunfwd.services.socks import (
+    Fragment,
+    Handshake,
+    NotSocks,
+    Refused,
+    Request,
+    enclose,
+    open_datagram,
+)
 from tunfwd.wire import frames, icmp, ip, packets, tcp, ticket, udp, vnet
 from tunfwd.wire.carriers import FRIEND, GROUP, MAX_PACKET
 
@@ -144,6 +153,13 @@ def socks(data: bytes) -> None:
     """However it is cut, what a SOCKS client begins with means the same, and nothing else is raised."""
     whole, pieces = _socks([data]), _socks([data[i : i + 1] for i in range(len(data))])
     assert whole == pieces, (whole, pieces)
+    try:
+        enclosed = open_datagram(data)
+    except (NotSocks, Fragment):
+        return
+    if not isinstance(enclosed.host, str):
+        again = enclose(Endpoint(enclosed.host.packed, enclosed.port), enclosed.payload)
+        assert again[3:] == data[3:]
 
 
 def _socks(pieces: list[bytes]) -> tuple[bytes, Request | None, bytes]:

@@ -6,7 +6,21 @@ from ipaddress import ip_address
 
 import pytest
 
-from tunfwd.services.socks import MAX_MESSAGE, Handshake, NotSocks, Refused, Reply, Request, answer
+from tunfwd.netstack import Endpoint
+from tunfwd.services.socks import (
+    MAX_MESSAGE,
+    Command,
+    Enclosed,
+    Fragment,
+    Handshake,
+    NotSocks,
+    Refused,
+    Reply,
+    Request,
+    answer,
+    enclose,
+    open_datagram,
+)
 
 GREETING = b"\x05\x01\x00"
 CONNECT = b"\x05\x01\x00"
@@ -15,6 +29,7 @@ REQUESTS = {
     NAME: Request("bob", 8080),
     CONNECT + b"\x01\x7f\x4d\x01\x02\x00\x16": Request(ip_address("127.77.1.2"), 22),
     CONNECT + b"\x04" + ip_address("fd74::9").packed + b"\x00\x50": Request(ip_address("fd74::9"), 80),
+    b"\x05\x03\x00\x01" + bytes(4) + b"\x1f\x90": Request(ip_address(0), 8080, Command.UDP_ASSOCIATE),
 }
 
 
@@ -41,7 +56,7 @@ def test_what_follows_a_request_is_kept() -> None:
         (b"\x05\x01\x02", b"\x05\xff"),
         (b"\x05\x00", b"\x05\xff"),
         (GREETING + b"\x05\x02\x00\x01" + bytes(6), b"\x05\x00" + answer(Reply.COMMAND_NOT_SUPPORTED)),
-        (GREETING + b"\x05\x03\x00\x01" + bytes(6), b"\x05\x00" + answer(Reply.COMMAND_NOT_SUPPORTED)),
+        (GREETING + b"\x05\x04\x00\x01" + bytes(6), b"\x05\x00" + answer(Reply.COMMAND_NOT_SUPPORTED)),
         (GREETING + b"\x05\x01\x00\x09" + bytes(6), b"\x05\x00" + answer(Reply.ADDRESS_NOT_SUPPORTED)),
         (GREETING + b"\x05\x01\x00\x03\x01\xff\x00\x50", b"\x05\x00" + answer(Reply.HOST_UNREACHABLE)),
     ],
@@ -62,3 +77,28 @@ def test_nothing_longer_is_waited_for() -> None:
     longest = b"\x05\xff" + bytes(255) + CONNECT + b"\x03\xff" + b"a" * 255 + b"\x00\x50"
     assert len(longest) <= MAX_MESSAGE
     assert Handshake().receive(longest)[1] == Request("a" * 255, 80)
+
+
+PLACES = {
+    b"\x01\x7f\x4d\x01\x02\x00\x16": (ip_address("127.77.1.2"), 22),
+    b"\x03\x03bob\x1f\x90": ("bob", 8080),
+    b"\x04" + ip_address("fd74::9").packed + b"\x00\x50": (ip_address("fd74::9"), 80),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_datagram_says_where_it_is_to_go(place: bytes) -> None:
+    host, port = PLACES[place]
+    assert open_datagram(bytes(3) + place + b"payload") == Enclosed(host, port, b"payload")
+    assert open_datagram(bytes(3) + place) == Enclosed(host, port, b"")
+    for size in range(3 + len(place)):
+        with pytest.raises(NotSocks):
+            open_datagram((bytes(3) + place)[:size])
+    with pytest.raises(Fragment):
+        open_datagram(b"\0\0\x81" + place)
+
+
+def test_an_answer_says_where_it_is_from() -> None:
+    for place, (host, port) in PLACES.items():
+        if not isinstance(host, str):
+            assert enclose(Endpoint(host.packed, port), b"payload") == bytes(3) + place + b"payload"

@@ -403,7 +403,15 @@ def _socks(config: Config, machine: Machine, daemon: Daemon) -> None:
             f"[socks] listen: {listen.address}:{listen.port}: {error.strerror}"
         ) from None
     datapath = daemon.datapath
-    Socks(listener, datapath.poller, datapath.outbound, datapath.peers, daemon.names, machine.admission)
+    Socks(
+        listener,
+        datapath.poller,
+        datapath.outbound,
+        datapath.peers,
+        datapath.scheduler,
+        daemon.names,
+        machine.admission,
+    )
     log.info("SOCKS5 is served at %s:%d", listen.address, listen.port)
 
 

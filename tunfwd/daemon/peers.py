@@ -235,7 +235,10 @@ class Peers:
 
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
-        """What the sessions of contacts that were removed had dropped, by reason: sums never go back."""
+        """What the sessions of contacts that were removed had dropped, by reason: sums never go back.
+
+        What was dropped before it was known for whom it is counts here, too.
+        """
         self.keeper: PortKeeper | None = None
         """Set before the first contact is there, or never."""
         self._by_contact: dict[Contact, Peer] = {}

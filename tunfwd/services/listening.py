@@ -19,6 +19,7 @@ from tunfwd.services.poller import Poller
 
 BACKLOG: Final = 1024  # connections that wait to be accepted; the kernel cuts it to its somaxconn
 ACCEPTED: Final = 64  # connections accepted before other sockets get their turn
+MAPPED: Final = bytes(10) + b"\xff\xff"  # what an IPv4 address begins with, as one of IPv6
 PAUSE: Final = 0.1  # s until accepting is tried again, where there are no descriptors left
 
 # errnos of accept(2) that concern the machine at this moment, not one connection
@@ -41,15 +42,24 @@ def bind_stream(address: str, port: int) -> socket.socket:
 
 def bind_datagrams(address: str, port: int) -> socket.socket:
     """Return a UDP socket that is bound. Raises OSError."""
-    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        bound.setsockopt(*DONT_DISCOVER_MTU[socket.AF_INET])
+        bound.setsockopt(*DONT_DISCOVER_MTU[family])
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         bound.bind((address, port))
     except BaseException:
         bound.close()
         raise
     return bound
+
+
+def endpoint_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+    """Return where a socket is, by its name; one of IPv6 that speaks IPv4 is at its IPv4 address."""
+    host = name[0]
+    if ":" not in host:
+        return Endpoint(socket.inet_aton(host), name[1])
+    return Endpoint(socket.inet_pton(socket.AF_INET6, host.partition("%")[0]).removeprefix(MAPPED), name[1])
 
 
 class _Listening:
@@ -132,16 +142,19 @@ class ListeningDatagrams(_Listening):
             if not self._is_open:
                 return
             try:
-                payload, (host, port) = self._socket.recvfrom(DATAGRAM_LIMIT)
+                payload, name = self._socket.recvfrom(DATAGRAM_LIMIT)
             except BlockingIOError:
                 return
             except OSError:
                 continue
-            self._received(Endpoint(socket.inet_aton(host), port), payload)
+            self._received(endpoint_of(name), payload)
 
     def send(self, remote: Endpoint, payload: bytes) -> None:
         """Send an answer; what the kernel has no room for is lost, as on any network."""
+        address = remote.address
         try:
-            self._socket.sendto(payload, (socket.inet_ntoa(remote.address), remote.port))
+            if self._socket.family == socket.AF_INET6 and len(address) == 4:
+                address = MAPPED + address
+            self._socket.sendto(payload, (socket.inet_ntop(self._socket.family, address), remote.port))
         except OSError:
             self.dropped += 1

@@ -5,13 +5,25 @@ from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from tunfwd.netstack.types import Endpoint
+
 VERSION: Final = 5
 NO_AUTHENTICATION: Final = 0
 NO_METHOD: Final = 0xFF
-CONNECT: Final = 1
+IPV4: Final = 1
+NAME: Final = 3
+IPV6: Final = 4
+NOWHERE: Final = Endpoint(bytes(4), 0)
 MAX_MESSAGE: Final = 2 + 255 + 4 + 1 + 255 + 2  # bytes of the greeting and the request together
 
 Address = IPv4Address | IPv6Address
+
+
+class Command(IntEnum):
+    """RFC 1928 4: those that are known here."""
+
+    CONNECT = 1
+    UDP_ASSOCIATE = 3
 
 
 class Reply(IntEnum):
@@ -31,6 +43,10 @@ class NotSocks(Exception):
     """What came is not SOCKS5; nothing is to be answered."""
 
 
+class Fragment(Exception):
+    """A part of a datagram, which may be dropped (RFC 1928 7)."""
+
+
 class Refused(Exception):
     """What is asked for is not to be had; `answer` says so."""
 
@@ -41,15 +57,73 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A connection that is wanted."""
+    """What is wanted: a connection, or a way for datagrams, whose place is where the client sends from."""
 
     host: Address | str
     port: int
+    command: Command = Command.CONNECT
 
 
-def answer(reply: Reply) -> bytes:
-    """Return an answer to a request; we have no address to tell."""
-    return bytes((VERSION, reply, 0, 1)) + bytes(6)
+@dataclass(frozen=True, slots=True)
+class Enclosed:
+    """A datagram, and where it is to go."""
+
+    host: Address | str
+    port: int
+    payload: bytes
+
+
+def answer(reply: Reply, bound: Endpoint | None = None) -> bytes:
+    """Return an answer to a request, with the address where datagrams are to be sent, if they are."""
+    return bytes((VERSION, reply, 0)) + _place(bound or NOWHERE)
+
+
+# -- datagrams (RFC 1928 7)
+
+
+def enclose(origin: Endpoint, payload: bytes) -> bytes:
+    """Return a datagram with the header that says where it is from."""
+    return bytes(3) + _place(origin) + payload
+
+
+def open_datagram(data: bytes) -> Enclosed:
+    """Return what a client sent. Raises NotSocks and Fragment."""
+    if len(data) < 5:
+        raise NotSocks
+    if data[2]:
+        raise Fragment
+    size = _size(data[3], data[4])
+    if size is None or len(data) < 6 + size:
+        raise NotSocks
+    try:
+        host, port = _read_place(data, size)
+    except UnicodeDecodeError:
+        raise NotSocks from None
+    return Enclosed(host, port, data[6 + size :])
+
+
+# -- where
+
+
+def _place(endpoint: Endpoint) -> bytes:
+    return (
+        bytes((IPV4 if len(endpoint.address) == 4 else IPV6,)) + endpoint.address + endpoint.port.to_bytes(2)
+    )
+
+
+def _size(kind: int, first: int) -> int | None:
+    """Return how long an address is, by its kind and its first byte; None: no such kind."""
+    return {IPV4: 4, NAME: 1 + first, IPV6: 16}.get(kind)
+
+
+def _read_place(message: bytes | bytearray, size: int) -> tuple[Address | str, int]:
+    """Read an address of `size` bytes and a port, which follow the kind at the fourth byte."""
+    kind, host, port = message[3], bytes(message[4 : 4 + size]), int.from_bytes(message[4 + size : 6 + size])
+    if kind == IPV4:
+        return IPv4Address(host), port
+    if kind == IPV6:
+        return IPv6Address(host), port
+    return host[1:].decode(), port
 
 
 class Handshake:
@@ -98,21 +172,18 @@ class Handshake:
             raise NotSocks
         if len(buffer) < 5:
             return None
-        if buffer[1] != CONNECT:
-            raise Refused(said + answer(Reply.COMMAND_NOT_SUPPORTED))
-        size = {1: 4, 3: 1 + buffer[4], 4: 16}.get(buffer[3])
+        try:
+            command = Command(buffer[1])
+        except ValueError:
+            raise Refused(said + answer(Reply.COMMAND_NOT_SUPPORTED)) from None
+        size = _size(buffer[3], buffer[4])
         if size is None:
             raise Refused(said + answer(Reply.ADDRESS_NOT_SUPPORTED))
         if len(buffer) < 4 + size + 2:
             return None
-        host, port = bytes(buffer[4 : 4 + size]), int.from_bytes(buffer[4 + size : 6 + size])
-        kind = buffer[3]
-        del buffer[: 6 + size]
-        if kind == 1:
-            return Request(IPv4Address(host), port)
-        if kind == 4:
-            return Request(IPv6Address(host), port)
         try:
-            return Request(host[1:].decode(), port)
+            return Request(*_read_place(buffer, size), command)
         except UnicodeDecodeError:
             raise Refused(said + answer(Reply.HOST_UNREACHABLE)) from None
+        finally:
+            del buffer[: 6 + size]

@@ -127,6 +127,12 @@ class OutboundFlows:
             self._network, self._scheduler, self._datagrams, peer, flow, event, self._repeat
         )
 
+    def close(self) -> None:
+        """End the flows of datagrams: no answers can be given any more."""
+        for end in list(self._datagrams.values()):
+            end.close()
+        self._datagrams.clear()
+
     def _repeat(self, event: Datagram) -> None:
         """Send what the contact's end of a flow has crossed by another flow, once."""
         if self._repeats.spend(trio.current_time()):
@@ -226,6 +232,14 @@ class OutboundDatagrams(DatagramEnd):
             limit = self._peer.session.datagram_payload
             self.network.too_big(event, limit + UDP_OVERHEAD[len(event.source.address)])
         self._answers.silent += 1
+        self._scheduler.touch(self._peer)
+
+    def close(self) -> None:
+        """End the flow, which is of this application alone."""
+        if self.is_over:
+            return
+        self._flow.end = None
+        self._flow.reset()
         self._scheduler.touch(self._peer)
 
     def flow_datagram(self, payload: bytes) -> None:

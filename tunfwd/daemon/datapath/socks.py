@@ -5,6 +5,7 @@ from then on it is a `Caller` as any other, and what it is told is what became o
 """
 
 import socket
+from functools import partial
 from ipaddress import ip_address
 from typing import Final
 
@@ -12,17 +13,31 @@ import trio
 
 from tunfwd.common.streams import Stream, StreamHandler
 from tunfwd.common.values import Reason
+from tunfwd.daemon.datapath.associations import Association
 from tunfwd.daemon.datapath.doors import Admission
 from tunfwd.daemon.datapath.outbound import OutboundFlows
+from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.names import Names
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.netstack.types import Endpoint
-from tunfwd.services.listening import ListeningStream
+from tunfwd.services.listening import ListeningStream, bind_datagrams, endpoint_of
 from tunfwd.services.poller import Poller
-from tunfwd.services.socks import MAX_MESSAGE, Handshake, NotSocks, Refused, Reply, Request, answer
+from tunfwd.services.socks import (
+    MAX_MESSAGE,
+    Address,
+    Command,
+    Enclosed,
+    Handshake,
+    NotSocks,
+    Refused,
+    Reply,
+    Request,
+    answer,
+)
 from tunfwd.services.streams import SocketStream
 from tunfwd.wire.packets import Protocol
 
+OWNER: Final = "SOCKS"  # whose share of sockets these are of
 PATIENCE: Final = 10.0  # s for a client to say what it wants, and again to take the refusal
 MAX_UNDECIDED: Final = 256  # clients that have not said it yet
 
@@ -36,6 +51,7 @@ class Socks:
         poller: Poller,
         outbound: OutboundFlows,
         peers: Peers,
+        scheduler: Scheduler,
         names: Names,
         admission: Admission | None,
     ) -> None:
@@ -43,27 +59,31 @@ class Socks:
         self._poller = poller
         self._outbound = outbound
         self._peers = peers
+        self._scheduler = scheduler
         self._names = names
         self._admission = admission
         self.undecided = 0
-        self._own = _endpoint(listener.getsockname())
+        self._own = endpoint_of(listener.getsockname())
         self._listening = ListeningStream(poller, listener, self._accepted)
 
     def _accepted(self, connection: socket.socket) -> None:
         try:
-            program = _endpoint(connection.getpeername())
+            program = endpoint_of(connection.getpeername())
+            place = endpoint_of(connection.getsockname())
         except OSError:  # gone already
             connection.close()
             return
         if self.undecided >= MAX_UNDECIDED:
             connection.close()
             return
-        admitted = self._admission is None or self._admission.allows(Protocol.TCP, program, self._own)
-        SocksClient(self, self._poller, connection, admitted)
+        SocksClient(self, self._poller, connection, self._admits(Protocol.TCP, program, place))
+
+    def _admits(self, protocol: Protocol, program: Endpoint, place: Endpoint) -> bool:
+        return self._admission is None or self._admission.allows(protocol, program, place)
 
     def connect(self, client: "SocksClient", request: Request) -> None:
         """Connect a client to whom it wants."""
-        found = self._find(request)
+        found = self._find(request.host)
         if isinstance(found, Reply):
             client.fail_with(found)
         elif not found.session.is_online:
@@ -71,37 +91,63 @@ class Socks:
         else:
             self._outbound.call(found, request.port, client)
 
-    def _find(self, request: Request) -> Peer | Reply:
-        if isinstance(request.host, str):
+    def associate(self, request: Request, client: socket.socket) -> Association | None:
+        """Return a way for a client's datagrams, at the address where it connected; None: there is no room.
+
+        It has to be the client's address that they come from. Its port may be told; it is not the one of its
+        connection.
+        """
+        if not self._poller.sockets.take(OWNER):
+            return None
+        try:
+            bound = bind_datagrams(client.getsockname()[0], 0)
+            program = Endpoint(endpoint_of(client.getpeername()).address, request.port)
+        except OSError:
+            self._poller.sockets.give_back(OWNER)
+            return None
+        return Association(
+            self._poller,
+            self._peers,
+            self._scheduler,
+            bound,
+            program,
+            self._whom,
+            partial(self._admits, Protocol.UDP),
+            self._peers.dropped,
+        )
+
+    def _whom(self, enclosed: Enclosed) -> Peer | None:
+        found = self._find(enclosed.host)
+        return None if isinstance(found, Reply) else found
+
+    def _find(self, wanted: Address | str) -> Peer | Reply:
+        if isinstance(wanted, str):
             try:
-                return self._at(ip_address(request.host).packed)  # an address, written as a name
+                return self._at(ip_address(wanted).packed)  # an address, written as a name
             except ValueError:
                 pass
-            host = self._names.find(request.host)
+            host = self._names.find(wanted)
             if host is not None and host.peer is not None:
                 return host.peer
-            return Reply.HOST_UNREACHABLE if self._names.covers(request.host) else Reply.NOT_ALLOWED
-        return self._at(request.host.packed)
+            return Reply.HOST_UNREACHABLE if self._names.covers(wanted) else Reply.NOT_ALLOWED
+        return self._at(wanted.packed)
 
     def _at(self, address: bytes) -> Peer | Reply:
         peer = self._peers.at(address)
         return Reply.NOT_ALLOWED if peer is None else peer
 
 
-def _endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
-    return Endpoint(ip_address(name[0].partition("%")[0]).packed, name[1])
-
-
 class SocksClient(SocketStream):
-    """A client, its own handler until it is connected; a `Caller` then."""
+    """A client, its own handler until it is connected; a `Caller` then, or what an association stands by."""
 
-    __slots__ = ("_admitted", "_handshake", "_rest", "_server")
+    __slots__ = ("_admitted", "_association", "_handshake", "_rest", "_server")
 
     def __init__(self, server: Socks, poller: Poller, accepted: socket.socket, admitted: bool) -> None:
-        super().__init__(poller, None, "SOCKS")
+        super().__init__(poller, None, OWNER)
         self._server = server
         self._admitted = admitted
         self._rest = b""
+        self._association: Association | None = None
         self._handshake: Handshake | None = Handshake()
         server.undecided += 1
         self.handler = _Beginning()
@@ -113,7 +159,7 @@ class SocksClient(SocketStream):
 
     async def _expire(self) -> None:
         await trio.sleep(PATIENCE)
-        if isinstance(self.handler, _Beginning):
+        if type(self.handler) is _Beginning:
             self.abort()
 
     # -- what it wants
@@ -136,15 +182,29 @@ class SocksClient(SocketStream):
                 if request is not None:
                     self._rest = self._handshake.rest
                     self._decide()
-                    if self._admitted:
-                        self._server.connect(self, request)
-                    else:
-                        self.fail_with(Reply.NOT_ALLOWED)
+                    self._go_on(request)
                     return
         except NotSocks:
             self.abort()
         except Refused as refused:
             self._refuse(refused.answer)
+
+    def _go_on(self, request: Request) -> None:
+        if not self._admitted:
+            self.fail_with(Reply.NOT_ALLOWED)
+        elif request.command is Command.CONNECT:
+            self._server.connect(self, request)
+        else:
+            self._associate(request)
+
+    def _associate(self, request: Request) -> None:
+        self._rest = b""
+        self._association = self._server.associate(request, self._socket)
+        if self._association is None:
+            self.fail_with(Reply.GENERAL_FAILURE)
+        else:
+            self.handler = _Associated()
+            self.write(answer(Reply.SUCCEEDED, self._association.place))
 
     def _decide(self) -> None:
         if self._handshake is not None:
@@ -192,6 +252,10 @@ class SocksClient(SocketStream):
 
     def _close(self) -> None:
         self._decide()
+        if self._association is not None:
+            self._association.close()
+            self._association = None
+            self._poller.sockets.give_back(OWNER)
         super()._close()
 
 
@@ -222,3 +286,15 @@ class _Beginning(StreamHandler):
 
     def closed(self, stream: Stream) -> None:
         """It is gone."""
+
+
+class _Associated(_Beginning):
+    """Hears what a client does whose datagrams are carried: nothing that it says means anything."""
+
+    def readable(self, stream: Stream) -> None:
+        """It is not listened to."""
+        stream.read(MAX_MESSAGE)
+
+    def eof(self, stream: Stream) -> None:
+        """That is the end of it."""
+        stream.abort()
