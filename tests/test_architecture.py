@@ -54,6 +54,8 @@ KEPT_FOR = {
     "pyroute2": "tun",
     "pytox": "tox",
     "pytun": "tun",
+    "starlette": "web",
+    "uvicorn": "web",
 }
 
 

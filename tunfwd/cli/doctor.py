@@ -25,16 +25,17 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
     Checks libtoxcore, privileges, configuration, control socket and daemon; exits with 1 if one is an error.
     """
-    checks = list(_checks(Session.of(ctx)))
-    healthy = all(check["ok"] for check in checks)
+    found = list(checks(Session.of(ctx)))
+    healthy = all(check["ok"] for check in found)
     if as_json:
-        show_json({"ok": healthy, "checks": checks})
+        show_json({"ok": healthy, "checks": found})
     else:
-        show_fields((MARKS[check["level"]], f"{check['name']}: {check['detail']}") for check in checks)
+        show_fields((MARKS[check["level"]], f"{check['name']}: {check['detail']}") for check in found)
     return 0 if healthy else 1
 
 
-def _checks(session: Session) -> Iterator[api.Check]:
+def checks(session: Session) -> Iterator[api.Check]:
+    """Yield what was looked at."""
     daemon, its_checks = _daemon(session)
     runs = daemon["level"] == "ok"
     if not runs:  # one that runs has found its library and device, whatever we would find

@@ -43,6 +43,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "nodes": "tunfwd.cli.nodes:nodes",
     "dns": "tunfwd.cli.dns:dns",
     "watch": "tunfwd.cli.watch:watch",
+    "web": "tunfwd.cli.web:web",
     "events": "tunfwd.cli.events:events",
     "metrics": "tunfwd.cli.metrics:metrics",
     "ping": "tunfwd.cli.overview:ping",
@@ -68,6 +69,7 @@ MEANT: Final = {  # what people type, and what does it here
     **dict.fromkeys(("log", "logs", "history"), "events"),
     **dict.fromkeys(("invite", "ticket", "tickets"), "invites"),
     **dict.fromkeys(("ask", "get"), "request"),
+    **dict.fromkeys(("gui", "ui", "page", "dashboard", "browser"), "web"),
     **dict.fromkeys(("address", "whoami", "me", "qr"), "id"),
     **dict.fromkeys(("check", "diagnose", "test", "debug"), "doctor"),
 }

@@ -15,3 +15,10 @@ def show_qr(text: str) -> None:
     segno.make_qr(text, error="l").terminal(out=drawn, border=2, compact=True)
     for line in drawn.getvalue().splitlines():
         print(f"{LIGHT_ON_DARK}{line}{AS_BEFORE}")
+
+
+def rows(text: str) -> list[str]:
+    """Return a text as a QR code, a string of 0 and 1 for each row, without its quiet zone."""
+    import segno  # noqa: PLC0415
+
+    return ["".join("1" if dark else "0" for dark in row) for row in segno.make_qr(text, error="l").matrix]

@@ -38,7 +38,7 @@ class Session:
     def call(self, method: Method[P, R], *, patience: float | None = None, **params: object) -> R:
         """Return the daemon's answer, waited for `patience` seconds. Raises UserError for everything else."""
         if self._client is None:
-            self._client = self._connect()
+            self._client = self.connect()
         return self._client.call(method, params, timeout=patience)
 
     def close(self) -> None:
@@ -47,7 +47,8 @@ class Session:
             self._client.close()
             self._client = None
 
-    def _connect(self) -> Client:
+    def connect(self) -> Client:
+        """Return a connection of its own, which the caller closes."""
         tried = []
         for path in self.sockets():
             try:
