@@ -463,9 +463,22 @@ def test_rates_are_what_went_through_between_two_looks() -> None:
     assert third["contacts"] == {"1": [0, 0, None]}
 
 
+def test_a_look_that_follows_another_at_once_is_no_sample() -> None:
+    clock = Clock()
+    model, told = Model(clock), Told()
+    model.take_in(seen(contact("bob")))
+    clock.now += 0.01
+    model.take_in(seen(contact("bob", rx_bytes=1000)))
+    clock.now += 0.99
+    model.take_in(seen(contact("bob", rx_bytes=2000)))
+    assert [sample["contacts"]["1"][0] for sample in news(model, told)["samples"]] == [0, 2000]
+
+
 def test_a_contact_keeps_its_number_and_one_by_another_way_has_another() -> None:
-    model = Model(Clock())
+    clock = Clock()
+    model = Model(clock)
     model.take_in(seen(contact("bob"), contact("bob", via="group:lan", kind="group")))
+    clock.now += 1
     model.take_in(seen(contact("bob", via="group:lan", kind="group", link="offline"), contact("robert")))
     told = news(model, Told())
     assert [one["number"] for one in told["status"]["contacts"]] == [2, 1]
@@ -473,12 +486,14 @@ def test_a_contact_keeps_its_number_and_one_by_another_way_has_another() -> None
 
 
 def test_only_what_has_changed_is_told_again() -> None:
-    model, told = Model(Clock()), Told()
+    clock = Clock()
+    model, told = Model(clock), Told()
     model.take_in(seen(contact("bob")))
     assert set(news(model, told)) == {
         *("daemon", "me", "status", "offers", "friends", "ports", "invites", "samples", "events")
     }
     assert not news(model, told)
+    clock.now += 1
     model.take_in(seen(contact("bob"), events=happened()))
     assert set(news(model, told)) == {"samples"}
     model.take_in(UserError("no_daemon", "no daemon runs"))
@@ -486,8 +501,10 @@ def test_only_what_has_changed_is_told_again() -> None:
 
 
 def test_what_is_kept_for_pages_is_bounded_and_a_page_that_was_away_gets_what_there_is() -> None:
-    model, told = Model(Clock()), Told()
+    clock = Clock()
+    model, told = Model(clock), Told()
     for number in range(EVENTS + 5):
+        clock.now += 1
         model.take_in(seen(contact("bob"), events=happened(event(number))))
     content = news(model, told)
     assert [one["seq"] for one in content["events"]] == list(range(5, EVENTS + 5))

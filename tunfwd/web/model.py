@@ -17,6 +17,7 @@ from tunfwd.control import api
 from tunfwd.control.client import Client
 
 SAMPLES: Final = 300  # kept: five minutes while a page is open
+LEAST: Final = 0.5  # s between two samples: a rate over less says little
 EVENTS: Final = 500  # kept
 
 Connect = Callable[[], Client]
@@ -145,7 +146,9 @@ class Model:
 
     def _sample(self, status: api.StatusResult) -> None:
         now = self._clock()
-        elapsed = max(now - self._looked_at, 1e-3)
+        elapsed = now - self._looked_at
+        if self._samples and elapsed < LEAST:
+            return
         sample = Sample(at=round(time.time() * 1000), contacts={})
         totals = {}
         for contact in status["contacts"]:

@@ -35,7 +35,9 @@ function line(withButtons) {
 
 function headline(group, before) {
   const { first, ports } = group;
-  return [...(first.name ? [named(first.name), " "] : []), h("strong", {}, ports), ` ${before} `, named(first.contact)];
+  const room = /^(?:group|conference):([^/]+)$/.exec(first.contact);
+  const whom = room ? ["everybody in ", named(room[1])] : [named(first.contact)];
+  return [...(first.name ? [named(first.name), " "] : []), h("strong", {}, ports), ` ${before} `, ...whom];
 }
 
 function setOnce(node, key, make) {
