@@ -631,6 +631,16 @@ def test_status_tells_what_is_wrong_with_the_daemon(daemon: Any, tunfwd: Run) ->
     assert "Warning: changes are not saved" in result.err
 
 
+def test_status_says_what_became_of_broadcasts(daemon: Any, tunfwd: Run) -> None:
+    entry = {"port": 8303, "contacts": 1, "broadcasts": 2, "copies": 2, "seconds": 3.0}
+    drops = {"broadcasts_over_rate": 5, "broadcasts_denied": 1}
+    daemon.answers["status"] = {"network": "online", "contacts": [], "drops": drops, "lan": [entry]}
+    said = tunfwd("status").err
+    assert "Broadcasts to 8303/udp went to 1 contact 3s ago (2 copies in all)\n" in said
+    assert "5 broadcasts went to nobody: there were too many at once\n" in said
+    assert "1 broadcast went to nobody: to a port that contacts are never asked at\n" in said
+
+
 def test_a_status_that_has_more_to_tell(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["status"] = {"network": "offline", "contacts": [], "drops": {}}
     assert tunfwd("status").err.splitlines() == [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tunfwd.daemon.commands.doctor import Health
+from tunfwd.daemon.commands.doctor import Capture, Health
 from tunfwd.daemon.process.confinement import Confinement
 from tunfwd.tun import network, upkeep
 from tunfwd.tun.upkeep import Layout, Restored
@@ -204,8 +204,9 @@ def test_doctor_without_ipv6_and_without_the_device(kernel: Kernel, monkeypatch:
 def test_health_tells_of_the_device_and_its_keeper(kernel: Kernel) -> None:
     keeper: Any = SimpleNamespace(alive=True, sources=())
 
-    def checks(unguarded: str | None = None) -> dict[str, tuple[str, str]]:
-        health = Health(LAYOUT, keeper, Confinement(4, True), unguarded)
+    def checks(unguarded: str | None = None, capture: Capture | None = None) -> dict[str, tuple[str, str]]:
+        health = Health(LAYOUT, keeper, Confinement(4, True), unguarded, capture or Capture())
+        assert health.captures == (capture is not None and capture.trouble is None)
         return {check["name"]: (check["level"], check["detail"]) for check in health.checks()}
 
     fine = checks()
@@ -213,6 +214,10 @@ def test_health_tells_of_the_device_and_its_keeper(kernel: Kernel) -> None:
     assert fine["neighbours"] == ("ok", "what neighbours send in the name of contacts is dropped")
     assert fine["confinement"][1].endswith("confined by seccomp and Landlock 4")
     assert "keeper" not in fine
+    assert "capture" not in fine  # which nobody has asked for
+    assert checks(capture=Capture(True))["capture"][0] == "ok"
+    refused = checks(capture=Capture(True, "takes nf_tables"))["capture"]
+    assert refused == ("warning", "[lan] capture: takes nf_tables")
     keeper.alive = False
     kernel.links[OURS]["flags"] = 0
     wrong = checks("this kernel has no nf_tables")

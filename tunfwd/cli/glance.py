@@ -37,8 +37,12 @@ def _status(result: StatusResult) -> None:
         empty="No contacts. Ask someone with: tunfwd friend add ADDRESS; who asks you: tunfwd friend list",
     )
     for entry in result.get("lan", []):
-        whom = f"{entry['contacts']} contacts {span(entry['seconds'])} ago ({entry['copies']} copies in all)"
-        note(f"Broadcasts to {entry['port']}/udp went to {whom}")
+        whom = f"{_count(entry['contacts'], 'contact')} {span(entry['seconds'])} ago"
+        note(f"Broadcasts to {entry['port']}/udp went to {whom} ({entry['copies']} copies in all)")
+    if over_rate := result["drops"].get("broadcasts_over_rate"):
+        note(f"{_count(over_rate, 'broadcast')} went to nobody: there were too many at once")
+    if denied := result["drops"].get("broadcasts_denied"):
+        note(f"{_count(denied, 'broadcast')} went to nobody: to a port that contacts are never asked at")
     if waiting := result.get("waiting"):
         _tell_waiting(waiting)
     if faults := result["drops"].get("faults"):

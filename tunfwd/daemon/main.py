@@ -22,7 +22,7 @@ from tunfwd.config import document as configuration
 from tunfwd.config.document import DEFAULT_RANGE, Config
 from tunfwd.control.listener import Listener, listening
 from tunfwd.control.server import serve
-from tunfwd.daemon.commands.doctor import UNGUARDED, Health, RootlessHealth
+from tunfwd.daemon.commands.doctor import UNGUARDED, Capture, Health, RootlessHealth
 from tunfwd.daemon.commands.main import dispatcher
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.reload import Reloading
@@ -193,7 +193,7 @@ def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[
             _tell_resolved(layout, config.dns.domain)
         users = _users(config)
         with (
-            _capturing(config, layout),
+            _capturing(config, layout) as capture,
             admitting(layout, users) as unguarded,
             LocalAddresses() as local,
             contextlib.closing(keep(layout, partial(confine, ()))) as keeper,
@@ -202,7 +202,7 @@ def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[
                 log.warning("%s%s", UNGUARDED, unguarded)
 
             def health(confinement: Confinement) -> Health:
-                return Health(layout, keeper, confinement, unguarded)
+                return Health(layout, keeper, confinement, unguarded, capture)
 
             yield Tunnel(device, layout.addresses, users, health, keeper, local, wanted.forwarded)
     except network.NetworkError as error:
@@ -221,15 +221,15 @@ def _tell_resolved(layout: Layout, domain: str) -> None:
 
 
 @contextlib.contextmanager
-def _capturing(config: Config, layout: Layout) -> Iterator[None]:
+def _capturing(config: Config, layout: Layout) -> Iterator[Capture]:
     """Have broadcasts copied that leave by other interfaces, where that is asked for."""
     if not (config.lan.capture and config.lan.broadcast):
-        yield
+        yield Capture()
         return
     with capturing(layout, DENIED) as trouble:
         if trouble is not None:
             log.warning("[lan] capture %s", trouble)
-        yield
+        yield Capture(True, trouble)
 
 
 @contextlib.contextmanager

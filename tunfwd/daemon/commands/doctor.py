@@ -3,6 +3,7 @@
 import os
 import pwd
 from collections.abc import Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
 
@@ -16,18 +17,43 @@ UNGUARDED: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What has become of `[lan] capture`."""
+
+    wanted: bool = False
+    trouble: str | None = None
+    """Why this kernel cannot do it."""
+
+    @property
+    def works(self) -> bool:
+        """Whether broadcasts are copied."""
+        return self.wanted and self.trouble is None
+
+
 class Health:
     """Of the device, the process that keeps it, and this process."""
 
     def __init__(
-        self, layout: Layout, keeper: Keeper, confinement: Confinement, unguarded: str | None
+        self,
+        layout: Layout,
+        keeper: Keeper,
+        confinement: Confinement,
+        unguarded: str | None,
+        capture: Capture,
     ) -> None:
         """`unguarded` is why neighbours can pass for contacts, if they can."""
         self._unguarded = unguarded
+        self._capture = capture
         self._layout = layout
         self._keeper = keeper
         self._user = _user_name()
         self._confinement = confinement
+
+    @property
+    def captures(self) -> bool:
+        """Whether broadcasts are copied that leave by other interfaces."""
+        return self._capture.works
 
     def checks(self) -> Iterator[api.Check]:
         """Look; blocks for a few milliseconds, so it belongs into a thread."""
@@ -45,11 +71,17 @@ class Health:
         else:
             detail = UNGUARDED + self._unguarded
         yield _check("neighbours", fine=self._unguarded is None, detail=detail)
+        if self._capture.wanted:
+            trouble = self._capture.trouble
+            detail = trouble or "broadcasts that leave by other interfaces are copied to contacts"
+            yield _check("capture", fine=trouble is None, detail=f"[lan] capture: {detail}")
         yield _check("confinement", fine=True, detail=f"user {self._user}, {self._confinement}")
 
 
 class RootlessHealth:
     """Of a daemon without a device."""
+
+    captures = False
 
     def __init__(self, network: IPv4Network, confinement: Confinement) -> None:
         self._network = network

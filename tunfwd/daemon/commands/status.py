@@ -192,7 +192,7 @@ class StatusCommands:
             *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
             self._addresses(),
             self._names_answered(),
-            await lan.check(self._datapath),
+            await lan.check(self._datapath, captures=self._health.captures),
             *self._friends(),
         ]
         for family in self._checked:
