@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from netns.topology import Host
+from netns.node import Node, befriend
+from netns.topology import Host, Topology
 
-from .conftest import Forward, Forwards
-from .hosts import TcpService, bytes_of, echo, eventually
-from .test_programs import running
+from .conftest import Forward, Forwards, settings
+from .ftp import fetch_by_ftp, ftp_server
+from .hosts import TcpService, echo, eventually, folder_of_daemons
+from .plain_peer import ToxNode
+from .resolved import Machine, machine, resolvectl
+from .test_programs import asking, running, ssh_options, ssh_server
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
@@ -22,38 +26,10 @@ def test_ftp_passive_mode(forward: Forwards, tmp_path: Path) -> None:
     """The server says where its data port is: at the address that it has at the other end, too."""
     control = forward()
     data = [forward() for _ in range(2)]
-    using, serving = control.using.host, control.serving.host
-    site = tmp_path / "site"
-    site.mkdir(mode=0o755)
-    (site / "file").write_bytes(bytes_of(3, 2_000_000))
-    low, high = sorted(port.port for port in data)
-    assert high == low + 1
-    (tmp_path / "vsftpd.conf").write_text(f"""
-listen=YES
-background=NO
-listen_port={control.port}
-pasv_min_port={low}
-pasv_max_port={high}
-anonymous_enable=YES
-no_anon_password=YES
-anon_root={site}
-ftp_username=root
-run_as_launching_user=YES
-seccomp_sandbox=NO
-vsftpd_log_file={tmp_path}/log
-""")
-    command: list[str | Path] = ["vsftpd", tmp_path / "vsftpd.conf"]
-    with running(serving, command, f"-t sport = :{control.port}", tmp_path):
-        script = (
-            "set net:max-retries 1; set net:timeout 10; set ftp:fix-pasv-address no; set ftp:use-feat no;"
-            f" set ftp:prefer-epsv no; debug 5; open ftp://{control.address}:{control.port}; cls;"
-            f" get file -o {tmp_path}/got"
-        )
-        said = using.run(["lftp", "-c", script], timeout=40)
-        assert (tmp_path / "got").read_bytes() == (site / "file").read_bytes()
-        own = control.serving.identity()["virtual_address"]
-        assert own == control.address
-        assert f"({own.replace('.', ',')}," in said.stdout + said.stderr
+    own = control.serving.identity()["virtual_address"]
+    assert own == control.address
+    with ftp_server(control.serving.host, control.port, [port.port for port in data], tmp_path):
+        fetch_by_ftp(control.using.host, control.address, control.port, tmp_path)
 
 
 def test_who_speaks_and_answers(forward: Forwards) -> None:
@@ -68,18 +44,16 @@ def test_who_speaks_and_answers(forward: Forwards) -> None:
         assert service.peers[1] == own
 
 
-@contextmanager
-def asking(host: Host, resolver: str, folder: Path) -> Iterator[Path]:
-    """A resolv.conf that leads there, for `told`."""
+def resolv_conf(folder: Path, resolver: str = "10.77.0.53") -> Path:
+    """One that leads there."""
     file = folder / "resolv.conf"
     file.write_text(f"nameserver {resolver}\n")
-    yield file
+    return file
 
 
 def told(host: Host, file: Path, command: str) -> str:
     """What a program says that takes this file for /etc/resolv.conf."""
-    inner = f"mount --bind {file} $(realpath /etc/resolv.conf) && {command}"
-    return host.run(["unshare", "--mount", "sh", "-c", inner], timeout=30).stdout
+    return host.run(asking(file, *shlex.split(command)), timeout=30, check=False).stdout
 
 
 @pytest.fixture
@@ -102,10 +76,34 @@ def test_ask_the_daemon(web: Forward, tmp_path: Path) -> None:
             found = host.run(["dig", "+short", transport, f"@{server}", name, "A"], timeout=20).stdout
             assert found.split() == [web.address]
     assert host.run(["dig", "+short", "@10.77.0.53", "-x", web.address], timeout=20).stdout == f"{name}.\n"
-    with asking(host, "10.77.0.53", tmp_path) as file:
-        assert told(host, file, f"getent ahostsv4 {name}").split()[0] == web.address
-        assert told(host, file, f"getent hosts {web.address}").split()[1] == name
-        assert told(host, file, f"curl -sS --max-time 10 http://{name}:{web.port}/") == "hello\n"
+    file = resolv_conf(tmp_path)
+    assert told(host, file, f"getent ahostsv4 {name}").split()[0] == web.address
+    assert told(host, file, f"getent hosts {web.address}").split()[1] == name
+    assert told(host, file, f"curl -sS --max-time 10 http://{name}:{web.port}/") == "hello\n"
+
+
+def test_ssh_by_name(forward: Forwards, tmp_path: Path) -> None:
+    """`ssh bob.tunfwd.internal`; and sshd knows by name who comes, forth and back."""
+    port = forward()
+    using, serving = port.using, port.serving
+    client, server = (f"{node.name}.tunfwd.internal" for node in (using, serving))
+    file = resolv_conf(tmp_path)
+    logged = len(serving.log)
+    with ssh_server(
+        serving.host, port.port, tmp_path, settings="UseDNS yes", allow=f'from="{client}"', dns=file
+    ) as log:
+        options = ssh_options(server, port.port, tmp_path)
+        ssh = ["ssh", *options, "-p", f"{port.port}", f"root@{server}", "echo $SSH_CONNECTION"]
+        said = using.host.run(asking(file, *ssh), timeout=30, check=False)
+        assert said.returncode == 0, said.stderr + log.read_text()
+        assert said.stdout.split()[0] == serving.contact(using.name)["address"]
+        key = (tmp_path / "user.pub").read_text()
+        (tmp_path / "authorized").write_text(f'from="carol.tunfwd.internal" {key}')
+        refused = using.host.run(asking(file, *ssh), timeout=30, check=False)
+        assert refused.returncode == 255
+        assert client in log.read_text()
+    lines = serving.log[logged:].splitlines()
+    assert sum(f" connected: {using.name} to " in line and port.name in line for line in lines) == 2
 
 
 @pytest.mark.parametrize("program", ["dnsmasq", "unbound"])
@@ -122,11 +120,61 @@ def test_by_the_systems_resolver(web: Forward, tmp_path: Path, program: str) -> 
             settings += "  do-daemonize: no\n  use-syslog: no\n"
             config.write_text(f"server:\n  interface: 127.0.0.1\n{settings}{drop_in}")
             command = f"unbound -d -c {config}"
-    with (
-        running(host, shlex.split(command), "-u sport = :53", tmp_path),
-        asking(host, "127.0.0.1", tmp_path) as file,
-    ):
-        eventually(lambda: told(host, file, f"getent ahostsv4 {name} || true"), "the name is found")
+    with running(host, shlex.split(command), "-u sport = :53", tmp_path):
+        file = resolv_conf(tmp_path, "127.0.0.1")
+        eventually(lambda: told(host, file, f"getent ahostsv4 {name}"), "the name is found")
         assert told(host, file, f"getent ahostsv4 {name}").split()[0] == web.address
         assert told(host, file, f"getent hosts {web.address}").split()[1] == name
         assert told(host, file, f"curl -sS --max-time 10 http://{name}:{web.port}/") == "hello\n"
+
+
+@pytest.fixture(scope="module")
+def on_machine(net: Topology, folder: Path, network: ToxNode) -> Iterator[tuple[Machine, Node, Node]]:
+    """Whose resolver is systemd-resolved; a daemon there, and one elsewhere that is its friend."""
+    with folder_of_daemons() as own, ExitStack() as stack:
+        inside = stack.enter_context(machine(net["carol"], own))
+        nodes = []
+        for host in (inside, net["dave"]):
+            place = own / host.name
+            place.mkdir()
+            nodes.append(stack.enter_context(Node(host, place, settings(network))))
+        carol, dave = nodes
+        befriend(dave, carol)
+        yield inside, carol, dave
+
+
+def resolved_knows(inside: Machine, name: str) -> bool:
+    return resolvectl(inside, "query", name).returncode == 0
+
+
+def test_systemd_resolved_is_told_and_forgets(on_machine: tuple[Machine, Node, Node]) -> None:
+    """By the daemon as it starts; for as long as it is there, however it ends, and resolved begins anew."""
+    inside, carol, _ = on_machine
+    name = "dave.tunfwd.internal"
+    address = carol.contact("dave")["address"]
+    found = eventually(lambda: resolvectl(inside, "query", name).stdout, "resolved finds the name")
+    assert f"{name}: {address}" in found.replace("  ", " ")
+    assert "tunfwd0" in found
+    assert name in resolvectl(inside, "query", address).stdout
+    assert (
+        inside.run(["getent", "ahostsv4", name]).stdout.split()[0] == address
+    )  # by its stub, as any program
+    assert inside.run(["getent", "hosts", address]).stdout.split()[1] == name
+    settled = resolvectl(inside, "status", "tunfwd0").stdout
+    assert "DNS Domain: ~tunfwd.internal ~77.10.in-addr.arpa" in settled
+    assert "-DefaultRoute" in settled
+    assert not resolved_knows(inside, "example.com")  # it is asked for nothing else
+    [told] = [one for one in carol.json("dns", "status")["resolvers"] if one["resolver"] == "resolved"]
+    assert told["current"]
+
+    first = inside.number("systemd-resolved")
+    inside.run(["kill", "-9", f"{first}"])
+    eventually(lambda: resolved_knows(inside, name), "resolved knows it still, after a restart")
+
+    for end in (carol.kill, carol.stop):
+        end()
+        assert not resolved_knows(inside, name)
+        assert "tunfwd" not in resolvectl(inside, "status").stdout
+        assert not inside.run(["sh", "-c", "ls /run/systemd/resolve/netif"]).stdout
+        carol.start()
+        eventually(lambda: resolved_knows(inside, name), "the new daemon has told it again", 100)

@@ -47,6 +47,53 @@ def running(host: Host, command: Sequence[str | Path], listening: str, folder: P
             process.wait()
 
 
+@contextmanager
+def ssh_server(
+    host: Host, port: int, folder: Path, *, settings: str = "", allow: str = "", dns: Path | None = None
+) -> Iterator[Path]:
+    """sshd, which lets in who has the key `user` in the folder; yields its log.
+
+    `allow`: options of the authorized key. `dns`: a file that it takes for /etc/resolv.conf.
+    """
+    for key in ("host", "user"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True, timeout=10
+        )
+    (folder / "authorized").write_text(f"{allow} {(folder / 'user.pub').read_text()}".lstrip())
+    (folder / "sshd_config").write_text(f"""
+Port {port}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/authorized
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+Subsystem sftp internal-sftp
+{settings}
+""")
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd insists on chrooting
+    command: list[str | Path] = ["/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"]
+    with running(
+        host, command if dns is None else asking(dns, *command), f"-t sport = :{port}", folder
+    ) as log:
+        yield log
+
+
+def ssh_options(name: str, port: int, folder: Path) -> list[str]:
+    """What `ssh` takes to log in at that server, where it is called `name`."""
+    (folder / "known").write_text(f"[{name}]:{port} {(folder / 'host.pub').read_text()}")
+    options = ["-F", "none", "-i", f"{folder}/user", "-o", f"UserKnownHostsFile={folder}/known"]
+    return [*options, "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+
+
+def asking(file: Path, *command: str | Path) -> list[str | Path]:
+    """The command, which takes this file for /etc/resolv.conf."""
+    mount = f'mount --bind {file} "$(realpath /etc/resolv.conf)" && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", mount, "sh", *command]
+
+
 def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -120,34 +167,8 @@ def test_ssh(forward: Forwards, tmp_path: Path) -> None:
     """The server speaks first, then packets of all sizes go both ways; a key logs in; scp copies."""
     port = forward()
     using, serving = port.using.host, port.serving.host
-    for key in ("host", "user"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / key], check=True, timeout=10
-        )
-    (tmp_path / "authorized").write_text((tmp_path / "user.pub").read_text())
-    (tmp_path / "sshd_config").write_text(f"""
-Port {port.port}
-HostKey {tmp_path}/host
-AuthorizedKeysFile {tmp_path}/authorized
-PidFile none
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-Subsystem sftp internal-sftp
-""")
-    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd insists on chrooting
-    host_key = (tmp_path / "host.pub").read_text()
-    (tmp_path / "known").write_text(f"[{port.address}]:{port.port} {host_key}")
-    options = ["-F", "none", "-i", f"{tmp_path}/user", "-o", f"UserKnownHostsFile={tmp_path}/known"]
-    options += ["-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
-    with running(
-        serving,
-        ["/usr/sbin/sshd", "-D", "-e", "-f", tmp_path / "sshd_config"],
-        f"-t sport = :{port.port}",
-        tmp_path,
-    ):
+    with ssh_server(serving, port.port, tmp_path):
+        options = ssh_options(port.address, port.port, tmp_path)
         ssh = ["ssh", *options, "-p", f"{port.port}", f"root@{port.address}"]
         told = using.run(
             [*ssh, "echo $SSH_CONNECTION; cat"], input="typed here", stdin=None, timeout=20

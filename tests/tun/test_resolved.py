@@ -7,7 +7,7 @@ import socket
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from jeepney import HeaderFields, Message, new_error, new_method_return
@@ -20,15 +20,14 @@ SERVERS = (ip_address("10.77.0.53"), ip_address("fd74:756e:6677::53"))
 class Bus:
     """The system's, with resolved on it or not."""
 
+    closed = False
+
     def __init__(self, there: bool = True, refuse: str | None = None) -> None:
         self.there, self.refuse = there, refuse
         self.calls: list[tuple[str, Any]] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    def close(self) -> None:
+        self.closed = True
 
     def send_and_get_reply(self, message: Message, timeout: float) -> Message:
         assert 0 < timeout <= 5
@@ -52,7 +51,11 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
 
 
 def test_it_is_told_what_to_ask_and_no_more(bus: Bus) -> None:
-    assert resolved.tell(7, SERVERS, ["tunfwd.internal", "77.10.in-addr.arpa"])
+    joined = resolved.join()
+    assert joined is not None
+    assert not bus.closed
+    resolved.tell(joined, 7, SERVERS, ["tunfwd.internal", "77.10.in-addr.arpa"])
+    assert bus.closed
     assert bus.calls == [
         ("SetLinkDNS", (7, [(socket.AF_INET, SERVERS[0].packed), (socket.AF_INET6, SERVERS[1].packed)])),
         ("SetLinkDomains", (7, [("tunfwd.internal", True), ("77.10.in-addr.arpa", True)])),
@@ -62,14 +65,21 @@ def test_it_is_told_what_to_ask_and_no_more(bus: Bus) -> None:
 
 def test_without_it_nothing_is_said(bus: Bus) -> None:
     bus.there = False
-    assert not resolved.tell(7, SERVERS, ["tunfwd.internal"])
+    assert resolved.join() is None
     assert bus.calls == []
+    assert bus.closed
 
 
 def test_a_refusal_is_told(bus: Bus) -> None:
     bus.refuse = "SetLinkDomains"
+    joined = resolved.join()
+    assert joined is not None
     with pytest.raises(resolved.NotTold, match=r"AccessDenied: not you"):
-        resolved.tell(7, SERVERS, ["tunfwd.internal"])
+        resolved.tell(joined, 7, SERVERS, ["tunfwd.internal"])
+    assert bus.closed
+    bus.refuse = "NameHasOwner"
+    with pytest.raises(resolved.NotTold):
+        resolved.join()
 
 
 def test_interfaces_of_another_network_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +99,7 @@ def test_interfaces_of_another_network_are_not_told(monkeypatch: pytest.MonkeyPa
 def test_no_bus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(resolved.BUS_VARIABLE, raising=False)
     monkeypatch.setattr(resolved, "BUS", str(tmp_path / "bus"))
-    assert not resolved.tell(7, SERVERS, [])
+    assert resolved.join() is None
     monkeypatch.setenv(resolved.BUS_VARIABLE, f"unix:path={tmp_path}/bus")
     with pytest.raises(resolved.NotTold):
-        resolved.tell(7, SERVERS, [])
+        resolved.join()

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 GC_THRESHOLD: Final = 50_000
 """Allocations; at the default of 700 collecting takes a part of every packet's time."""
 
+NOT_TOLD: Final = "systemd-resolved does not know the names of contacts: %s; docs/names.md"
 METRICS: Final = "tunfwd.daemon.commands.metrics"
 """Imported where the configuration asks for them: they take a library that is slow to load."""
 
@@ -129,14 +130,14 @@ def _run(config: Config, rootless: bool, read: Callable[[], Config], hangup: Han
         try:
             file = config.tox.passphrase_file
             passphrase = read_passphrase(file) if file else None  # root's alone, like the device
-            told = config.dns.enabled and resolved.is_ours()  # while it may know
+            bus = _bus_of_resolved(config) if not rootless else None  # whom it takes for root from now on
             leave_root(config)
             say_if_unreadable(config)
             with (
                 _hooks(config) as hooks,
                 State.load(config.state) as state,
                 listening(config.socket, config.group) as listener,
-                _ground(config, device, tell_resolved=told) as tunnel,
+                _ground(config, device, bus) as tunnel,
             ):
                 memory.disable_mlock()
                 gc.freeze()
@@ -165,15 +166,15 @@ def _device(config: Config) -> Iterator[Device]:
 
 
 def _ground(
-    config: Config, device: Device | NoDevice, *, tell_resolved: bool
+    config: Config, device: Device | NoDevice, bus: resolved.Bus | None
 ) -> contextlib.AbstractContextManager[Tunnel]:
     if isinstance(device, NoDevice):
         return _sockets(config, device)
-    return _tunnel(config, device, tell_resolved=tell_resolved)
+    return _tunnel(config, device, bus)
 
 
 @contextlib.contextmanager
-def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[Tunnel]:
+def _tunnel(config: Config, device: Device, bus: resolved.Bus | None) -> Iterator[Tunnel]:
     """Give the device its addresses and routes, and have them kept as they are."""
     name, wanted = device.name, config.network
     try:
@@ -189,8 +190,8 @@ def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[
         layout = Layout.of(name, ipv4, ipv6)
         set_guards(layout)
         log.info("%s is up, with %s", name, ipv4)
-        if tell_resolved:
-            _tell_resolved(layout, config.dns.domain)
+        if bus is not None:
+            _tell_resolved(bus, layout, config.dns.domain)
         users = _users(config)
         with (
             _capturing(config, layout) as capture,
@@ -209,15 +210,24 @@ def _tunnel(config: Config, device: Device, *, tell_resolved: bool) -> Iterator[
         raise UserError("privilege", str(error)) from None
 
 
-def _tell_resolved(layout: Layout, domain: str) -> None:
-    """Have the system's resolver know the names of contacts, where that is systemd-resolved."""
+def _bus_of_resolved(config: Config) -> resolved.Bus | None:
+    """Join the bus, where the system's resolver is systemd-resolved, and is to know the names of contacts."""
+    try:
+        return resolved.join() if config.dns.enabled and resolved.is_ours() else None
+    except resolved.NotTold as trouble:
+        log.warning(NOT_TOLD, trouble)
+        return None
+
+
+def _tell_resolved(bus: resolved.Bus, layout: Layout, domain: str) -> None:
+    """Have systemd-resolved know the names of contacts."""
     networks = (layout.ipv4.network, layout.ipv6.network)
     domains = [domain, *(str(reverse_zone(network)).removesuffix(".") for network in networks)]
     try:
-        if resolved.tell(layout.index, [resolver_of(layout.ipv4.network)], domains):
-            log.info("systemd-resolved asks for names of %s here", domain)
+        resolved.tell(bus, layout.index, [resolver_of(layout.ipv4.network)], domains)
+        log.info("systemd-resolved asks for names of %s here", domain)
     except resolved.NotTold as trouble:
-        log.warning("systemd-resolved does not know the names of contacts: %s; docs/names.md", trouble)
+        log.warning(NOT_TOLD, trouble)
 
 
 @contextlib.contextmanager
