@@ -104,6 +104,15 @@ def test_host_offers_to_the_group(daemon: Any, tunfwd: Run) -> None:
     assert added == {"to": ["group:lan"], "ports": ["8303/udp"], "name": "ddnet", "source": "auto"}
 
 
+@pytest.mark.parametrize("name", games())
+def test_each_game_s_ports_are_offered(daemon: Any, tunfwd: Run, name: str) -> None:
+    """However many they are."""
+    Members(daemon)
+    assert tunfwd("game", "host", name, "--group", "lan").code == 0
+    [added] = [params for method, params in daemon.calls if method == "offer.add"]
+    assert {*added["ports"]} == {f"{one.port}/{one.protocol}" for one in games()[name].host_ports}
+
+
 def test_what_stands_is_not_offered_again(daemon: Any, tunfwd: Run) -> None:
     Members(daemon)
     daemon.answers["offer.list"] = {"offers": [OURS]}

@@ -5,7 +5,7 @@ nothing of games. What members offer is accepted by its ports, whatever they cal
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from typing import Final, TypedDict
 
 import click
@@ -149,7 +149,7 @@ class _Party:
         self._name = name
         self.group = group
 
-    def offer(self, ports: Collection[PortSpec]) -> list[api.OfferEntry]:
+    def offer(self, ports: Set[PortSpec]) -> list[api.OfferEntry]:
         """Offer ports to the group, now and later; those that are not yet. Return all of them."""
         label = f"group:{self.group}"
         standing = [
@@ -158,10 +158,10 @@ class _Party:
             if one["contact"] == label and one["origin"] == "local" and one["direction"] == "server"
         ]
         known = [one for one in standing if PortSpec(one["port"], one["protocol"]) in ports]
-        missing = ports - {PortSpec(one["port"], one["protocol"]) for one in known}  # type: ignore[operator]
+        missing = ports - {PortSpec(one["port"], one["protocol"]) for one in known}
         if not missing:
             return known
-        texts = [f"{spec.port}/{spec.protocol}" for spec in sorted(missing)]
+        texts = [str(spec) for spec in sorted(missing, key=lambda spec: (spec.port, spec.protocol))]
         made = self._session.call(api.OFFER_ADD, to=[label], ports=texts, name=self._name, source="auto")
         return known + made["offers"]
 
