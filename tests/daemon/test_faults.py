@@ -136,9 +136,9 @@ async def test_a_session_that_fails_begins_anew_alone(
         real = getattr(scene.bob.session, method)
         calls: list[object] = []
 
-        def once(*arguments: object) -> object:
+        def once(*arguments: object, **options: object) -> object:
             calls.append(arguments)
-            return fail() if len(calls) == 1 else real(*arguments)
+            return fail() if len(calls) == 1 else real(*arguments, **options)
 
         patch.setattr(scene.bob.session, method, once)
         ENTRIES[method](scene)

@@ -18,11 +18,12 @@ from tunfwd.link import (
 from tunfwd.link.acks import ACK_AFTER, MAX_ACK_DELAY
 from tunfwd.link.congestion import INITIAL_PACKETS
 from tunfwd.link.datagrams import MAX_DATAGRAM
+from tunfwd.link.link import BRIEF, BRIEF_TIME
 from tunfwd.link.recovery import MAX_PROBE_TIMEOUT
 from tunfwd.link.rtt import INITIAL_RTT
 from tunfwd.link.streams import CONTROL_WINDOW, INITIAL_WINDOW, LINK_WINDOW, MAX_MESSAGE
 from tunfwd.wire import frames
-from tunfwd.wire.frames import Ack, Close, Datagram, Frame, MaxStreamData, Ping, Stream
+from tunfwd.wire.frames import Ack, Close, Datagram, Frame, MaxData, MaxStreamData, Ping, Stream
 
 
 def test_nothing_to_do_nothing_to_wait_for() -> None:
@@ -49,6 +50,55 @@ def test_small_streams_share_packets() -> None:
         peer.link.stream_open(id_)
         peer.link.stream_write(id_, b"hello")
     assert len(peer.link.packets_to_send(peer.now)) == 1
+
+
+class Unlimited:
+    """Congestion control that never holds back."""
+
+    cwnd, pacing_rate, quantum = 1 << 30, 1e12, 1 << 30
+
+    def __init__(self, *_: object) -> None: ...
+
+    def on_send(self, now: float) -> None: ...
+
+
+def bulk_sender() -> RawPeer:
+    peer = RawPeer(controller=Unlimited)
+    peer.link.stream_open(1)
+    peer.link.stream_open(2)
+    peer.say(MaxData(1 << 30), MaxStreamData(1, 1 << 30), MaxStreamData(2, 1 << 30))
+    peer.link.packets_to_send(peer.now)
+    return peer
+
+
+def burst(peer: RawPeer, **options: bool) -> int:
+    """How many packets leave at once, of more than there is room for in one burst."""
+    peer.link.stream_write(1, bytes(200_000))
+    return len(peer.link.packets_to_send(peer.now, **options))
+
+
+@pytest.mark.parametrize("what", ["stream", "datagram"])
+def test_bursts_are_brief_while_somebody_has_little_to_say(what: str) -> None:
+    """The next byte of a terminal waits for what left before it, which is little."""
+    peer = bulk_sender()
+    assert burst(peer) > 3 * BRIEF
+    if what == "stream":
+        peer.link.stream_write(2, b"!")
+    else:
+        peer.link.send_datagram(3, b"?")
+    burst(peer)  # holds it, with more of the bulk
+    assert burst(peer) == BRIEF
+    due = peer.link.next_timeout()
+    assert due is not None
+    assert due <= peer.now  # the rest of it
+    peer.now += BRIEF_TIME
+    assert burst(peer) > 3 * BRIEF
+
+
+def test_bursts_are_brief_while_others_wait_elsewhere() -> None:
+    peer = bulk_sender()
+    assert burst(peer, brief=True) == BRIEF
+    assert burst(peer) > 3 * BRIEF
 
 
 def test_packets_are_full_but_not_more() -> None:

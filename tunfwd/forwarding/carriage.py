@@ -121,7 +121,7 @@ class Carriage:
         """Whether late packets may still speak of a byte stream of that id."""
         return self._current.was_used(msg_id)
 
-    def lossy_to_send(self, now: float, *, closing: bool) -> list[bytes]:
+    def lossy_to_send(self, now: float, *, closing: bool, brief: bool) -> list[bytes]:
         """Return the packets that the lossy carrier is to take now; `closing`: only what ends the link."""
         packets: list[bytes] = []
         if closing:
@@ -129,7 +129,7 @@ class Carriage:
         while (packet := self.lossless.next_datagram()) is not None:
             packets.append(packet)
         if (link := self._active_link) is not None:
-            packets += link.packets_to_send(now)
+            packets += link.packets_to_send(now, brief=brief)
         return packets
 
     @property

@@ -395,12 +395,15 @@ class Session:
         """Give back a packet from `next_packet` that the carrier had no room for."""
         self._carriage.lossless.put_back(packet)
 
-    def lossy_to_send(self, now: float) -> list[bytes]:
-        """Return the packets that the lossy carrier is to take now. Only while online."""
+    def lossy_to_send(self, now: float, *, brief: bool = False) -> list[bytes]:
+        """Return the packets that the lossy carrier is to take now. Only while online.
+
+        `brief`: not many, as others wait; more are due at once.
+        """
         self._clock.now = now
         if not self._handshake.is_online and not self.is_closing:
             return []
-        return self._carriage.lossy_to_send(now, closing=not self.is_online)
+        return self._carriage.lossy_to_send(now, closing=not self.is_online, brief=brief)
 
     def _send_extension(self, packet: Ping | Pong) -> None:
         self._carriage.lossless.send_extension(encode_extension(self._carrier, packet))

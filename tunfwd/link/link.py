@@ -46,6 +46,10 @@ from tunfwd.wire.frames import (
 )
 
 MAX_PACKET: Final = 1373  # bytes; the most a Tox custom packet holds
+BRIEF: Final = (
+    32  # packets that leave at once while somebody waits for little: what comes next waits for them
+)
+BRIEF_TIME: Final = 0.25  # s after a packet held the little of one stream or datagram, and more of another
 REASON_DONE: Final = 0
 REASON_VIOLATION: Final = 1
 
@@ -109,6 +113,7 @@ class Link:
         self._down = False
         self._closed = False
         self._close_frame: bytes | None = None  # to be sent, once
+        self._brief_until = 0.0  # time until which little leaves at once
         self._close_answers = 1  # packets still to arrive until we repeat it
         now = self._clock(now)
         self._path = Path(max_packet, now)
@@ -361,8 +366,11 @@ class Link:
 
     # -- what leaves -------------------------------------------------------------------------------------
 
-    def packets_to_send(self, now: float) -> list[bytes]:
-        """Return what may leave now, within window and pace; whole packets, prefix included."""
+    def packets_to_send(self, now: float, *, brief: bool = False) -> list[bytes]:
+        """Return what may leave now, within window and pace; whole packets, prefix included.
+
+        `brief`: not much of it, as others wait; the rest is due at once (`next_timeout`).
+        """
         now = self._clock(now)
         packets: list[bytes] = []
         if self._down:
@@ -373,7 +381,7 @@ class Link:
         recovery, acks = self._recovery, self._acks
         if self._builder.has_work() or recovery.probes_due:
             self._datagrams.expire(now)
-            self._send(packets, now)
+            self._send(packets, now, brief or now < self._brief_until)
         elif self._path.in_flight < recovery.controller.cwnd:
             self._path.mark_app_limited()
         if acks.due_at is not None and acks.due_at <= now:
@@ -383,7 +391,7 @@ class Link:
             self.statistics.bytes_sent += sum([len(packet) for packet in packets])
         return packets
 
-    def _send(self, packets: list[bytes], now: float) -> None:
+    def _send(self, packets: list[bytes], now: float, brief: bool) -> None:
         recovery, path, controller = self._recovery, self._path, self._recovery.controller
         controller.on_send(now)
         allowance = self._pacer.allowance(controller.pacing_rate, controller.quantum, now)
@@ -394,7 +402,7 @@ class Link:
         window = controller.cwnd - full
         recovery.skip_number(snapshot)
         first_in_flight = path.in_flight
-        stop_at = first_in_flight + allowance
+        stop_at = first_in_flight + (min(allowance, BRIEF * full) if brief else allowance)
         plain = not self._builder.has_urgent()
         while True:
             probing = recovery.probes_due > 0
@@ -415,6 +423,9 @@ class Link:
                 path.mark_app_limited()
                 break
             packets.append(packet)
+        if self._builder.is_shared:
+            self._builder.is_shared = False
+            self._brief_until = now + BRIEF_TIME
         sent = path.in_flight - first_in_flight
         if sent:
             self._pacer.sent(sent, controller.pacing_rate)

@@ -51,6 +51,8 @@ class PacketBuilder:
         self._streams = streams
         self._datagrams = datagrams
         self._datagram_turns = 0  # packets of datagrams that have left one after the other
+        self.is_shared = False
+        """Whether a packet, since this was last set back, held all of one sender and more of another."""
 
     def has_urgent(self) -> bool:
         """Whether the next packet is not simply the next stream's data."""
@@ -123,11 +125,15 @@ class PacketBuilder:
             parts += (STREAM_HEADER.pack(STREAM, 0, start, stop - start), control.data(start, stop))
             items.append((control, start, stop, False))
             room -= STREAM_HEADER_SIZE + stop - start
+        before_datagrams = room
         room = self._add_datagrams(parts, room)
+        others = room < before_datagrams
         while room > MIN_ROOM:
             stream = streams.next_sender()
             if stream is None:
                 break
+            self.is_shared = self.is_shared or others
+            others = True
             before = stream.sent
             start, stop, fin = stream.take(room - STREAM_HEADER_SIZE, streams.send_credit)
             streams.send_credit -= stream.sent - before

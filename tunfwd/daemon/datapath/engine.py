@@ -418,7 +418,7 @@ class Engine:
 
     def _send(self, peer: Peer) -> None:
         session, contact = peer.session, peer.contact
-        for lossy in session.lossy_to_send(trio.current_time()):
+        for lossy in session.lossy_to_send(trio.current_time(), brief=not self._scheduler.is_alone):
             contact.send_lossy(lossy)
         if peer.blocked:
             return

@@ -46,7 +46,8 @@ class Scheduler:
         """Whose turn was the last."""
         self._company_until = 0.0
         self._turn_began = 0.0
-        self._is_alone = False
+        self.is_alone = False
+        """Whether no other has had a turn for a while, but the one whose turn it is."""
 
     def touch(self, peer: Peer) -> None:
         """Have the peer's session served, in this round or one soon."""
@@ -110,8 +111,8 @@ class Scheduler:
         if peer is not self._last:
             self._last = peer
             self._company_until = now + COMPANY
-        self._is_alone = now >= self._company_until
-        return peer, now + (TURN_ALONE if self._is_alone else TURN)
+        self.is_alone = now >= self._company_until
+        return peer, now + (TURN_ALONE if self.is_alone else TURN)
 
     def _ready(self) -> Peer | None:
         now = self._clock()
@@ -124,7 +125,7 @@ class Scheduler:
     def too_short(self, peer: Peer) -> None:
         """Note that the turn has ended before all was done."""
         ended = self._clock()
-        rest = 0.0 if self._is_alone else REST_FLOODING if peer in self._flooding else REST
+        rest = 0.0 if self.is_alone else REST_FLOODING if peer in self._flooding else REST
         self._behind[peer] = ended + rest * (ended - self._turn_began)
 
     # -- for the engine: peers
