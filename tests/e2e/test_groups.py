@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tunfwd.control import api
 from tunfwd.forwarding.mapping_table import MAX_PENDING
 
 from .conftest import ask
+from .ftp import fetch_by_ftp, ftp_server
 from .hosts import (
     TcpService,
     UdpEcho,
@@ -80,6 +82,47 @@ def four(lan: Lan) -> tuple[Node, Node, Node, Node]:
 def test_everyone_reaches_everyone(lan: Lan) -> None:
     """Offered before anybody else was there: each who came got it, and is seen at an address of its own."""
     lan.everyone_reaches_everyone()
+
+
+def own_address(node: Node) -> str:
+    """What the device has for this group."""
+    address = ask(node, api.GROUP_PEERS, group=GROUP)["self"]["address"]
+    assert address is not None
+    assert f" {address}/" in node.host.run(["ip", "-4", "addr", "show", "dev", "tunfwd0"]).stdout
+    return address
+
+
+def test_each_has_the_address_that_all_others_know(lan: Lan) -> None:
+    """Itself included: it reaches its own services there, and names itself by it."""
+    nodes = four(lan)
+    own = {node.name: own_address(node) for node in nodes}
+    assert len({*own.values()}) == len(nodes)
+    for node in nodes:
+        known = {name: member(node, name)["address"] for name in NAMES if name != node.name}
+        assert known == {name: own[name] for name in known}
+        use_tcp(node, own[node.name])
+        assert lan.tcp[node.name].peers[-1] == own[node.name]
+
+
+def test_ftp_passive_mode_between_members(lan: Lan, tmp_path: Path) -> None:
+    """The data port is where the server says: at the same address for every member."""
+    ann, ben, cat, _ = four(lan)
+    control, *data = ports = [next(_ports) for _ in range(4)]
+    for port in ports:
+        offer(ben, "tcp", port, name="ftp")
+    try:
+        for node in (ann, cat):
+            eventually(lambda node=node: ftp_ports(node) == {*ports}, f"{node.name} has all of ftp")  # type: ignore[misc]
+        with ftp_server(ben.host, control, data, tmp_path):
+            for node in (ann, cat):
+                fetch_by_ftp(node.host, own_address(ben), control, tmp_path)
+    finally:
+        kill(ben, "ftp")
+
+
+def ftp_ports(node: Node) -> set[int]:
+    lines = ask(node, api.PORTS)["ports"]
+    return {line["port"] for line in lines if line["name"] == "ftp" and line["state"] == "running"}
 
 
 def test_what_commands_show(lan: Lan) -> None:
