@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -5,6 +6,8 @@ import pytest
 
 from tunfwd.tun import network
 from tunfwd.tun.device import Device
+from tunfwd.tun.keeper import Keeper, keep
+from tunfwd.tun.upkeep import Layout, set_guards
 
 from .namespace import network_namespace
 
@@ -25,3 +28,20 @@ def device(namespace: None) -> Iterator[Device]:
     assert network.configure(device.name, OWN4, OWN6) is None
     yield device
     device.close()
+
+
+@pytest.fixture
+def layout(device: Device) -> Layout:
+    """What the device is to have, with its guards."""
+    layout = Layout.of(device.name, OWN4, OWN6)
+    set_guards(layout)
+    return layout
+
+
+@pytest.fixture
+def keeper(layout: Layout) -> Iterator[Keeper]:
+    """The process that keeps it so."""
+    keeper = keep(layout, lambda: None)
+    yield keeper
+    keeper.close()
+    os.waitpid(keeper.pid, 0)

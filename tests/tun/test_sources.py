@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunfwd.tun.device import Device
-from tunfwd.tun.keeper import Keeper, keep
+from tunfwd.tun.keeper import Keeper
 from tunfwd.tun.sources import MAX_SOURCES, Source, decode, encode
-from tunfwd.tun.upkeep import Layout, inspect, set_guards
+from tunfwd.tun.upkeep import Layout, inspect
 
-from .conftest import OWN4, OWN6
 from .namespace import ip
 from .test_upkeep import report, soon
 
@@ -63,21 +59,6 @@ def test_anything_else_is_refused(message: bytes) -> None:
     except ValueError:
         return
     assert all(any(one.address in network for network in RANGES) for one in found)
-
-
-@pytest.fixture
-def layout(device: Device) -> Layout:
-    layout = Layout.of(device.name, OWN4, OWN6)
-    set_guards(layout)
-    return layout
-
-
-@pytest.fixture
-def keeper(layout: Layout) -> Iterator[Keeper]:
-    keeper = keep(layout, lambda: None)
-    yield keeper
-    keeper.close()
-    os.waitpid(keeper.pid, 0)
 
 
 def tell(keeper: Keeper, *sources: Source) -> None:

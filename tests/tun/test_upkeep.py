@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -35,21 +35,6 @@ DAMAGE: list[list[tuple[str, ...]]] = [
     [("route", "flush", "proto", "116"), ("-6", "route", "flush", "proto", "116")],
     [("link", "set", "tunfwd0", "down"), ("link", "set", "tunfwd0", "name", "other0")],
 ]
-
-
-@pytest.fixture
-def layout(device: Device) -> Layout:
-    layout = Layout.of(device.name, OWN4, OWN6)
-    set_guards(layout)
-    return layout
-
-
-@pytest.fixture
-def keeper(layout: Layout) -> Iterator[Keeper]:
-    keeper = keep(layout, lambda: None)
-    yield keeper
-    keeper.close()
-    os.waitpid(keeper.pid, 0)
 
 
 def soon(condition: Callable[[], object], seconds: float = 10.0) -> None:
