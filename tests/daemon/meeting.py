@@ -43,7 +43,6 @@ class MeetingTox(SimulatedTox):
         super().__init__([])
         self.key = key_of(name)
         self.nospam = 1
-        self.keys: dict[int, bytes] = {}
         self.asking: dict[int, tuple[bytes, bytes]] = {}  # address and message, of who has not been online
         self.told: deque[bytes] = deque(maxlen=32)  # whose requests were told, as toxcore remembers them
         self.invited: list[tuple[bytes, bytes, bytes]] = []  # key of the friend, chat id, name
@@ -54,32 +53,16 @@ class MeetingTox(SimulatedTox):
     def address(self) -> bytes:
         return address_of(self.key, self.nospam)
 
-    @property
-    def friend_list(self) -> list[int]:
-        return list(self.keys)
-
-    def friend_get_name(self, number: int) -> bytes:
-        return b""
-
-    def friend_get_public_key(self, number: int) -> bytes:
-        return self.keys[number]
-
-    def friend_add_norequest(self, key: bytes) -> int:
-        if key in self.keys.values():
-            raise_code("TOX_ERR_FRIEND_ADD", 5)
-        number = max(self.keys, default=-1) + 1
-        self.keys[number] = key
-        return number
-
     def friend_add(self, address: bytes, message: bytes) -> int:
         if address != address_of(address[:32], int.from_bytes(address[32:36], "big")):
             raise_code("TOX_ERR_FRIEND_ADD", 6)
-        number = self.friend_add_norequest(address[:32])
+        number = super().friend_add(address, message)
         self.asking[number] = address, message
         return number
 
     def friend_delete(self, number: int) -> None:
-        key = self.keys.pop(number)
+        key = self.keys[number]
+        super().friend_delete(number)
         self.asking.pop(number, None)
         if key in self.told:
             self.told.remove(key)

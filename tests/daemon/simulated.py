@@ -80,9 +80,11 @@ class SimulatedListeners:
 
 
 class SimulatedTox:
-    """The calls of toxcore that groups and conferences make, for as long as nothing goes wrong."""
+    """The calls of toxcore that friends, groups and conferences make, for as long as nothing goes wrong."""
 
     def __init__(self, known: list[SimulatedGroup]) -> None:
+        self.keys: dict[int, bytes] = {}
+        """Of friends."""
         self.groups = dict(enumerate(known))
         self.conference_peers: dict[int, list[tuple[bytes, str]]] = {}
         self.calls: Counter[str] = Counter()
@@ -92,6 +94,31 @@ class SimulatedTox:
         self.said: deque[tuple[bool, int, bytes]] = deque()
         """To friends, lossless or not, in order, where `on_said` is set to have them carried there."""
         self.on_said: Callable[[], object] | None = None
+
+    # Friends.
+
+    @property
+    def friend_list(self) -> list[int]:
+        return list(self.keys)
+
+    def friend_get_name(self, number: int) -> bytes:
+        return b""
+
+    def friend_get_public_key(self, number: int) -> bytes:
+        return self.keys[number]
+
+    def friend_add_norequest(self, key: bytes) -> int:
+        if key in self.keys.values():
+            raise_code("TOX_ERR_FRIEND_ADD", 5)
+        number = max(self.keys, default=-1) + 1
+        self.keys[number] = key
+        return number
+
+    def friend_add(self, address: bytes, message: bytes) -> int:
+        return self.friend_add_norequest(address[:32])
+
+    def friend_delete(self, number: int) -> None:
+        del self.keys[number]
 
     # Groups.
 

@@ -65,31 +65,10 @@ class Tox(SimulatedTox):
     def __init__(self) -> None:
         super().__init__([])
         self.sent: deque[tuple[tuple[str, int], bytes]] = deque()
-        self.keys: dict[int, bytes] = {}
         self.full = False
-
-    @property
-    def friend_list(self) -> list[int]:
-        return list(self.keys)
 
     def friend_get_name(self, number: int) -> bytes:
         return f"friend {number}".encode()
-
-    def friend_get_public_key(self, number: int) -> bytes:
-        return self.keys[number]
-
-    def friend_add_norequest(self, key: bytes) -> int:
-        if key in self.keys.values():
-            raise_code("TOX_ERR_FRIEND_ADD", 5)
-        number = max(self.keys, default=-1) + 1
-        self.keys[number] = key
-        return number
-
-    def friend_add(self, address: bytes, message: bytes) -> int:
-        return self.friend_add_norequest(address[:32])
-
-    def friend_delete(self, number: int) -> None:
-        del self.keys[number]
 
     def friend_send_lossless_packet(self, number: int, data: bytes) -> None:
         assert len(data) <= 1373
