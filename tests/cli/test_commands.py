@@ -269,7 +269,7 @@ def test_accept(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["offer.accept"] = {
         "mapping": MAPPING | {"direction": "connection", "target": "127.0.0.1:22", "name": ""}
     }
-    assert tunfwd("accept", "1a2b", "--yes").out == "alice may reach 127.0.0.1:22 as 8080/tcp\n"
+    assert tunfwd("accept", "1a2b", "--yes").out == "alice may reach 127.0.0.1:22, as 8080/tcp\n"
 
 
 REQUEST = OFFER | {"direction": "connection", "port": 22, "target": "localhost:22", "id": "5e6f7a8b"}
@@ -291,7 +291,7 @@ def test_accept_asks_before_it_opens_something_of_ours(
     monkeypatch.setattr(keyboard, "isatty", lambda: typed is not None)
     monkeypatch.setattr(sys, "stdin", keyboard)
     result = tunfwd("accept", "web")
-    assert (result.out == "bob may reach localhost:22 as web, 8080/tcp\n") is allowed
+    assert (result.out == "bob may reach localhost:22, as 8080/tcp (their name: web)\n") is allowed
     assert len(daemon.calls) == 1 + allowed
     if typed is None:
         assert result.code == EXIT_CODES["denied"]
@@ -304,7 +304,7 @@ def test_allow(daemon: Any, tunfwd: Run) -> None:
     daemon.answers["offer.accept"] = {
         "mapping": MAPPING | {"direction": "connection", "target": "localhost:22", "name": ""}
     }
-    assert tunfwd("allow", "22/tcp", "--from", "alice").out == "alice may reach localhost:22 as 8080/tcp\n"
+    assert tunfwd("allow", "22/tcp", "--from", "alice").out == "alice may reach localhost:22, as 8080/tcp\n"
     assert daemon.calls == [
         ("offer.accept", {"offer": "22/tcp", "contact": "alice", "direction": "connection"})
     ]

@@ -35,6 +35,7 @@ COMMAND = (sys.executable, "-m", "tunfwd.cli")
         ((), "missing command (see: tunfwd --help)"),
         (("stats",), "there is no command 'stats'; did you mean 'status'? (see: tunfwd --help)"),
         (("qqq",), "there is no command 'qqq' (see: tunfwd --help)"),
+        (("restart",), "there is no command 'restart'; did you mean 'stop'? (see: tunfwd --help)"),
         (("--nope",), "no such option"),
         (("friend",), "missing command (see: tunfwd friend --help)"),
         (("status", "extra"), "got unexpected extra argument (extra) (see: tunfwd status --help)"),

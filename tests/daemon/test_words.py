@@ -26,6 +26,7 @@ async def test_all_are_the_friends(alice: Living, bob: Living, carol: Living) ->
         ("bobb", "did you mean bob?"),
         ("BOB2", "did you mean bob?"),
         ("lan-party", "did you mean group:lan-party?"),
+        ("lanparty", "did you mean group:lan-party?"),
         ("zzz", "`tunfwd status` lists them"),
     ],
 )

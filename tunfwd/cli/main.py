@@ -57,7 +57,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
 }
 MEANT: Final = {  # what people type, and what does it here
     **dict.fromkeys(("start", "up", "serve", "server"), "daemon"),
-    **dict.fromkeys(("down", "quit", "exit", "shutdown"), "stop"),
+    **dict.fromkeys(("down", "quit", "exit", "shutdown", "restart"), "stop"),
     **dict.fromkeys(("peers", "contacts", "ls", "list", "show", "info", "members"), "status"),
     **dict.fromkeys(("add", "friends", "contact", "peer"), "friend"),
     **dict.fromkeys(("rooms", "groups", "room"), "group"),

@@ -272,7 +272,8 @@ def _accepted(mappings: list[api.MappingEntry]) -> None:
             tell_what_is_elsewhere(one.entries)
         else:
             target = one.target or "this machine"
-            say(f"{first['contact']} may reach {target} as {called}{one.ports}{waiting}")
+            theirs = f" (their name: {first['name']})" if called else ""
+            say(f"{first['contact']} may reach {target}, as {one.ports}{theirs}{waiting}")
             tell_what_it_sees(one.entries)
 
 

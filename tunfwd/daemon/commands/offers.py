@@ -1,5 +1,7 @@
 """What the control socket can ask about offers, requests, and the ports that came of them."""
 
+from difflib import get_close_matches
+
 from tunfwd.common.errors import UserError
 from tunfwd.common.names import folded
 from tunfwd.common.text import clean
@@ -78,10 +80,13 @@ class OfferCommands:
         try:
             return self._peers.find(text)
         except UserError as failure:
-            for room in self._rooms:
-                if failure.code == "not_found" and folded(self._rooms.name(room)) == folded(text):
-                    meant = self._rooms.label(room)
-                    raise UserError("not_found", f"no contact {text!r}; did you mean {meant}?") from None
+            rooms = {folded(self._rooms.name(room)): room for room in self._rooms}
+            near = [folded(text)] if folded(text) in rooms else []
+            if not near and "did you mean" not in failure.message:  # no contact is as near
+                near = get_close_matches(folded(text), rooms, 1)
+            if failure.code == "not_found" and near:
+                meant = self._rooms.label(rooms[near[0]])
+                raise UserError("not_found", f"no contact {text!r}; did you mean {meant}?") from None
             raise
 
     async def _request(self, params: api.Ask) -> api.OffersResult:

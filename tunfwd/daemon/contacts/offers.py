@@ -204,8 +204,11 @@ class Offers:
             case Action.ASK:
                 kind: Kind = "offer" if mapping.direction is Direction.SERVER else "request"
                 told = caused_by(peer, kind, **about)
-                word = "accept %s` takes" if kind == "offer" else "allow %s` allows"
-                log.info(f"offered: %s; `tunfwd {word} it", what, peer.id_of(mapping), extra=told)
+                what_and_id = what, peer.id_of(mapping)
+                if kind == "offer":
+                    log.info("offered: %s; `tunfwd accept %s` takes it", *what_and_id, extra=told)
+                else:
+                    log.info("asked for: %s; `tunfwd allow %s` allows it", *what_and_id, extra=told)
                 for pattern in self.policy.mistaken(peer):
                     log.info("%s", mistake(pattern, peer), extra=by)
 
