@@ -6,6 +6,7 @@ driver, has its sockets made there by a thread of its own.
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -92,21 +93,11 @@ class Browser:
             options.add_argument(option)
         connection = _Inside(f"http://127.0.0.1:{DRIVER_PORT}", "goog", "chrome")
         connection.pool = self._pool
-        deadline = time.monotonic() + START_TIME
-        while True:
-            try:
-                self.driver = webdriver.Remote(connection, options=options)
-                break
-            except (WebDriverException, OSError) as failure:  # the driver does not listen yet
-                ended = self._process.poll() is not None
-                if ended or time.monotonic() > deadline:
-                    raise BrowserError(f"the browser did not start: {failure}") from None
-                time.sleep(0.2)
-            except Exception as failure:
-                # urllib3's, which is not imported for its name alone
-                if "MaxRetryError" not in type(failure).__name__ or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        self.until(self._listens, "the driver listens", START_TIME)
+        try:
+            self.driver = webdriver.Remote(connection, options=options)
+        except WebDriverException as failure:
+            raise BrowserError(f"the browser did not start: {failure}") from None
         self.protocol("Page.addScriptToEvaluateOnNewDocument", source=WITNESS)
         self.look_like()
         return self
@@ -120,6 +111,14 @@ class Browser:
             self._process.terminate()
             self._process.wait(TIME)
         self._pool.shutdown()
+
+    def _listens(self) -> bool:
+        def connects() -> bool:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", DRIVER_PORT), 1):
+                return True
+            return False
+
+        return self._pool.submit(connects).result()
 
     def protocol(self, command: str, **params: object) -> Any:
         """Have the browser do what only its own protocol has."""
@@ -207,8 +206,8 @@ class Browser:
                 if answer := condition():
                     return answer
             if time.monotonic() > deadline:
-                shown = self.text("body")[-2000:]
-                raise BrowserError(f"not within {seconds:g} s: {what}; the page:\n{shown}")
+                shown = f"; the page:\n{self.text('body')[-2000:]}" if hasattr(self, "driver") else ""
+                raise BrowserError(f"not within {seconds:g} s: {what}{shown}")
             time.sleep(0.1)
 
 

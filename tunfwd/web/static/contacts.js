@@ -10,8 +10,9 @@ const SEARCHED = 8; // contacts from which on there is a search
 
 export const handleOf = (contact) => (contact.kind === "friend" ? contact.public_key : `${contact.via}/${contact.name}`);
 
-function figures(contact) {
-  return state.samples.map((sample) => [sample.at, ...(sample.contacts[contact.number] ?? [null, null, null])]);
+// [ms, in, out, round trip] of a contact, of the latest samples.
+function figures(contact, most) {
+  return state.samples.slice(-most).map((sample) => [sample.at, ...(sample.contacts[contact.number] ?? [null, null, null])]);
 }
 
 function pathOf(contact) {
@@ -62,7 +63,7 @@ function details(first, id) {
     node: h("div", { class: "details", id }, h("div", { class: "pair" }, rates.node, trips.node), facts, buttons),
     update(newer) {
       contact = newer;
-      const points = figures(contact);
+      const points = figures(contact, 300);
       rates.show(points.map(([at, into, out]) => [at, into, out]));
       trips.show(points.map(([at, , , rtt]) => [at, rtt]));
       const theirs = state.ports.ports.filter((one) => one.contact === contact.name || one.contact === handleOf(contact));
@@ -117,7 +118,7 @@ function contactRow(first) {
     node,
     update(newer) {
       contact = newer;
-      const points = figures(contact);
+      const points = figures(contact, 60);
       const last = points.at(-1) ?? [0, null, null];
       const way = pathOf(contact);
       node.dataset.state = way.state;

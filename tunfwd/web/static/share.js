@@ -27,7 +27,7 @@ export async function showTicket(invite) {
   const whom = invite.uses === null ? "anybody" : invite.uses === 1 ? "one person" : `${invite.uses} people`;
   const what = invite.group === null ? `${ports(invite.offers)}${invite.name ? ` (${invite.name})` : ""}` : `the group ${invite.group}`;
   const left = invite.expires === null ? "for as long as the group is public" : `for ${span(Math.max(0, invite.expires - Date.now() / 1000 + 30))}`;
-  const troubles = invite.offers.map((one) => one.trouble).filter(Boolean);
+  const troubles = invite.offers.filter((one) => one.trouble).map((one) => `At ${one.target}: ${one.trouble}.`);
   panel.replaceChildren(
     h("div", {},
       h("h2", { id: "ticket-title" }, "Ticket to ", named(what)),

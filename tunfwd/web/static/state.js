@@ -2,6 +2,7 @@
 
 const PARTS = ["daemon", "me", "status", "offers", "friends", "ports", "invites"];
 const KEPT = { samples: 300, events: 500 };
+const TOGETHER = 30; // ms in which messages come that belong together
 
 export const state = {
   server: "asking", // "there", "gone", "strange": it runs, and does not know us any more
@@ -26,11 +27,11 @@ export function onChange(listener) {
 
 export function tell(part) {
   if (changed.size === 0) {
-    queueMicrotask(() => {
+    setTimeout(() => {
       const parts = new Set(changed);
       changed.clear();
       for (const listener of listeners) listener(parts);
-    });
+    }, TOGETHER);
   }
   changed.add(part);
 }

@@ -1,0 +1,172 @@
+"""`tunfwd web` in a real browser, with a daemon of invented state: what two real ones seldom have."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from netns.browser import Browser, page
+from netns.node import Node
+from netns.topology import Topology
+from tunfwd.common.errors import UserError
+from tunfwd.control.listener import listening
+from tunfwd.control.server import serve
+
+from ..cli.test_watch import contact, offer, pending, status
+from ..cli.test_web import answers
+from .hosts import folder_of_daemons
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
+
+EMOJI = "🦊" * 128
+HEBREW = "שלום עולם"
+MANY = 200
+
+
+class Daemon:
+    """A control server in a thread, which answers what `answers` has."""
+
+    def __init__(self, socket: Path) -> None:
+        self.answers: dict[str, Mapping[str, Any] | UserError] = {}
+        self._socket = socket
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._run,))
+
+    async def _answer(self, method: str, params: dict[str, object]) -> Mapping[str, object]:
+        answer = self.answers.get(method, UserError("not_found", f"no {method}"))
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    async def _run(self) -> None:
+        with listening(self._socket, None) as listener:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve, listener, self._answer)
+                self._token = trio.lowlevel.current_trio_token()
+                self._scope = nursery.cancel_scope
+                self._ready.set()
+
+    def __enter__(self) -> Daemon:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        trio.from_thread.run_sync(self._scope.cancel, trio_token=self._token)
+        self._thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[tuple[Browser, Daemon]]:
+    with ExitStack() as stack:
+        folder = stack.enter_context(folder_of_daemons())
+        net = stack.enter_context(Topology(["ann"]))
+        node = Node(net["ann"], folder)
+        daemon = stack.enter_context(Daemon(folder / "control.sock"))
+        daemon.answers |= answers()
+        browser = stack.enter_context(Browser(net["ann"], folder))
+        browser.open(stack.enter_context(page(node)))
+        yield browser, daemon
+
+
+@pytest.fixture
+def browser(opened: tuple[Browser, Daemon]) -> Iterator[Browser]:
+    opened[0].view("contacts")
+    yield opened[0]
+    assert opened[0].script("return [...violations, ...failures]") == []
+
+
+@pytest.fixture
+def daemon(opened: tuple[Browser, Daemon]) -> Daemon:
+    opened[1].answers |= {**answers(), "offer.list": {"offers": []}, "friend.list": {"friends": []}}
+    return opened[1]
+
+
+def shown(browser: Browser) -> int:
+    return len(browser.find_all("#contacts-list .row"))
+
+
+def test_nobody_is_there_yet(browser: Browser, daemon: Daemon) -> None:
+    browser.until(lambda: "Nobody here yet" in browser.text("#contacts-empty"), "what there is to do")
+    browser.until(lambda: not browser.find("#waiting").is_displayed(), "nothing waits")
+    browser.button("Share or join", "#contacts-empty")
+    browser.until(lambda: browser.find("[data-view=share]").is_displayed(), "the way to a first contact")
+
+
+def test_two_hundred_contacts_are_found_by_name_and_stay_where_they_are(
+    browser: Browser, daemon: Daemon
+) -> None:
+    def many(number: int) -> Any:
+        return status(*(contact(f"host-{one:03}", one, rx_bytes=number * one) for one in range(MANY)))
+
+    daemon.answers["status"] = many(0)
+    browser.until(lambda: shown(browser) == MANY, "all contacts are there")
+    browser.script("window.before = document.querySelectorAll('#contacts-list .row')[7]; before.focus()")
+    daemon.answers["status"] = many(1000)
+    browser.until(lambda: "B/s" in browser.text("#contacts-list"), "a rate has moved")
+    assert browser.script("return document.activeElement === before && before.isConnected")
+    browser.write("#contacts-filter", "HOST-15")
+    browser.until(lambda: shown(browser) == 10, "ten of them are found")
+    assert "10 found" in browser.text("#contacts-summary")
+    spent = browser.script(
+        "const before = performance.now();"
+        "document.querySelector('#contacts-filter').value = '';"
+        "document.querySelector('#contacts-filter').dispatchEvent(new Event('input'));"
+        "return performance.now() - before"
+    )
+    assert spent < 1000  # ms, of the second that there is until the next look
+
+
+@pytest.mark.parametrize("width", [360, 1100])
+def test_long_and_right_to_left_names_stay_in_their_place(
+    browser: Browser, daemon: Daemon, width: int
+) -> None:
+    browser.look_like(width, 800)
+    daemon.answers["status"] = status(contact(EMOJI, 1), contact(HEBREW, 2), contact("W" * 128, 3))
+    daemon.answers["offer.list"] = {"offers": [offer(EMOJI, contact=HEBREW)]}
+    daemon.answers["friend.list"] = {"friends": [pending(message=EMOJI * 7)]}
+    browser.until(lambda: shown(browser) == 3 and HEBREW in browser.text("#decisions"), "they are there")
+    assert browser.script("return document.documentElement.scrollWidth") == width
+    for name in browser.find_all("#contacts-list .called bdi"):
+        row = name.find_element("xpath", "ancestor::button")
+        assert name.location["x"] >= row.location["x"]
+    isolated = browser.script(
+        "return [...document.querySelectorAll('#contacts-list bdi, #decisions bdi')]"
+        ".every((one) => getComputedStyle(one).unicodeBidi === 'isolate')"
+    )
+    assert isolated
+    assert browser.text("#decisions .card:last-child .what").startswith(f"{HEBREW} offers 8080/tcp as ")
+    browser.look_like()
+
+
+def test_a_machine_that_is_offline_is_told_why(browser: Browser, daemon: Daemon) -> None:
+    why = "for 3 minutes: no node of the network answers"
+    daemon.answers["status"] = {
+        **status(contact("bob", link="offline")),
+        "network": "offline",
+        "offline": why,
+    }
+    browser.until(lambda: why in browser.text("#warnings"), "why")
+    assert browser.text("#network-text") == "not connected to the network"
+
+
+def test_what_the_daemon_refuses_is_said_and_the_page_goes_on(browser: Browser, daemon: Daemon) -> None:
+    daemon.answers["offer.list"] = {"offers": [offer()]}
+    daemon.answers["offer.accept"] = UserError("failed", "the range of addresses is full")
+    browser.until(lambda: "8080/tcp" in browser.text("#decisions"), "the offer is there")
+    browser.button("Accept", "#decisions")
+    browser.until(lambda: "the range of addresses is full" in browser.text("#toasts"), "the reason")
+    assert "8080/tcp" in browser.text("#decisions")
+
+
+def test_a_daemon_that_answers_nonsense_is_not_taken_for_a_good_one(browser: Browser, daemon: Daemon) -> None:
+    daemon.answers["status"] = {"network": "sideways"}
+    browser.until(lambda: "makes no sense" in browser.text("#banner"), "what is wrong")
+    daemon.answers["status"] = status(contact("bob"))
+    browser.until(lambda: not browser.find("#banner").is_displayed(), "it is well again")
