@@ -104,7 +104,7 @@ class Site:
             headers |= {"Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/json"}
         headers |= {name.replace("_", "-"): value for name, value in changes.items()}
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
-            connection.putrequest(method, path, skip_host=True)
+            connection.putrequest(method, self.tokens.entrance[:-1] + path, skip_host=True)
             for name, value in headers.items():
                 for one in value if isinstance(value, list) else [value] if value is not None else []:
                     connection.putheader(name, one)
@@ -121,7 +121,8 @@ class Site:
     def live(self) -> Iterator[Iterator[tuple[str, Any]]]:
         """What a page is told, as it comes."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
-            connection.request("GET", "/live", headers={"Cookie": self.tokens.cookie.partition(";")[0]})
+            path = f"{self.tokens.entrance}live"
+            connection.request("GET", path, headers={"Cookie": self.tokens.cookie.partition(";")[0]})
             reply = connection.getresponse()
             assert reply.headers["Content-Type"].startswith("text/event-stream")
 
@@ -167,7 +168,7 @@ def test_the_token_lets_in_and_becomes_a_cookie_that_no_script_and_no_other_site
     assert reply.status == 200
     assert "<title>tunfwd</title>" in reply.body
     name, *attributes = reply.headers["Set-Cookie"].split("; ")
-    assert {"HttpOnly", "SameSite=Strict", "Path=/"} == set(attributes)
+    assert {"HttpOnly", "SameSite=Strict", f"Path={site.tokens.entrance}"} == set(attributes)
     assert site.tokens.token not in name
     again = site.ask("/", Cookie=name)
     assert again.status == 200
@@ -188,6 +189,14 @@ def test_nothing_is_answered_without_token_or_cookie(site: Site, path: str) -> N
 def test_a_token_is_taken_at_the_entrance_only(site: Site) -> None:
     assert site.ask(f"/live?token={site.tokens.token}", Cookie=None).status == 403
     assert site.ask(f"/do/ping?token={site.tokens.token}", "POST", "{}", Cookie=None).status == 403
+
+
+def test_the_place_is_another_one_at_every_start_and_nothing_is_outside_of_it(site: Site) -> None:
+    assert len({Tokens(site.port).entrance for _ in range(10)}) == 10
+    for path in ("/", "/live", "/static/main.js", "/AAAAAAAAAAAA/", site.tokens.entrance[:-1]):
+        with closing(http.client.HTTPConnection("127.0.0.1", site.port, timeout=PATIENCE)) as connection:
+            connection.request("GET", f"{path}?token={site.tokens.token}")
+            assert connection.getresponse().status == 403
 
 
 def test_the_token_that_a_browsers_command_line_has_is_good_once(site: Site) -> None:
@@ -553,7 +562,7 @@ def fetch(address: str) -> int:
 
 def test_the_command_prints_the_address_and_ends_when_it_is_told(environment: dict[str, str]) -> None:
     with command(environment, "--port", "0", "--no-browser") as (process, address):
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{43}", address)
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{12}/\?token=[\w-]{43}", address)
         assert fetch(address) == 200
         assert fetch(address[:-1]) == 403
         process.send_signal(signal.SIGINT)

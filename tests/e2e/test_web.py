@@ -275,6 +275,7 @@ def test_the_token_is_taken_out_of_the_address_and_is_needed_again_elsewhere(
 ) -> None:
     assert "token" not in browser.script("return location.href")
     assert browser.script("return document.cookie") == ""  # HttpOnly
+    assert "token" not in browser.script("return performance.getEntriesByType('resource').join()")
     browser.driver.refresh()
     browser.until(lambda: row(browser, "ben"), "the cookie is good after a reload")
     port = friends.address.split(":")[2].partition("/")[0]
@@ -282,3 +283,19 @@ def test_the_token_is_taken_out_of_the_address_and_is_needed_again_elsewhere(
     assert answer.startswith("HTTP/1.1 403")
     outside = friends.ann.host.run(["curl", "-s", f"http://{friends.ann.host.address}:{port}/"], check=False)
     assert outside.returncode == 7  # nothing listens there
+
+
+def test_a_server_of_somebody_else_at_another_port_gets_no_cookie(friends: People, browser: Browser) -> None:
+    heard: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        heard.append(connection.recv(10_000))
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<p>hello</p>")
+
+    here = browser.script("return location.href")
+    with TcpService(friends.ann.host, 8900, answer, "127.0.0.1"):
+        browser.driver.get("http://127.0.0.1:8900/")
+        browser.until(lambda: browser.text("p") == "hello", "it has answered")
+    assert heard
+    assert not [request for request in heard if b"cookie" in request.lower()]
+    browser.open(here)  # where it is known still

@@ -42,8 +42,9 @@ def web(ctx: click.Context, port: int | None, browser: bool | None) -> None:
     session = Session.of(ctx)
     page = Page(session.connect, lambda: list(checks(Session(session.socket, session.config))), rows)
     with _listening(port) as listener:
-        place = f"http://127.0.0.1:{listener.getsockname()[1]}/?token="
-        tokens = Tokens(listener.getsockname()[1])
+        port = listener.getsockname()[1]
+        tokens = Tokens(port)
+        place = f"http://127.0.0.1:{port}{tokens.entrance}?token="
         print(f"{place}{tokens.token}", flush=True)
         note("Open this address in a browser of this machine; Ctrl-C ends the page.")
         if _on_a_desktop() if browser is None else browser:

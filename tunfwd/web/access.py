@@ -29,8 +29,6 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 _HOSTS: Final = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?")  # any port: ssh -L may have another
-ENTRANCE: Final = "/"
-"""The only path that a token is taken at, and that a link of another program or site may lead to."""
 
 
 class Refusal(NamedTuple):
@@ -50,14 +48,20 @@ NO_TOKEN: Final = Refusal(
 
 
 class Tokens:
-    """What lets a browser in: a token in the address, once, or for as long as we run; a cookie afterwards."""
+    """What lets a browser in: a token in the address, once, or for as long as we run; a cookie afterwards.
+
+    Browsers send a cookie to all ports of a host, and another user may have a server at one of them. So all
+    is below a path that is not known there, and the cookie is for that path alone.
+    """
 
     def __init__(self, port: int) -> None:
         self.token = secrets.token_urlsafe(32)
         """For the person, who reads it where `tunfwd web` runs."""
+        self.entrance = f"/{secrets.token_urlsafe(9)}/"
+        """The only path that a token is taken at, and that a link of another program or site may lead to."""
         self._once: str | None = None
         self._cookie = secrets.token_urlsafe(32)
-        self._name = f"tunfwd-{port}"  # cookies are one host's, whatever its port
+        self._name = f"tunfwd-{port}"
 
     def once(self) -> str:
         """Return a token that is good for one use.
@@ -81,7 +85,7 @@ class Tokens:
     @property
     def cookie(self) -> str:
         """The header's value. Strict: links of other sites do not bring it; no script sees it."""
-        return f"{self._name}={self._cookie}; Path=/; HttpOnly; SameSite=Strict"
+        return f"{self._name}={self._cookie}; Path={self.entrance}; HttpOnly; SameSite=Strict"
 
 
 class Gate:
@@ -105,9 +109,10 @@ class Gate:
             await send(message)
 
         request = HTTPConnection(scope)
-        refusal = judge(request)
+        refusal = judge(request, self._tokens.entrance)
         if refusal is None and not self._tokens.known(request.cookies):
-            if scope["path"] == ENTRANCE and self._tokens.admits(request.query_params.get("token", "")):
+            at_entrance = scope["path"] == self._tokens.entrance
+            if at_entrance and self._tokens.admits(request.query_params.get("token", "")):
                 extra["Set-Cookie"] = self._tokens.cookie
             else:
                 refusal = NO_TOKEN
@@ -118,7 +123,7 @@ class Gate:
             await answer(scope, receive, send_with_headers)
 
 
-def judge(request: HTTPConnection) -> Refusal | None:
+def judge(request: HTTPConnection, entrance: str) -> Refusal | None:
     """Return why a request is refused whatever token it has, or None."""
     hosts = request.headers.getlist("host")
     if len(hosts) != 1 or _HOSTS.fullmatch(hosts[0]) is None:
@@ -130,7 +135,7 @@ def judge(request: HTTPConnection) -> Refusal | None:
     if method not in ("GET", "HEAD") and not origins:  # browsers always say it there
         return OTHER_SITE
     site = request.headers.get("sec-fetch-site", "none")
-    if path != ENTRANCE and site not in ("same-origin", "none"):
+    if path != entrance and site not in ("same-origin", "none"):
         return OTHER_SITE
     return None
 

@@ -1,9 +1,9 @@
 """The web server of the page: what is asked at which path. access.py has judged a request before.
 
-    /                   the page            /static/…   its scripts and styles
-    /live               what is new, by server-sent events
-    /do/METHOD          a method of the control socket; parameters and result in JSON
-    /doctor  /qr        what `tunfwd doctor` finds; a text as a QR code
+    /PLACE/             the page            static/…    its scripts and styles
+    live                what is new, by server-sent events
+    do/METHOD           a method of the control socket; parameters and result in JSON
+    doctor  qr          what `tunfwd doctor` finds; a text as a QR code
 
 Every call has a connection to the daemon of its own, in a thread. Nothing is kept but what model.py keeps.
 """
@@ -128,15 +128,16 @@ class Page:
 
     def application(self, tokens: Tokens) -> Starlette:
         """Return it behind its gate."""
+        routes = [
+            Route("/", self._index),
+            Route("/live", self._live),
+            Route("/do/{method}", self._do, methods=["POST"]),
+            Route("/doctor", self._look_around),
+            Route("/qr", self._draw, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ]
         return Starlette(
-            routes=[
-                Route("/", self._index),
-                Route("/live", self._live),
-                Route("/do/{method}", self._do, methods=["POST"]),
-                Route("/doctor", self._look_around),
-                Route("/qr", self._draw, methods=["POST"]),
-                Mount("/static", StaticFiles(directory=STATIC)),
-            ],
+            routes=[Mount(tokens.entrance, routes=routes)],
             middleware=[Middleware(Gate, tokens=tokens)],
             lifespan=self._lifespan,
         )

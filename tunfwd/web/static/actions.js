@@ -30,16 +30,16 @@ async function answer(response) {
 // Call a method of the control socket. Parameters that are empty are left out.
 export async function call(method, params) {
   const given = Object.entries(params).filter(([, value]) => value !== "" && value !== null && value !== undefined);
-  const result = await post(`/do/${method}`, Object.fromEntries(given));
+  const result = await post(`do/${method}`, Object.fromEntries(given));
   if (result.warning) toast(result.warning, true);
   return result;
 }
 
-export const qr = async (text) => (await post("/qr", { text })).rows;
+export const qr = async (text) => (await post("qr", { text })).rows;
 
 export async function doctor() {
   try {
-    return (await answer(await fetch("/doctor"))).checks;
+    return (await answer(await fetch("doctor"))).checks;
   } catch (failure) {
     throw failure instanceof Failure ? failure : new Failure("tunfwd web does not answer");
   }

@@ -65,7 +65,7 @@ function updateHead() {
 
 function start() {
   // The token has become a cookie: it stays neither in the address that people copy nor in the history.
-  if (location.search) history.replaceState(null, "", `/${location.hash}`);
+  if (location.search) history.replaceState(null, "", location.pathname + location.hash);
   for (const view of Object.values(VIEWS)) view.start();
   addEventListener("hashchange", route);
   onChange((parts) => {

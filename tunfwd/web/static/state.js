@@ -42,7 +42,7 @@ function set(part, content) {
 }
 
 export function follow() {
-  const source = new EventSource("/live");
+  const source = new EventSource("live");
   source.onopen = () => {
     // A new stream tells all from the start.
     state.samples = [];
