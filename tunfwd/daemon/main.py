@@ -37,7 +37,7 @@ from tunfwd.daemon.process.handover import leave_root, say_if_unreadable
 from tunfwd.daemon.process.hangup import Hangup
 from tunfwd.daemon.process.hooks import Hooks
 from tunfwd.daemon.process.hooks import start as start_hooks
-from tunfwd.daemon.process.logs import Log
+from tunfwd.daemon.process.logs import Log, record_little
 from tunfwd.daemon.process.notify import Notifier
 from tunfwd.daemon.resolver import reverse_zone
 from tunfwd.daemon.storage.addresses import resolver_of
@@ -117,6 +117,7 @@ def run(path: str | None = None, *, rootless: bool = False) -> int:
     read = partial(configuration.load, path, environ=dict(os.environ), euid=os.geteuid())
     config = read()
     hangup = Hangup()
+    record_little()
     with Log(config.log_level.upper()) as writer:
         _run(config, rootless, read, hangup, writer)
     return 0

@@ -1,6 +1,6 @@
 """The log: written by a thread of its own, so that whoever reads it, or does not, never holds up the engine.
 
-A line is formatted where it is logged, and put into a queue. When nobody reads (a pipe that is full, a
+A line is put into a queue. When nobody reads (a pipe that is full, a
 terminal that is stopped, a disk that hangs) the queue fills, and further lines are dropped and counted. A
 record with a `cause` is one that a contact can bring about over and over: repeats.py bounds those.
 
@@ -69,6 +69,30 @@ class _JournalFormatter(logging.Formatter):
         return "\n".join(prefix + line for line in super().format(record).split("\n"))
 
 
+class _Line:
+    """What is written of a record, put together when that is."""
+
+    def __init__(self, handler: logging.Handler, record: logging.LogRecord) -> None:
+        self._handler = handler
+        self._record = record
+
+    def __str__(self) -> str:
+        record = self._record
+        try:
+            return self._handler.format(record)
+        except Exception as error:  # a call that does not fit its format string is no reason to fail
+            return f"ERROR {record.name}: {record.msg!r}: {error!r}"
+
+
+def record_little() -> None:
+    """Have records hold what a line has and no more, as "Optimization" in logging's own documentation says.
+
+    Where each was logged, and in which thread and process, takes as long to find out as all the rest.
+    """
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
 class Log(logging.Handler):
     """The handler of all records, a context: at its end what waits is written, within `FLUSH_TIME`."""
 
@@ -121,9 +145,8 @@ class Log(logging.Handler):
         cause: Cause | None = getattr(record, "cause", None)
         with self._changed:
             if cause is not None:
-                first, _, _ = line.partition("\n")
                 sums = self._repeats.sums
-                if not self._repeats.admit(cause, str(record.msg), first, self._clock()):
+                if not self._repeats.admit(cause, str(record.msg), line, self._clock()):
                     if self._repeats.sums > sums:  # one more to wait for; else it costs no change of threads
                         self._changed.notify()
                     return

@@ -37,7 +37,7 @@ class Kind:
     budget: Budget
     who: str = ""
     held: int = 0
-    newest: str = ""  # of the lines held
+    newest: object = ""  # of the lines held
 
 
 class Repeats:
@@ -47,8 +47,11 @@ class Repeats:
         self._kinds: dict[Key, Kind] = {}
         self._holding: dict[Key, Kind] = {}
 
-    def admit(self, cause: Cause, kind: str, line: str, now: float) -> bool:
-        """Whether a line is to be written; where not, `due` sums it up."""
+    def admit(self, cause: Cause, kind: str, line: object, now: float) -> bool:
+        """Whether a line is to be written; where not, `due` sums it up.
+
+        The line is `str(line)`, which is asked for once it is written: most are only counted.
+        """
         id_, who = cause
         group, of_group, _ = id_.partition("/")
         if of_group:
@@ -57,7 +60,7 @@ class Repeats:
                 return False
         return self._admit(Key(id_, kind), who, Budget(BURST, INTERVAL), line, now)
 
-    def _admit(self, key: Key, who: str, budget: Budget, line: str, now: float) -> bool:
+    def _admit(self, key: Key, who: str, budget: Budget, line: object, now: float) -> bool:
         kind = self._kinds.get(key)
         if kind is None:
             self._make_room(now)
@@ -65,7 +68,7 @@ class Repeats:
         if not kind.held and kind.budget.spend(now):
             return True
         kind.held += 1
-        kind.who, kind.newest = who, line[:MAX_TEXT]
+        kind.who, kind.newest = who, line
         self._holding[key] = kind
         return False
 
@@ -104,6 +107,8 @@ class Repeats:
 
 def _sum(kind: Kind) -> str:
     """Write what was held, and hold nothing."""
+    first, _, _ = str(kind.newest).partition("\n")
+    newest, kind.newest = first[:MAX_TEXT], ""
     more, kind.held = kind.held - 1, 0
     count = f"{more:,}".replace(",", " ")
-    return f"{kind.newest} ... and {count} more like this from {kind.who}" if more else kind.newest
+    return f"{newest} ... and {count} more like this from {kind.who}" if more else newest
