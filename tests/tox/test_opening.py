@@ -63,7 +63,7 @@ int sodium_mlock(void *address, size_t size) { return 100; }
 int sodium_munlock(void *address, size_t size) { return 0; }
 """
 
-USE = """
+BEGIN = """
 import json, sys
 from tunfwd.tox import binding
 if sys.argv[1]:
@@ -73,6 +73,9 @@ else:
 from tunfwd.tox.binding import cdef
 cdef.SONAME = sys.argv[2]
 from tunfwd.tox import version
+"""
+
+USE = """
 from tunfwd.tox.binding import opening
 from tunfwd.tox.binding.errors import ToxError
 from tunfwd.tox.binding.instance import Tox_Ptr
@@ -120,9 +123,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def used(library: Path | str, module: Path | str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", USE, str(module), str(library)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def used(
+    library: Path | str, module: Path | str, code: str = USE, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", BEGIN + code, str(module), str(library)]
+    env = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
 
 
 @pytest.mark.parametrize("mode", ["api", "abi"])
@@ -169,3 +175,37 @@ def test_toxcore_asks_the_compiled_module_to_lock_memory(built: Path) -> None:
         bound = [line for line in result.stderr.splitlines() if "libtoxcore" in line and f"`{name}'" in line]
         assert bound
         assert all("/_native" in line.partition(" to ")[2] for line in bound)
+
+
+@pytest.fixture(scope="module")
+def versions(built: Path) -> Path:
+    """A folder with a libtoxcore for each of its minor versions 18 and 19, in a folder `lib` of that name."""
+    for patch in ("18", "19"):
+        into = built / patch / "lib"
+        into.mkdir(parents=True)
+        source = OLD.replace("return 18;", f"return {patch};")
+        options = ["-shared", "-fPIC", "-w", "-Wl,-soname,libtoxcore.so.2", f"-Wl,-rpath,{built}"]
+        command = ["cc", *options, "-o", str(into / "libtoxcore.so.2"), "-x", "c", "-"]
+        command += ["-x", "none", str(built / "libsodium.so")]
+        subprocess.run(command, input=source, text=True, check=True, timeout=60)
+    return built
+
+
+@pytest.mark.parametrize("mode", ["api", "abi"])
+@pytest.mark.parametrize(
+    ("system", "beside", "taken"),
+    [("18", "19", "0.2.19"), ("19", "18", "0.2.19"), ("18", "", "0.2.18"), ("", "19", "0.2.19")],
+)
+def test_the_library_beside_the_program_is_for_a_system_without_groups(
+    versions: Path, mode: str, system: str, beside: str, taken: str
+) -> None:
+    name = "libtoxcore.so.2" if system else "libtoxcore.so.none"
+    if beside and not system:
+        shutil.copy(versions / beside / "lib/libtoxcore.so.2", versions / beside / "lib" / name)
+    result = used(
+        name,
+        versions / "tunfwd/tox/binding" if mode == "api" else "",
+        f"sys.prefix = {str(versions / beside) if beside else '/none'!r}; print(version.inspect().text)",
+        LD_LIBRARY_PATH=str(versions / system / "lib") if system else "",
+    )
+    assert result.stdout.strip() == taken, result.stderr

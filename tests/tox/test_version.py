@@ -15,7 +15,7 @@ from tunfwd.tox.version import Report
 
 def test_library_here_will_do() -> None:
     report = version.inspect()
-    assert report.version >= version.GROUPS_SINCE
+    assert report.version >= cdef.GROUPS_SINCE
     assert not report.missing
     version.require(report, groups=True)
 

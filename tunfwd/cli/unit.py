@@ -65,5 +65,5 @@ WantedBy=multi-user.target
 
 CONFIG: Final = """\
 # The configuration of the tunfwd service; `tunfwd reload` has it read again.
-# Every key, with its default, is in README and docs/service.md.
+# Every key, with its default, is in docs/configuration.md, in the Debian package in /usr/share/doc/tunfwd.
 """

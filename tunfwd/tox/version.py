@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from tunfwd.tox.binding.cdef import SONAME
+from tunfwd.tox.binding.cdef import GROUPS_SINCE, SONAME
 from tunfwd.tox.binding.errors import ToxcoreUnusable
 from tunfwd.tox.binding.opening import load
 from tunfwd.tox.package import Package, of_loaded
 
 Version = tuple[int, int, int]
 
-GROUPS_SINCE: Final[Version] = (0, 2, 19)
 FIXED_SINCE: Final[Version] = (0, 2, 23)
 ADVISORY: Final = "GHSA-42vg-9mg3-399f"
 

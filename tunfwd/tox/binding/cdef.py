@@ -9,6 +9,7 @@ functions, never through the struct, whose layout changes between versions.
 from typing import Final
 
 SONAME: Final = "libtoxcore.so.2"
+GROUPS_SINCE: Final = (0, 2, 19)
 
 CDEF: Final = """
 typedef struct Tox Tox;

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal
 
@@ -48,18 +49,38 @@ MODE: Final[Literal["api", "abi"]] = "api" if _native else "abi"
 
 @cache
 def load() -> Any:
-    """Open libtoxcore. Raises ToxcoreUnusable when there is none."""
-    try:
-        return _opened_by(_native) if _native else ffi.dlopen(cdef.SONAME)
-    except OSError as error:
-        raise ToxcoreUnusable(
-            f"{cdef.SONAME} cannot be loaded ({error}). Install libtoxcore 0.2.19 or newer: Debian 13 and "
-            "current Ubuntu have it as libtoxcore2."
-        ) from None
+    """Open libtoxcore: the system's, or where that has no groups the one beside the program, if there is one.
+
+    Raises ToxcoreUnusable when there is none at all.
+    """
+    beside = Path(sys.prefix, "lib", cdef.SONAME)  # of this environment; a package for Debian 12 brings it
+    names = [cdef.SONAME, *([str(beside)] if beside.exists() else [])]
+    failures = []
+    for name in names:
+        try:
+            library = _open(name)
+        except OSError as error:
+            failures.append(error)
+            continue
+        if name is names[-1] or _has_groups(library):
+            return library
+    raise ToxcoreUnusable(
+        f"{cdef.SONAME} cannot be loaded ({failures[0]}). Install libtoxcore 0.2.19 or newer: Debian 13 and "
+        "current Ubuntu have it as libtoxcore2."
+    )
 
 
-def _opened_by(native: Any) -> SimpleNamespace:
-    if failure := native.lib.tunfwd_open(cdef.SONAME.encode()):
+def _has_groups(library: Any) -> bool:
+    numbers = (library.tox_version_major(), library.tox_version_minor(), library.tox_version_patch())
+    return numbers >= cdef.GROUPS_SINCE
+
+
+def _open(name: str) -> Any:
+    return _opened_by(_native, name) if _native else ffi.dlopen(name)
+
+
+def _opened_by(native: Any, soname: str) -> SimpleNamespace:
+    if failure := native.lib.tunfwd_open(soname.encode()):
         raise OSError(ffi.string(failure).decode(errors="replace"))
     found = (name for name in dir(native.lib) if native.lib.tunfwd_has(name.encode()))
     return SimpleNamespace(**{name: getattr(native.lib, name) for name in found})
