@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,12 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
+
+
+def test_the_unit_names_only_groups_of_calls_that_debian_12_knows() -> None:
+    known = {"@system-service", "@resources", "@privileged", "@chown"}  # @sandbox came with systemd 253
+    assert set(re.findall(r"@[a-z-]+", UNIT)) <= known
+    assert {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"} <= set(UNIT.split())
 
 
 def test_it_is_installed_and_removed(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,20 @@ def test_the_package_of_the_library_that_is_loaded(debian: Path) -> None:
     assert of_loaded("libtoxcore.so.2") is None  # built by hand
 
 
+def test_the_library_that_came_with_the_program(debian: Path) -> None:
+    beside = "/usr/lib/tunfwd/lib/libtoxcore.so.2.20.0"
+    (debian / "info" / "tunfwd.list").write_text(f"/.\n{beside}\n")
+    (debian / "status").write_text(f"{STATUS}\nPackage: tunfwd\nVersion: 0.1.0-1\n")
+    (debian / "maps").write_text(f"7f00-7f10 r-xp 0 fe:00 1 {beside}\n")
+    (debian / "tunfwd").mkdir()
+    with gzip.open(debian / "tunfwd" / "changelog.gz", "wt") as text:
+        text.write(f"doctor names {ADVISORY}")
+    found = of_loaded("libtoxcore.so.2")
+    assert found == Package("tunfwd", "0.1.0-1", None)
+    [warning] = Report((0, 2, 20), (), found).warnings
+    assert "came with the package tunfwd 0.1.0-1" in warning
+
+
 def test_its_changelog_says_what_is_mended(debian: Path) -> None:
     (debian / "libtoxcore2").mkdir()
     with gzip.open(debian / "libtoxcore2" / "changelog.Debian.gz", "wt") as text:

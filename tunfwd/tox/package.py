@@ -14,6 +14,8 @@ DPKG: Final = Path("/var/lib/dpkg")
 DOCUMENTS: Final = Path("/usr/share/doc")
 MAX_CHANGELOG: Final = 1 << 20  # bytes
 MAPS: Final = Path("/proc/self/maps")
+OURS: Final = "tunfwd"
+"""The package that has a libtoxcore beside the program; its changelog is the program's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,14 @@ def of_loaded(library: str) -> Package | None:
 
 
 def _of_file(file: str) -> Package | None:
-    for listing in DPKG.glob("info/libtox*.list"):
+    for listing in (*DPKG.glob("info/libtox*.list"), *DPKG.glob(f"info/{OURS}.list")):
         if file in listing.read_text().splitlines():
             name = listing.stem.partition(":")[0]
             for entry in (DPKG / "status").read_text(errors="replace").split("\n\n"):
                 fields = dict(line.partition(": ")[::2] for line in entry.splitlines())
                 if fields.get("Package") == name:
-                    return Package(name, fields.get("Version", ""), _changelog(name))
+                    known = None if name == OURS else _changelog(name)
+                    return Package(name, fields.get("Version", ""), known)
     return None
 
 

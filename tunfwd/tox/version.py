@@ -10,7 +10,7 @@ from typing import Any, Final
 from tunfwd.tox.binding.cdef import GROUPS_SINCE, SONAME
 from tunfwd.tox.binding.errors import ToxcoreUnusable
 from tunfwd.tox.binding.opening import load
-from tunfwd.tox.package import Package, of_loaded
+from tunfwd.tox.package import OURS, Package, of_loaded
 
 Version = tuple[int, int, int]
 
@@ -68,6 +68,11 @@ class Report:
             return (
                 "Your distribution may have mended it in an update of the same version: `apt changelog "
                 f"libtoxcore2` says so, {upgrade} brings it."
+            )
+        if self.package.name == OURS:
+            return (
+                f"It came with the package tunfwd {self.package.version}: a newer one may bring a newer "
+                "library; on Debian 13 `apt install libtoxcore2` does, and that is used."
             )
         what = f"The package here, {self.package.name} {self.package.version},"
         if self.package.changelog is None:
