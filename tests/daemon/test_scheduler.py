@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
+from tunfwd import faults
+from tunfwd.daemon.datapath import journal
 from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import Peer
-from tunfwd.forwarding.session import CARRIER_FEATURES, Settings
+from tunfwd.forwarding.session import CARRIER_FEATURES, FEATURES, Settings
 from tunfwd.wire.packets import Protocol
 
 from .joined import Host, Joined
@@ -92,3 +95,43 @@ async def test_who_is_forgotten_has_no_turn() -> None:
     scheduler.forget(alice)
     assert scheduler.next_round() is None
     assert whose_turn(scheduler) is None
+
+
+def test_what_is_put_off_is_done_once_and_alone() -> None:
+    scheduler = Scheduler()
+    done: list[str] = []
+
+    def fails() -> None:
+        done.append("fails")
+        raise ValueError
+
+    scheduler.afterwards(fails)
+    scheduler.afterwards(lambda: done.append("next"))
+    assert done == []
+    scheduler.catch_up()
+    scheduler.catch_up()
+    assert done == ["fails", "next"]
+    faults.tally.count = 0
+
+
+async def test_who_connects_is_answered_before_that_is_logged(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    async with Joined.running(Settings(FEATURES)) as joined:
+        await joined.offer(Protocol.TCP, 8080)
+        joined.serving.kernel.listening[8080] = lambda _program: None
+        using = joined.using.daemon
+        write = using.device.write
+
+        def answer(frame: Any) -> bool:
+            order.append("answered")
+            return write(frame)
+
+        monkeypatch.setattr(using.device, "write", answer)
+        monkeypatch.setattr(
+            journal, "opened", lambda peer, flow: order.append("logged") if peer in using.peers else None
+        )
+        joined.using.kernel.connect(joined.address, 8080)
+        await trio.sleep(1)
+    assert order.index("logged") > 0

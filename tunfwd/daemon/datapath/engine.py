@@ -312,6 +312,7 @@ class Engine:
         scheduler.end_round()
         if self._frames or stack.has_frames:
             self._write_frames()
+        scheduler.catch_up()
         self.due = self._next_deadline()
 
     def _on_stack_event(self, event: stack_events.Event) -> None:

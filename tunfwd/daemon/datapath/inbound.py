@@ -14,6 +14,7 @@ the service's, too (`LocalServices.may_answer`).
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -186,7 +187,7 @@ class InboundStream(StreamRelay):
 
     def connected(self, stream: Stream) -> None:
         """The service is up: tell the contact."""
-        journal.opened(self._peer, self.flow)
+        self._scheduler.afterwards(partial(journal.opened, self._peer, self.flow))
         self._answers.heard()
         self.local = stream
         self.flow.service_up(trio.current_time())

@@ -6,6 +6,7 @@ device, sockets of this machine take the netstack's place, as `Caller` and `Netw
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 from typing import Protocol as Interface
 
@@ -159,7 +160,7 @@ class OutboundStream(StreamRelay):
     def flow_opened(self) -> None:
         """The service is connected, so now the application is."""
         self._answers.heard()
-        journal.opened(self._peer, self.flow)
+        self._scheduler.afterwards(partial(journal.opened, self._peer, self.flow))
         self._caller.accept()
         self.local = self._caller
         super().flow_opened()

@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Final
 
 from tunfwd.daemon.peers import Peer
+from tunfwd.faults import survives
 
 TURN: Final = 0.0005  # s of one contact, while others have something to do; half of an idle round trip
 TURN_ALONE: Final = 0.01  # s of one contact, while no other has
@@ -41,6 +42,7 @@ class Scheduler:
         """Whose last turn was too short for them, and when the next may be."""
         self._behind_may_go = False
         """Whether none of those had a turn in this round."""
+        self._afterwards: list[Callable[[], object]] = []
         self._flooding: set[Peer] = set()
         self._last: Peer | None = None
         """Whose turn was the last."""
@@ -60,6 +62,10 @@ class Scheduler:
         self.is_requested = True
         self._wake()
 
+    def afterwards(self, work: Callable[[], object]) -> None:
+        """Have something done at the end of a round, when all has left that somebody waits for."""
+        self._afterwards.append(work)
+
     # -- for the engine: rounds
 
     def expect_round(self, peer: Peer) -> None:
@@ -76,6 +82,13 @@ class Scheduler:
         self._in_round = False
         if self._pending or (self._behind and self.has_work):
             self.wake()
+
+    def catch_up(self) -> None:
+        """Do what was put off until all had left."""
+        if self._afterwards:
+            works, self._afterwards = self._afterwards, []
+            for work in works:
+                survives("what was put off", work)
 
     @property
     def has_work(self) -> bool:
