@@ -126,7 +126,7 @@ async def test_who_connects_is_answered_before_that_is_logged(
 
         def answer(frame: Any) -> bool:
             order.append("answered")
-            return write(frame)
+            return bool(write(frame))
 
         monkeypatch.setattr(using.device, "write", answer)
         monkeypatch.setattr(
