@@ -5,11 +5,13 @@ Friends by a ticket, ordinary programs, UDP, a group; and what is different from
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,177 @@ def test_socks_carries_datagrams(users: tuple[Node, Node], by: str) -> None:
         command = alice.as_user(sys.executable, "-c", SOCKS_UDP, to)
         asked = alice.host.run(command, check=False, timeout=40)
     assert asked.stdout.split() == ["info?", address, "5000"], asked.stderr
+
+
+# -- tunfwd run
+
+OPEN_TUN = 'mount -t tmpfs tmpfs /dev/net && mknod -m "$0" /dev/net/tun c 10 200 && exec "$@"'
+
+
+def inside(node: Node, *words: str | Path, mode: str = "0666") -> list[str | Path]:
+    """Return the command that runs a program by `tunfwd run`, where the device has this mode."""
+    return ["unshare", "-m", "sh", "-c", OPEN_TUN, mode, *node.command("run", "--", *map(str, words))]
+
+
+def run(node: Node, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    options = {"env": os.environ | node.environment, "check": False, "timeout": 60, **options}
+    return node.host.run(inside(node, *words), **options)
+
+
+def address_inside(node: Node) -> str:
+    outside = port_of(node, "tcp", 22)["address"]
+    return f"10.{outside.partition('.')[2]}"
+
+
+def test_a_program_that_is_run_finds_contacts_by_name(users: tuple[Node, Node]) -> None:
+    alice, _ = users
+    address = address_inside(alice)
+    for name in ("bob.tunfwd.internal", "bob"):
+        found = run(alice, "getent", "ahostsv4", name)
+        assert found.stdout.split()[0] == address, found.stderr
+    assert run(alice, "getent", "hosts", address).stdout.split() == [address, "bob.tunfwd.internal"]
+    assert run(alice, "getent", "hosts", "example.org").returncode == 2, "there is nothing else"
+
+
+CONNECTS = """
+import errno, socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
+except OSError as error:
+    print(errno.errorcode.get(error.errno))
+"""
+
+
+def failure(node: Node, host: str, port: int) -> str:
+    return run(node, "/usr/bin/python3", "-c", CONNECTS, host, str(port)).stdout.strip()
+
+
+def test_a_program_that_is_run_reaches_what_was_accepted(users: tuple[Node, Node]) -> None:
+    alice, bob = users
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nhello")
+
+    get = ["curl", "-sS", "--max-time", "20"]
+    with TcpService(bob.host, 22, serve):
+        assert run(alice, *get, "http://bob.tunfwd.internal:22/").stdout == "hello"
+        assert run(alice, *get, "-6", "http://bob.tunfwd.internal:22/").stdout == "hello"
+    assert failure(alice, "bob", 22) == "ECONNREFUSED", "refused is refused"
+    assert failure(alice, "bob", 23) == "ECONNREFUSED"
+    assert failure(alice, "198.51.100.1", 80) == "ENETUNREACH", "there is nothing else"
+    ping = run(alice, "ping", "-c", "1", "-W", "20", "bob")
+    assert ping.returncode == 0, ping.stdout + ping.stderr
+
+
+ASK_ALL = """
+import socket, sys
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asking.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+asking.settimeout(5)
+for _ in range(4):
+    asking.sendto(b"info?", (sys.argv[1], 5000))
+    try:
+        answer, place = asking.recvfrom(100)
+    except TimeoutError:
+        continue
+    print(answer.decode(), *place)
+    break
+"""
+
+
+@pytest.mark.parametrize("to", ["bob", "255.255.255.255"])
+def test_datagrams_of_a_program_that_is_run(users: tuple[Node, Node], to: str) -> None:
+    alice, bob = users
+    port_of(alice, "udp", 5000)
+    with UdpEcho(bob.host, 5000):
+        asked = run(alice, "/usr/bin/python3", "-c", ASK_ALL, to)
+    assert asked.stdout.split() == ["info?", address_inside(alice), "5000"], asked.stderr
+
+
+def test_a_program_that_is_run_is_the_users_own(users: tuple[Node, Node]) -> None:
+    alice, _ = users
+    said = run(alice, "sh", "-c", "id -u; grep -c 'Cap[PEIA].*:.0000000000000000' /proc/self/status")
+    assert said.stdout.split() == [str(alice.user), "4"], said.stderr
+    assert run(alice, "cat", input="through", stdin=None).stdout == "through"
+    assert run(alice, "sh", "-c", "exit 7").returncode == 7
+    assert run(alice, "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM
+    missing = run(alice, "no-such-program")
+    assert (missing.returncode, missing.stderr) == (
+        127,
+        "tunfwd: the program 'no-such-program' is not found\n",
+    )
+
+
+def test_without_the_device_it_says_what_to_do(users: tuple[Node, Node]) -> None:
+    alice, _ = users
+    command = inside(alice, "true", mode="0600")
+    refused = alice.host.run(command, env=os.environ | alice.environment, check=False, timeout=60)
+    assert refused.returncode == 8
+    assert "chmod 0666 /dev/net/tun" in refused.stderr
+    assert "ALL_PROXY=socks5h://" in refused.stderr
+
+
+def devices_of(node: Node) -> int:
+    assert node.daemon is not None
+    found = 0
+    for descriptor in Path(f"/proc/{node.daemon.pid}/fd").iterdir():
+        with suppress(OSError):
+            found += os.readlink(descriptor) == "/dev/net/tun"
+    return found
+
+
+KEEPS_ASKING = """
+import socket, time
+while True:
+    try:
+        with socket.create_connection(("bob", 8080), 5) as made:
+            made.sendall(b"x")
+            print(made.recv(1).decode(), flush=True)
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+    time.sleep(0.5)
+"""
+
+
+def test_what_is_run_outlives_a_restart_of_the_daemon_and_leaves_nothing(users: tuple[Node, Node]) -> None:
+    alice, bob = users
+    port_of(alice, "tcp", 8080)
+    with TcpService(bob.host, 8080, echo):
+        program = alice.host.start(
+            inside(alice, "/usr/bin/python3", "-c", KEEPS_ASKING),
+            env=os.environ | alice.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with program:
+            assert program.stdout is not None
+            assert "x\n" in program.stdout
+            assert devices_of(alice) == 1
+            alice.stop()
+            alice.start()
+            eventually(lambda: devices_of(alice) == 1, "the device is served again", 30)
+            eventually(lambda: alice.contact("bob")["link"] != "offline", "bob is online", FRIEND_TIME)
+            while program.stdout.readline() == "x\n":
+                pass  # of before
+            assert "x\n" in program.stdout
+            program.kill()
+            assert program.stdout.read() is not None, "nobody else holds it"
+    eventually(lambda: devices_of(alice) == 0, "the device is let go", 30)
+    eventually(lambda: not helpers_of(alice), "nothing stays behind", 30)
+
+
+def helpers_of(node: Node) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"run" in words and process.stat().st_uid == node.user:
+                found.append(int(process.name))
+    return found
+
+
+# -- the rest
 
 
 def test_doctor_and_id_know_how_it_runs(users: tuple[Node, Node]) -> None:

@@ -37,6 +37,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "ports": "tunfwd.cli.offers:ports",
     "connections": "tunfwd.cli.connections:connections",
     "kill": "tunfwd.cli.offers:kill",
+    "run": "tunfwd.cli.run:run",
     "pause": "tunfwd.cli.changes:pause",
     "resume": "tunfwd.cli.changes:resume",
     "change": "tunfwd.cli.changes:change",

@@ -1,7 +1,7 @@
 """A command's way to the daemon: which socket, one connection, calls."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,11 +35,18 @@ class Session:
             root.obj = root.with_resource(closing(session))
         return root.obj
 
-    def call(self, method: Method[P, R], *, patience: float | None = None, **params: object) -> R:
+    def call(
+        self,
+        method: Method[P, R],
+        *,
+        patience: float | None = None,
+        descriptors: Sequence[int] = (),
+        **params: object,
+    ) -> R:
         """Return the daemon's answer, waited for `patience` seconds. Raises UserError for everything else."""
         if self._client is None:
             self._client = self.connect()
-        return self._client.call(method, params, timeout=patience)
+        return self._client.call(method, params, timeout=patience, descriptors=descriptors)
 
     def close(self) -> None:
         """Hang up, where there is a connection."""

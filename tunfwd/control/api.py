@@ -817,6 +817,32 @@ class MembersResult(TypedDict):
 
 # Methods
 
+# -- run
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A device of another network, which is to be served; two descriptors come with it.
+
+    The first is the TUN device's, the second one that is readable once nobody needs it any more.
+    """
+
+    mtu: int
+    udp_segmentation: bool = False
+
+
+class RunResult(TypedDict):
+    """What the device is to be like."""
+
+    address: str  # with the length of its prefix
+    address6: str
+    resolver: list[str]
+    """Where names are asked for; none: nowhere."""
+    domain: str
+
+
+RUN: Final = Method("run", Run, RunResult)
+
 IDENTITY: Final = Method("id", Nothing, IdentityResult)
 NEW_ADDRESS: Final = Method("id.new_address", Nothing, NewAddressResult, changes=True)
 STOP: Final = Method("stop", Nothing, StopResult)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Final, TypeVar, cast
@@ -41,18 +41,28 @@ class Client:
         """Hang up; a request still unanswered is given up by the daemon too."""
         self._socket.close()
 
-    def call(self, method: Method[P, R], params: Mapping[str, object], *, timeout: float | None = None) -> R:
+    def call(
+        self,
+        method: Method[P, R],
+        params: Mapping[str, object],
+        *,
+        timeout: float | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> R:
         """Return the result of `method`, in the shape the API promises.
 
-        Parameters that are None are left out. UserError: the daemon's own, "usage" for parameters that
-        cannot be right, "timeout" when no answer comes in `timeout` seconds (default: the client's).
+        Parameters that are None are left out; the daemon gets copies of `descriptors`. UserError: the
+        daemon's own, "usage" for parameters that cannot be right, "timeout" when no answer comes in `timeout`
+        seconds (default: the client's).
         """
         given = {key: value for key, value in params.items() if value is not None}
         try:
             decode(cast(type[object], method.params), given)
         except Mismatch as wrong:
             raise UserError("usage", str(wrong)) from None
-        result = self._exchange(method.name, given, self._timeout if timeout is None else timeout)
+        result = self._exchange(
+            method.name, given, self._timeout if timeout is None else timeout, descriptors
+        )
         try:
             return decode(method.result, result, ignore_unknown=True)
         except Mismatch as wrong:
@@ -61,7 +71,9 @@ class Client:
                 f"the daemon's answer makes no sense ({wrong}): is it another version? (tunfwd version)",
             ) from None
 
-    def _exchange(self, method: str, params: dict[str, object], timeout: float) -> dict[str, object]:
+    def _exchange(
+        self, method: str, params: dict[str, object], timeout: float, descriptors: Sequence[int]
+    ) -> dict[str, object]:
         self._number += 1
         line = encode_request(Request(self._number, method, params))
         deadline = monotonic() + timeout
@@ -69,6 +81,8 @@ class Client:
             self._socket.settimeout(timeout)
             # A daemon that turns us away has answered and hung up before it read: its answer still counts.
             with contextlib.suppress(BrokenPipeError):
+                if descriptors:
+                    line = line[socket.send_fds(self._socket, [line], descriptors, socket.MSG_NOSIGNAL) :]
                 self._socket.sendall(line, socket.MSG_NOSIGNAL)
             return decode_answer(self._receive_line(deadline))
         except TimeoutError:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import select
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,7 @@ import trio
 
 from tunfwd.common.errors import UserError
 from tunfwd.control.listener import Access, Listener
+from tunfwd.control.passed import SPACE, Descriptors
 from tunfwd.control.protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
 from tunfwd.faults import note
 
@@ -87,6 +89,7 @@ class _Connection:
         self._handler = handler
         self._connections = connections
         self._life = trio.CancelScope()
+        self._passed = Descriptors()
         self._answering = False
         self._bad_lines = 0
         connections[self] = None
@@ -121,6 +124,7 @@ class _Connection:
                                 break
                     nursery.cancel_scope.cancel()
         finally:
+            self._passed.close()
             self._connections.pop(self, None)
 
     async def _read(self, lines: trio.MemorySendChannel[bytes | _TooLong], client: trio.CancelScope) -> None:
@@ -137,7 +141,7 @@ class _Connection:
         async with lines:
             while True:
                 with trio.move_on_at(deadline) as patience:
-                    data = await self._stream.receive_some(MAX_REQUEST)
+                    data = await self._receive()
                 if patience.cancelled_caught:
                     if buffer or not self._answering:
                         return
@@ -159,6 +163,17 @@ class _Connection:
                     return
                 if fresh:
                     deadline = trio.current_time() + (LINE_TIME if buffer else IDLE_TIME)
+
+    async def _receive(self) -> bytes:
+        """Return what came, and hold the descriptors that came with it."""
+        try:
+            data, passed, _, _ = await self._stream.socket.recvmsg(
+                MAX_REQUEST, SPACE, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as broken:
+            raise trio.BrokenResourceError from broken
+        self._passed.take_in(passed)
+        return data
 
     def _hung_up(self) -> bool:
         """At end of file: whether the client is gone, or only has no more to ask (shutdown(2), `nc -N`)."""
@@ -196,7 +211,7 @@ class _Connection:
 
     async def _call(self, request: Request) -> bytes:
         try:
-            with trio.fail_after(REQUEST_TIME):
+            with trio.fail_after(REQUEST_TIME), self._passed.offered():
                 result = await self._handler(request.method, request.params)
             return encode_result(request.id, result)
         except UserError as refused:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
+from typing import Protocol as Interface
 
 import dns.exception
 import dns.flags
@@ -24,7 +25,7 @@ import dns.rrset
 from dns.rdataclass import IN
 from dns.rdatatype import AAAA, ANY, NS, PTR, SOA, SRV, A
 
-from tunfwd.daemon.names import Host, Names, label_of
+from tunfwd.daemon.names import Host, label_of
 from tunfwd.wire.packets import Protocol
 
 PAYLOAD: Final = 1232  # bytes of UDP that we offer, and send at most (DNS flag day 2020)
@@ -38,11 +39,26 @@ dns.rdata.load_all_types()  # type: ignore[no-untyped-call]  # now: later on thi
 Network = IPv4Network | IPv6Network
 
 
+class Known(Interface):
+    """What is known of names: Names, or another's view of them."""
+
+    domain: str
+
+    def find(self, name: str) -> Host | None:
+        """Return who has a name."""
+
+    def at(self, address: IPv4Address | IPv6Address) -> Host | None:
+        """Return who has an address."""
+
+    def exists(self, name: str) -> bool:
+        """Whether a name, or one below it, is there."""
+
+
 class Resolver:
     """The authority for the domain, and for the names of virtual addresses."""
 
     def __init__(
-        self, names: Names, networks: tuple[Network, ...], own: tuple[IPv4Address | IPv6Address, ...]
+        self, names: Known, networks: tuple[Network, ...], own: tuple[IPv4Address | IPv6Address, ...]
     ):
         """`networks` are the virtual ones; `own` is where the resolver is."""
         self._names = names

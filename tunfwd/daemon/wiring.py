@@ -7,6 +7,7 @@ from tunfwd.daemon.contacts.changes import Changes
 from tunfwd.daemon.contacts.offers import Offers, Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept, ContactTracker
 from tunfwd.daemon.datapath.datapath import Datapath, Machine
+from tunfwd.daemon.datapath.guests import Guests, NamesInside, Translation
 from tunfwd.daemon.names import DEFAULT_DOMAIN, Names
 from tunfwd.daemon.process.events import Events
 from tunfwd.daemon.resolver import Resolver
@@ -70,6 +71,14 @@ class Daemon:
             places = (self.book.resolver, self.book.resolver6)
             self.resolver = Resolver(self.names, (ipv4.network, ipv6.network), places)
             self.datapath.nameserver.open(self.resolver.answer, *(place.packed for place in places))
+        self.translate = translate = Translation(ipv4.network)
+        self.guests = Guests(self.datapath, translate, machine.random)
+        self.own6 = ipv6
+        self.resolvers_inside = translate.of(self.book.resolver), self.book.resolver6
+        self.resolver_inside: Resolver | None = None
+        if options.domain is not None:
+            inside = NamesInside(self.names, translate)
+            self.resolver_inside = Resolver(inside, (translate.inside, ipv6.network), self.resolvers_inside)
         self.client = self.contacts.client
         self.rooms = self.contacts.rooms
         self.changes = Changes(content, self.rooms, self.datapath.scheduler, save)

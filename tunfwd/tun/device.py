@@ -32,6 +32,10 @@ READ_BYTES: Final = 256 << 10
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNSETVNETHDRSZ: Final = 0x400454D8
 TUNSETVNETLE: Final = 0x400454DC
+TUNGETIFF: Final = 0x800454D2
+TUNGETVNETHDRSZ: Final = 0x800454D7
+IFREQ: Final = struct.Struct("@16sH22x")  # struct ifreq of netdevice(7), with the flags
+FRAMED: Final = pytun.IFF_TUN | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
 
 
 class Offload(IntFlag):
@@ -78,7 +82,7 @@ class Statistics:
 class Device:
     """An open TUN device."""
 
-    def __init__(self, tun: pytun.TunTapDevice, mtu: int) -> None:
+    def __init__(self, tun: "pytun.TunTapDevice | _Passed", mtu: int) -> None:
         self._tun = tun
         self._fd: int = tun.fileno()
         self.name: str = tun.name
@@ -178,6 +182,38 @@ class Device:
             return
         self._fd = -1
         self._tun.close()
+
+
+class PassedDevice(Device):
+    """A device that another process has opened, set up as `Device.open` does, and passed to this one."""
+
+    def __init__(self, descriptor: int, mtu: int, *, udp_segmentation: bool) -> None:
+        """The descriptor is closed with it. Raises DeviceError where it is no such device, and stays open."""
+        try:
+            request = fcntl.ioctl(descriptor, TUNGETIFF, bytes(IFREQ.size))
+            header = fcntl.ioctl(descriptor, TUNGETVNETHDRSZ, struct.pack("@i", 0))
+            os.set_blocking(descriptor, False)
+        except OSError as error:
+            raise DeviceError(f"no TUN device was passed: {error.strerror}") from error
+        name, flags = IFREQ.unpack(request)
+        if flags & FRAMED != FRAMED or struct.unpack("@i", header) != (10,) or not 68 <= mtu <= 65_535:
+            raise DeviceError("the TUN device that was passed has other frames")
+        super().__init__(_Passed(descriptor, name.rstrip(b"\0").decode("ascii", "replace")), mtu)
+        self.offload = Offload.USO4 if udp_segmentation else Offload.NONE
+
+
+@dataclass(slots=True)
+class _Passed:
+    """What is left to do with one that is open and set up."""
+
+    descriptor: int
+    name: str
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def close(self) -> None:
+        os.close(self.descriptor)
 
 
 def _create(name: str) -> pytun.TunTapDevice:

@@ -12,6 +12,7 @@ from tunfwd.daemon.commands.friends import FriendCommands
 from tunfwd.daemon.commands.nodes import NodeCommands
 from tunfwd.daemon.commands.offers import OfferCommands
 from tunfwd.daemon.commands.rooms import RoomCommands
+from tunfwd.daemon.commands.run import RunCommands
 from tunfwd.daemon.commands.status import Checked, Family, StatusCommands
 from tunfwd.daemon.commands.targets import Targets
 from tunfwd.daemon.commands.tickets import TicketCommands
@@ -41,6 +42,7 @@ def dispatcher(
         rooms,
         BanCommands(daemon.contacts, datapath.peers, rooms),
         nodes,
+        RunCommands(daemon),
         *more,
     )
     made = Dispatcher(storage.save)

@@ -62,8 +62,8 @@ class FanOut:
         self.over_rate = 0
         """Broadcasts for which there was no budget."""
 
-    def broadcast(self, event: Broadcast) -> None:
-        """Send a datagram to everyone it is for."""
+    def broadcast(self, event: Broadcast, send: Callable[[Datagram], object] | None = None) -> None:
+        """Send a datagram to everyone it is for; by `send`, where it is of another network."""
         port = event.destination.port
         if not self._enabled or port in DENIED:
             self.denied += port in DENIED
@@ -80,8 +80,9 @@ class FanOut:
         use.broadcasts += 1
         use.copies += len(places)
         use.last = now
+        send = self._send if send is None else send
         for place in places:
-            self._send(Datagram(event.source, place, event.payload, False, NO_PACKET))
+            send(Datagram(event.source, place, event.payload, False, NO_PACKET))
 
     def entries(self, now: float) -> list[LanEntry]:
         """Return what went out, as `status` lists it."""

@@ -5,7 +5,7 @@ mapping; the mapping gives a flow; what the contact answers is what the applicat
 device, sockets of this machine take the netstack's place, as `Caller` and `Network`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 from typing import Protocol as Interface
@@ -18,7 +18,7 @@ from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath import journal
 from tunfwd.daemon.datapath.relay import DatagramEnd, StreamRelay
 from tunfwd.daemon.datapath.scheduler import Scheduler
-from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.states import FlowState
 from tunfwd.netstack.connection import Connection
@@ -68,23 +68,33 @@ class Network(Interface):
         """Tell the sender that an IP packet of `mtu` bytes is the most that can be carried."""
 
 
+class Hosts(Interface):
+    """The contacts, at the addresses that applications know."""
+
+    def __iter__(self) -> Iterator[Peer]:
+        """Return all of them."""
+
+    def at(self, address: bytes) -> Peer | None:
+        """Return who is at an address."""
+
+
 class OutboundFlows:
     """Answers what applications send to virtual addresses."""
 
     def __init__(
-        self, network: Network, peers: Peers, scheduler: Scheduler, is_answer: Callable[[Datagram], bool]
+        self, network: Network, hosts: Hosts, scheduler: Scheduler, is_answer: Callable[[Datagram], bool]
     ) -> None:
         """`is_answer` takes what is for no port of a contact, if a service answers it from another port."""
         self._is_answer = is_answer
         self._repeats = Budget(*REPEATS)
         self._network = network
-        self._peers = peers
+        self._hosts = hosts
         self._scheduler = scheduler
         self._datagrams: dict[tuple[Endpoint, Endpoint], OutboundDatagrams] = {}
 
     def incoming(self, connection: Connection) -> None:
         """A SYN: not answered before the contact's service is connected, and refused where nothing is."""
-        self.call(self._peers.at(connection.local.address), connection.local.port, connection)
+        self.call(self._hosts.at(connection.local.address), connection.local.port, connection)
 
     def call(self, peer: Peer | None, port: int, caller: Caller) -> None:
         """Connect an application to a port of a contact."""
@@ -96,7 +106,7 @@ class OutboundFlows:
         if flow is None:
             caller.unreachable()
             return
-        OutboundStream(self._scheduler, peer, flow, caller)
+        OutboundStream(self._scheduler, peer, flow, caller, self)
         self._scheduler.touch(peer)
 
     def datagram(self, event: Datagram) -> None:
@@ -108,7 +118,7 @@ class OutboundFlows:
             end.send(event)
 
     def _new_datagrams(self, event: Datagram) -> "OutboundDatagrams | None":
-        peer = self._peers.at(event.destination.address)
+        peer = self._hosts.at(event.destination.address)
         mapping = peer.ports.get((Protocol.UDP, event.destination.port)) if peer is not None else None
         if peer is None or mapping is None:
             if not self._is_answer(event):
@@ -129,10 +139,15 @@ class OutboundFlows:
         )
 
     def close(self) -> None:
-        """End the flows of datagrams: no answers can be given any more."""
+        """End all that is under way: there are no applications any more."""
         for end in list(self._datagrams.values()):
             end.close()
         self._datagrams.clear()
+        for peer in self._hosts:
+            for mapping in peer.session.mappings:
+                for flow in list(mapping.flows):
+                    if isinstance(flow.end, OutboundStream) and flow.end.is_by(self):
+                        flow.end.end()
 
     def _repeat(self, event: Datagram) -> None:
         """Send what the contact's end of a flow has crossed by another flow, once."""
@@ -145,11 +160,24 @@ class OutboundFlows:
 class OutboundStream(StreamRelay):
     """An application's connection to the contact's service."""
 
-    def __init__(self, scheduler: Scheduler, peer: Peer, flow: Flow, caller: Caller) -> None:
+    def __init__(
+        self, scheduler: Scheduler, peer: Peer, flow: Flow, caller: Caller, by: OutboundFlows
+    ) -> None:
         super().__init__(scheduler, peer, flow)
         self._caller = caller
+        self._by = by
         self._answers = peer.details_of(flow.mapping).answers
         caller.handler = self
+
+    def is_by(self, flows: OutboundFlows) -> bool:
+        """Whether it was made by these."""
+        return self._by is flows
+
+    def end(self) -> None:
+        """Reset both ends."""
+        caller, self._caller.handler = self._caller, None
+        self.aborted(caller, "its network is gone")
+        caller.abort()
 
     @property
     def ends(self) -> tuple[Endpoint, Endpoint] | None:

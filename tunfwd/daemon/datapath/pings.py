@@ -71,10 +71,14 @@ class Pings:
                     self._send(peer, _nothing)
             self._scheduler.wake()
 
-    def echo(self, peer: Peer, request: EchoRequest) -> None:
-        """Somebody here pings a virtual address: answer when the contact has, or for it if it cannot."""
-        if not self._send(peer, lambda: self._stack.answer_echo(request)):
-            self._stack.answer_echo(request)
+    def echo(self, peer: Peer, request: EchoRequest, stack: Stack | None = None) -> None:
+        """Somebody here pings a virtual address: answer when the contact has, or for it if it cannot.
+
+        `stack` is where the request came from, if that is another.
+        """
+        asked = self._stack if stack is None else stack
+        if not self._send(peer, lambda: asked.answer_echo(request)):
+            asked.answer_echo(request)
 
     def _send(self, peer: Peer, answered: Callable[[], None]) -> bool:
         token = self._random.getrandbits(64)
