@@ -172,6 +172,19 @@ def test_a_ticket_is_taken_on_the_page(friends: People, browser: Browser) -> Non
     assert browser.find("#join-stages [aria-current=step]").text == "Reachable"
 
 
+def test_a_group_is_made_shared_and_left_on_the_page(friends: People, browser: Browser) -> None:
+    browser.write("#group-form [name=name]", "lan-party")
+    browser.button("Make", "#group-form")
+    browser.until(lambda: "lan-party" in browser.text("#groups-list"), "the group is there")
+    browser.button("Ticket", "#groups-list")
+    browser.until(lambda: "the group lan-party" in browser.text("#ticket-title"), "its ticket is there")
+    assert browser.text("#ticket code").startswith("tunfwd join tunfwd:")
+    browser.view("contacts")
+    browser.button("Leave", "#groups-list")
+    browser.button("Leave", "#dialog")
+    browser.until(lambda: "lan-party" not in browser.text("#groups-list"), "it is left")
+
+
 def test_what_a_person_mistypes_is_said(friends: People, browser: Browser) -> None:
     browser.view("share")
     browser.write("#join-form [name=ticket]", "nonsense")

@@ -182,10 +182,18 @@ export function update() {
   byId("contacts-list").parentElement.classList.toggle("none", contacts.length === 0);
   keyed(byId("contacts-list"), shown, (one) => one.number, contactRow);
   const groups = (state.status.groups ?? []).filter((one) => one.state !== "invited");
-  byId("groups").hidden = groups.length === 0;
   keyed(byId("groups-list"), groups, (one) => one.id, groupRow);
 }
 
 export function start() {
   byId("contacts-filter").addEventListener("input", update);
+  byId("group-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const { name, public: isPublic } = event.target.elements;
+    attempt(event.submitter, async () => {
+      await call("group.create", { name: name.value.trim(), public: isPublic.checked });
+      name.value = "";
+      return true;
+    }, "Made; a ticket to it lets others in.");
+  });
 }
