@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +364,139 @@ def test_a_group(users: tuple[Node, Node]) -> None:
     with UdpEcho(bob.host, 7000), datagram_socket(alice.host, port["address"], port["port"]) as asking:
         asking.send(b"info?")
         assert asking.recv(100) == b"info?"
+
+
+# -- ordinary programs of theirs
+
+
+HOME_OF = 'mount --bind "$0" /etc/passwd && exec "$@"'
+"""These users are nobody on this machine: ssh wants to know them."""
+
+
+def known(node: Node, command: list[str | Path]) -> list[str | Path]:
+    """Return a command that finds both users, whose homes are their folders, in /etc/passwd."""
+    passwd = node.folder / "passwd"
+    if not passwd.exists():
+        lines = [f"{name}:x:{number}:{number}::{node.folder}:/bin/sh\n" for name, number in USERS.items()]
+        passwd.write_text(Path("/etc/passwd").read_text() + "".join(lines))
+    return ["unshare", "-m", "sh", "-c", HOME_OF, passwd, *command]
+
+
+@contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def ssh(users: tuple[Node, Node]) -> Iterator[list[str | Path]]:
+    """Bob's own sshd, which alice has at port 2222: how she logs in there."""
+    alice, bob = users
+    for node, key in ((bob, "host"), (alice, "key")):
+        make = node.as_user("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", node.folder / key)
+        subprocess.run(known(node, make), check=True)
+    (bob.folder / "authorized").write_text((alice.folder / "key.pub").read_text())
+    settings = {
+        "Port": "2222",
+        "HostKey": f"{bob.folder}/host",
+        "AuthorizedKeysFile": f"{bob.folder}/authorized",
+        "PidFile": "none",
+        "StrictModes": "no",
+        "UsePAM": "no",
+    }
+    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+    log = (bob.folder / "sshd.log").open("w")
+    sshd = bob.host.start(
+        known(bob, bob.as_user("/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *options)), stderr=log
+    )
+    with ended(sshd), log:
+        contacts = bob.json("status")["contacts"]
+        [alice_at_bob] = [contact["name"] for contact in contacts if contact["via"] == "friend"]
+        bob.cli("offer", "2222/tcp", "--to", alice_at_bob, "--name", "shell")
+        eventually(lambda: alice.offer("shell"), "the offer is there", 60)
+        alice.cli("accept", "shell")
+        port_of(alice, "tcp", 2222)
+        host_key = (bob.folder / "host.pub").read_text()
+        (alice.folder / "known").write_text(f"[bob.tunfwd.internal]:2222 {host_key}")
+        yield [
+            *("ssh", "-F", "none", "-i", alice.folder / "key", "-p", "2222", "-l", "bob"),
+            *("-o", f"UserKnownHostsFile={alice.folder}/known", "-o", "BatchMode=yes"),
+        ]
+
+
+@pytest.mark.parametrize("by", ["SOCKS", "tunfwd run"])
+def test_ssh_as_oneself(users: tuple[Node, Node], ssh: list[str | Path], by: str) -> None:
+    alice, bob = users
+    to = ["bob.tunfwd.internal", "id -u; cat; exit 7"]
+    if by == "SOCKS":
+        command = alice.as_user(*ssh, "-o", "ProxyCommand=nc -X 5 -x 127.0.0.1:1080 %h %p", *to)
+    else:
+        command = inside(alice, *ssh, *to)
+    done = alice.host.run(
+        known(alice, command),
+        env=os.environ | alice.environment,
+        input="typed",
+        stdin=None,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == (f"{bob.user}\ntyped", 7), done.stderr
+
+
+QUERY = """
+import socket
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asking.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+asking.settimeout(5)
+for _ in range(6):
+    asking.sendto(b"\\xff" * 10 + b"gie3*", ("255.255.255.255", 8303))
+    try:
+        print(asking.recv(2000).split(b"\\0")[2].decode())
+        break
+    except TimeoutError:
+        pass
+"""
+
+
+def test_a_game_finds_the_server_of_a_group(users: tuple[Node, Node]) -> None:
+    alice, bob = users
+    (bob.folder / "server.cfg").write_text('sv_name "LAN party"\nsv_port 8303\nsv_register 0\n')
+    server = bob.host.start(
+        bob.as_user("/usr/games/DDNet-Server", "-f", "server.cfg"),
+        cwd=bob.folder,
+        env=os.environ | bob.environment,
+        stdout=subprocess.DEVNULL,
+    )
+    with ended(server):
+        bob.cli("offer", "8303/udp", "--to", "group:party", "--name", "ddnet")
+        eventually(lambda: alice.offer("ddnet"), "the offer is there", 60)
+        alice.cli("accept", "ddnet")
+        port_of(alice, "udp", 8303)
+        assert run(alice, "/usr/bin/python3", "-c", QUERY).stdout.startswith("LAN party")
+
+
+@pytest.mark.parametrize("by", ["SOCKS", "tunfwd run"])
+def test_a_browser(users: tuple[Node, Node], by: str) -> None:
+    alice, bob = users
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<p>hello from bob</p>")
+
+    command = [
+        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+        *(f"--user-data-dir={alice.folder}/{by.partition(' ')[0]}", "http://bob.tunfwd.internal:8080/"),
+    ]
+    if by == "SOCKS":
+        command[1:1] = ["--proxy-server=socks5://127.0.0.1:1080"]
+    with TcpService(bob.host, 8080, serve):
+        shown = alice.host.run(
+            alice.as_user(*command) if by == "SOCKS" else inside(alice, *command),
+            env=os.environ | alice.environment | {"TMPDIR": str(alice.folder)},
+            check=False,
+            timeout=90,
+        )
+    assert "<p>hello from bob</p>" in shown.stdout, shown.stderr
