@@ -12,18 +12,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
 from tabulate import tabulate
 
-from netns import lan_search
 from netns.demo import DemoError, interrupted, say
 from netns.emulator import INTERFACE
+from netns.game_servers import TRIALS, Trial
 from netns.node import Node, NodeError
 from netns.topology import PROJECT, Topology, TopologyError
 from tunfwd.cli.game_profiles import games
@@ -33,146 +33,13 @@ DEAF: Final = (  # as if the two were on LANs of their own: they hear each other
     f"table inet deaf {{ chain in {{ type filter hook input priority 0;"
     f" iifname {INTERFACE} meta pkttype {{ broadcast, multicast }} drop; }}; }}"
 )
-EVERYBODY: Final = "255.255.255.255"
 JOIN_TIME: Final = 60.0  # s until both are in the group
 SERVER_TIME: Final = 60.0  # s for a server to listen: some make a world first
 ANSWER_TIME: Final = 20.0  # s, in which the question is asked again and again, as games do
 CLIENT_TIME: Final = 60.0  # s for a client to join
 EACH_TIME: Final = 240  # s for one game
+OWN_TMP: Final = 'mount -t tmpfs -o mode=1777 tmpfs /tmp && exec "$@"'
 NOBODY: Final = 65534  # who servers and clients run as: some refuse root
-
-QUAKE: Final = b"\xff\xff\xff\xff"
-STK_QUESTION: Final = b"stk-server"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """How a game's server is started, asked, and played on."""
-
-    package: str
-    server: str  # {folder}: where it and the client may write
-    question: bytes
-    port: int
-    answer: Callable[[bytes], str | None]
-    """What came back, in words; None: something else than an answer."""
-    to: str | None = EVERYBODY  # None: the host alone, as players do who type the address
-    hear: int | None = None  # where answers go to everybody
-    protocol: str = "udp"
-    files: Mapping[str, str] = field(default_factory=dict)
-    client: str = ""  # {address}: where the server is
-    played: str = ""  # what the server or the client prints then
-
-
-def quake(data: bytes) -> str | None:
-    if not data.startswith(QUAKE + b"infoResponse"):
-        return None
-    fields = data.decode("latin-1").split("\\")
-    info = dict(zip(fields[1::2], fields[2::2], strict=False))
-    return f"{info.get('hostname')}, {info.get('mapname')}"
-
-
-def ddnet(data: bytes) -> str | None:
-    fields = data.removeprefix(lan_search.ANSWER).split(b"\0")
-    return f"{fields[2].decode()}, {fields[3].decode()}" if data.startswith(lan_search.ANSWER) else None
-
-
-def bzflag(data: bytes) -> str | None:
-    return data[4:12].decode() if data[2:4] == b"\x03\x03" else None
-
-
-def openttd(data: bytes) -> str | None:
-    return (
-        "there is a server" if data == b"\x03\x00\x01" else None
-    )  # all it says; the rest is asked for by TCP
-
-
-def freeciv(data: bytes) -> str | None:
-    fields = data[1:].split(b"\0")  # after the protocol's version: host, port, version, state …
-    return f"{fields[2].decode()} at port {fields[1].decode()}" if data[:1] == b"\x02" else None
-
-
-def luanti(data: bytes) -> str | None:
-    return "a peer id, as to who connects" if data[:4] == b"OEt\x03" and len(data) == 14 else None
-
-
-def mumble(data: bytes) -> str | None:
-    return (
-        f"version {'.'.join(map(str, data[1:4]))}" if len(data) == 24 and data[4:12] == b"tunfwd!!" else None
-    )
-
-
-TRIALS: Final = {
-    "ddnet": Trial(
-        package="ddnet-server",
-        server="/usr/games/DDNet-Server -f {folder}/server.cfg",
-        files={"server.cfg": 'sv_name "LAN party"\nsv_register 0\n'},
-        question=lan_search.QUESTION,
-        port=8303,
-        answer=ddnet,
-    ),
-    "openttd": Trial(
-        package="openttd",
-        server="stdbuf -oL /usr/games/openttd -D 0.0.0.0:3979 -x -c {folder}/server.cfg",
-        files={"client/openttd.cfg": "[network]\nclient_name = player1\n"},
-        question=b"\x03\x00\x00",
-        port=3979,
-        answer=openttd,
-        client="/usr/games/openttd -v null:ticks=100000000 -s null -m null -b null -x"
-        " -c {folder}/client/openttd.cfg -n {address}:3979",
-        played=r"\*\*\* player1 has started a new company",
-    ),
-    "bzflag": Trial(
-        package="bzflag-server",
-        server="/usr/games/bzfs -p 5154 -d",
-        question=b"\x00\x02\x04\x04\x00\x00",
-        port=5154,
-        answer=bzflag,
-        client="/usr/games/bzadmin -ui stdboth player1@{address}:5154 /date /quit",
-        played=r"player1 \[\d+\] -> All: /date|Player player1 \[\d+\] has joined",
-    ),
-    "freeciv": Trial(
-        package="freeciv-server",
-        server="/usr/games/freeciv-server --identity none --Announce IPv4 -p 5556 -s {folder}",
-        question=b"\x02",
-        port=4555,
-        to="225.1.1.1",
-        hear=4556,
-        answer=freeciv,
-    ),
-    "openarena": Trial(
-        package="openarena-server",
-        server="/usr/games/openarena-server +set net_port 27960 +set sv_hostname LAN +map oa_dm1",
-        question=QUAKE + b"getinfo xxx",
-        port=27960,
-        answer=quake,
-    ),
-    "xonotic": Trial(
-        package="nexuiz-server",
-        server="/usr/games/nexuiz-server +port 26000 +hostname LAN +sv_public 0",
-        question=QUAKE + b"getinfo",
-        port=26000,
-        answer=quake,
-    ),
-    "luanti": Trial(
-        package="minetest-server",
-        server="/usr/games/minetestserver --world {folder}/world --gameid minetest_game --logfile {folder}/l",
-        question=bytes.fromhex("4f45740300000001"),
-        port=30000,
-        to=None,
-        answer=luanti,
-    ),
-    "mumble": Trial(
-        package="mumble-server",
-        server="/usr/sbin/murmurd -fg -ini {folder}/mumble.ini",
-        files={
-            "mumble.ini": "database={folder}/mumble.sqlite\nlogfile=\npidfile=\nice=\ndbus=\nbonjour=false\n"
-        },
-        question=b"\0\0\0\0tunfwd!!",
-        port=64738,
-        to=None,
-        answer=mumble,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -200,10 +67,16 @@ def version(package: str) -> str | None:
 
 @contextmanager
 def started(node: Node, command: str, folder: Path, name: str) -> Iterator[Path]:
-    """Run a program on a node's host as nobody; yields the file with what it prints."""
-    log = folder / f"{name}.log"
-    environment = os.environ | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
-    drop = ["setpriv", "--reuid", f"{NOBODY}", "--regid", f"{NOBODY}", "--clear-groups"]
+    """Run a program on a node's host as nobody, with a home and a /tmp of its own.
+
+    Yields the file with what it prints.
+    """
+    log, home = folder / f"{name}.log", folder / f"{name}.home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    environment = os.environ | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
+    drop = ["unshare", "--mount", "sh", "-c", OWN_TMP, "sh"]
+    drop += ["setpriv", "--reuid", f"{NOBODY}", "--regid", f"{NOBODY}", "--clear-groups"]
     with log.open("wb") as output:
         process = node.host.start(
             [*drop, *shlex.split(command.format(folder=folder))],
@@ -264,23 +137,27 @@ def attempt(name: str, trial: Trial, host: Node, player: Node) -> Row:
                 "it is accepted",
             )
         answer = found(player, trial, address)
-        client = ""
-        if trial.client:
-            with started(player, trial.client.replace("{address}", address), folder, "client") as said:
-                texts = (log, said)
-                until(
-                    lambda: any(re.search(trial.played, text.read_text(errors="replace")) for text in texts),
-                    CLIENT_TIME,
-                    f"the client plays on {trial.package}",
-                    log,
-                )
-            client = f"{Path(shlex.split(trial.client)[0]).name} joined"
+        client = played(player, trial, address, folder, log) if trial.client else "-"
     for node in (host, player):
         node.cli("kill", name, check=False)
     asked = f"{trial.to or 'the host'}, {trial.port}/udp"
-    return Row(
-        name, f"{trial.package} {version(trial.package)}", asked, f"{address}: {answer}", client or "-"
-    )
+    return Row(name, f"{trial.package} {version(trial.package)}", asked, f"{address}: {answer}", client)
+
+
+def played(player: Node, trial: Trial, address: str, folder: Path, server_log: Path) -> str:
+    """Have the game's client join or search; what came of it."""
+    missing = [package for package in trial.client_packages if version(package) is None]
+    if missing:
+        return f"not tried, no {' and '.join(missing)} here"
+    seen = re.compile(trial.seen.replace("{address}", re.escape(address)))
+    with started(player, trial.client.replace("{address}", address), folder, "client") as log:
+
+        def is_seen() -> bool:
+            return any(seen.search(text.read_text(errors="replace")) for text in (server_log, log))
+
+        until(is_seen, CLIENT_TIME, f"what the client of {trial.package} is to do", log)
+    program = next(word for word in shlex.split(trial.client) if word.startswith("/"))
+    return f"{Path(program).name} {trial.played}"
 
 
 def found(player: Node, trial: Trial, address: str) -> str:
