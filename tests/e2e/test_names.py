@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from netns.node import Node, befriend
+from netns.node import TUNFWD, Node, befriend
 from netns.topology import Host, Topology
+from tunfwd.cli.unit import UNIT
 
 from .conftest import Forward, Forwards, settings
 from .ftp import fetch_by_ftp, ftp_server
@@ -170,6 +172,14 @@ def test_systemd_resolved_is_told_and_forgets(on_machine: tuple[Machine, Node, N
     first = inside.number("systemd-resolved")
     inside.run(["kill", "-9", f"{first}"])
     eventually(lambda: resolved_knows(inside, name), "resolved knows it still, after a restart")
+
+    resolvectl(inside, "revert", "tunfwd0")
+    assert not resolved_knows(inside, name)
+    [after] = [
+        line for line in UNIT.format(program=TUNFWD).splitlines() if line.startswith("ExecStartPost=-+")
+    ]
+    inside.run(shlex.split(after.partition("+")[2]), env=os.environ | carol.environment)  # as systemd does
+    assert resolved_knows(inside, name)
 
     for end in (carol.kill, carol.stop):
         end()

@@ -1,7 +1,8 @@
 """The unit by which systemd runs the daemon: as nobody, with one capability, confined as far as it can bear.
 
 `/dev/net/tun` and CAP_NET_ADMIN are all that it has beyond any process; the daemon gives the capability up
-itself, once its device is there. `tunfwd service unit` prints it, for packages.
+itself, once its device is there. systemd-resolved takes it from root alone where names are asked for, so root
+tells it once the daemon answers. `tunfwd service unit` prints the unit, for packages.
 """
 
 from typing import Final
@@ -14,6 +15,7 @@ After=network.target
 [Service]
 Type=notify
 ExecStart={program} daemon
+ExecStartPost=-+/bin/sh -c '[ ! -d /run/systemd/resolve ] || {program} dns install --for resolved'
 ExecReload={program} reload
 Restart=on-failure
 RestartSec=5
