@@ -57,6 +57,17 @@ async def test_datagrams_go_both_ways(poller: Poller, service: trio.socket.Socke
     assert poller._watchers == {}
 
 
+async def test_an_address_needs_no_task(
+    poller: Poller, service: trio.socket.SocketType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "start", lambda *_: pytest.fail("a task"))
+    for host in None, "127.0.0.1":
+        flow = ServiceFlow(poller, Target(host, port_of(service)), DatagramRecorder())
+        assert flow.send(b"at once")
+        assert (await receive(service))[0] == b"at once"
+        flow.close()
+
+
 async def test_flows_are_apart(poller: Poller, service: trio.socket.SocketType) -> None:
     recorders = [DatagramRecorder() for _ in range(50)]
     for number, recorder in enumerate(recorders):

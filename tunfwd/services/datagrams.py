@@ -27,6 +27,7 @@ from tunfwd.services.target import (
     ConnectFailed,
     SocketAddress,
     Target,
+    addresses_at_once,
     failure_of,
     is_self_connect,
     resolve_datagram,
@@ -101,7 +102,10 @@ class ServiceFlow:
         self._answered = False
         self._failure: Reason | None = None  # met by a call, to be told by the poller
         self._resolving = trio.CancelScope()
-        poller.start(self._resolve, self)
+        self._addresses = addresses_at_once(target)
+        if not (self._addresses and self._open()):
+            self._addresses = []
+            poller.start(self._resolve, self)
 
     async def _resolve(self) -> None:
         with self._resolving:

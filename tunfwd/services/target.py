@@ -179,6 +179,18 @@ def is_self_connect(connected: socket.socket) -> bool:
         return False
 
 
+def addresses_at_once(target: Target) -> list[SocketAddress]:
+    """Return the addresses of a UDP service that is known by them; none where there is a name to resolve."""
+    found: list[SocketAddress] = []
+    for host in target.hosts:
+        try:
+            family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+        except ValueError:
+            return []
+        found.append(SocketAddress(family, (host, target.port)))
+    return found
+
+
 async def resolve_datagram(target: Target) -> list[SocketAddress]:
     """Return the addresses of a UDP service in the order to try. Raises ConnectFailed."""
     found: list[SocketAddress] = []
