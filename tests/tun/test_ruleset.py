@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tunfwd.tun.ruleset import NoRules, Packet, Ruleset
 
@@ -70,6 +72,46 @@ def test_where_a_packet_ends(name: str, packet: Packet, where: str | None) -> No
 def test_what_is_no_ruleset_is_said(text: str) -> None:
     with pytest.raises(NoRules):
         Ruleset(text)
+
+
+NAMES = [
+    "match",
+    "vmap",
+    "jump",
+    "drop",
+    "left",
+    "right",
+    "op",
+    "meta",
+    "key",
+    "payload",
+    "set",
+    "prefix",
+    "range",
+    "elem",
+    "data",
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["10.0.0.0", "tcp", "@open", "accept", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.lists(JSON, max_size=4))
+def test_a_form_that_is_not_known_is_no_drop_and_no_crash(expressions: list[Any]) -> None:
+    unknown = {"jump": {"target": "nowhere"}}
+    rule = {"family": "inet", "table": "t", "chain": "c", "handle": 1, "expr": [*expressions, unknown]}
+    chain = {
+        "family": "inet",
+        "table": "t",
+        "name": "c",
+        "hook": "input",
+        "type": "filter",
+        "policy": "accept",
+    }
+    rules = Ruleset(json.dumps({"nftables": [{"chain": chain}, {"rule": rule}]}))
+    assert all(drop.rule == 1 for drop in rules.drops(incoming()))
 
 
 @pytest.mark.netns

@@ -95,7 +95,10 @@ class Ruleset:
         if depth > MAX_DEPTH:
             return "unknown", None
         for rule in self._rules.get(key, []):
-            verdict = self._apply(key, rule.get("expr", []), packet, depth)
+            try:
+                verdict = self._apply(key, rule.get("expr", []), packet, depth)
+            except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
+                return "unknown", None  # written in a way that is not known here
             if verdict == "return":
                 return "none", None
             if verdict != "none":
