@@ -42,7 +42,7 @@ RESOLVER = "takes a resolver of the whole machine that asks the daemon: test_nam
 LEFT_OUT = {  # whole lines, as patterns, and why they are not typed here
     r"(\w+=\S+ )*(apt|pipx|systemctl|useradd|usermod|uv) .*": "changes the machine: packages, users",
     r"tunfwd service (install|remove)": "changes the machine; tests/cli/test_service.py",
-    r"(\./)?scripts/(build-deb|demo|setup|test|try-deb)\b.*": "sets the machine up, or runs all of this",
+    r"(\./)?scripts/(build-deb|demo|screenshots|setup|test|try-deb)\b.*": "sets up, or makes files anew",
     r"(\./)?scripts/(fresh-machine|networks|restarts)\b.*": "takes many minutes, and measures",
     r"python -m scripts\.\w+": "writes a page or a picture anew: test_docs.py compares the page",
     r"\./netns/game-night": "takes a game server: tests/netns_tools run it",
