@@ -168,6 +168,7 @@ def test_every_key_that_is_live_is_one_that_the_file_has(tmp_path: Path) -> None
         "[tox] public_nodes": "[tox]\npublic_nodes = false\n",
         "[tox] nickname": '[tox]\nnickname = "x"\n',
         "[log] level": '[log]\nlevel = "error"\n',
+        "[log] qlog": '[log]\nqlog = "/tmp/traces"\n',
         "[friends] auto_accept": f'[friends]\nauto_accept = ["{KEY}"]\n',
         "[groups] auto_accept": f'[groups]\nauto_accept = ["{KEY}"]\n',
         "[[rule]]": '[[rule]]\ncontact = "x"\naction = "deny"\n',
@@ -242,3 +243,22 @@ async def test_rules_for_nobody_and_a_public_range_are_remarked_on(
 )
 def test_public_ranges_are_told_from_others(network: str, public: bool) -> None:
     assert bool(list(public_range(IPv4Network(network)))) == public
+
+
+async def test_traces_are_switched_on_and_off(tmp_path: Path) -> None:
+    async with Living.running(tmp_path, "bob") as bob, Living.running(tmp_path, "alice") as alice:
+        await befriend(bob, alice)
+        file = File(tmp_path, alice)
+        folder = tmp_path / "traces"
+        result = await file.reload(f'[log]\nqlog = "{folder}"\n')
+        assert (result["changed"], result["problems"]) == (["[log] qlog"], [])
+        await bob.call("offer.add", to=["alice"], ports=["8080/tcp"])
+        await until(lambda: list(folder.iterdir()))
+        (tmp_path / "no-folder").write_text("")
+        result = await file.reload(f'[log]\nqlog = "{tmp_path}/no-folder"\n')
+        assert result["problems"] == [
+            f"[log] qlog: {tmp_path}/no-folder: File exists; the daemon writes below its state directory"
+        ]
+        (trace,) = folder.iterdir()
+        assert '"reason":"stopped"' in trace.read_text()
+        assert (await file.reload(""))["changed"] == ["[log] qlog"]

@@ -47,6 +47,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "web": "tunfwd.cli.web:web",
     "events": "tunfwd.cli.events:events",
     "metrics": "tunfwd.cli.metrics:metrics",
+    "trace": "tunfwd.cli.trace:trace",
     "ping": "tunfwd.cli.overview:ping",
     "service": "tunfwd.cli.service:service",
     "reload": "tunfwd.cli.service:reload",

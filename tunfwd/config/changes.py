@@ -12,7 +12,7 @@ from tunfwd.config.document import Config
 
 LIVE: Final = frozenset(
     {"[tox] bootstrap", "[tox] relays", "[tox] public_nodes", "[tox] nickname"}
-    | {"[log] level", "[friends] auto_accept", "[groups] auto_accept", "[[rule]]", "[[expose]]"}
+    | {"[log] level", "[log] qlog", "[friends] auto_accept", "[groups] auto_accept", "[[rule]]", "[[expose]]"}
     | {"[[friend]]", "[[group]]", "[[offer]]"}
 )
 """What takes effect in the running daemon."""
@@ -24,6 +24,7 @@ _WRITTEN: Final = {
     "group": "[control] group",
     "user": "[daemon] user",
     "log_level": "[log] level",
+    "qlog": "[log] qlog",
     "auto_accept_friends": "[friends] auto_accept",
     "auto_accept_groups": "[groups] auto_accept",
     "rules": "[[rule]]",

@@ -269,9 +269,10 @@ class Socks:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """[log]: how much is said on stderr."""
+    """[log]: how much is said on stderr, and what is traced."""
 
     level: LogLevel = "info"
+    qlog: File | None = None  # folder that gets traces of all links; None: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +327,7 @@ class Config:
     group: str | None
     user: str | None
     log_level: LogLevel
+    qlog: Path | None
     metrics: Metrics
     tox: Tox
     network: Network
@@ -370,6 +372,7 @@ def load(
         group=document.control.group or environ.get(paths.GROUP_VARIABLE) or None,
         user=document.daemon.user,
         log_level=_from_environment(environ, paths.LOG_VARIABLE, _read_level, document.log.level),
+        qlog=document.log.qlog,
         metrics=document.metrics,
         tox=replace(
             document.tox,

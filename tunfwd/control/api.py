@@ -400,6 +400,31 @@ class NodesUpdate:
     nodes: list[ListedNode]
 
 
+def _read_trace_size(size: int) -> int:
+    if not 1 << 16 <= size <= 1 << 40:
+        raise ValueError("must be from 64 KiB to 1 TiB, in bytes")
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class TraceBegin:
+    """Begins a trace of a contact's link, which lasts while `trace.next` asks about it."""
+
+    contact: str
+    limit: Annotated[int, Parse(int, _read_trace_size)] = 1 << 28
+    """Bytes of all records."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceNext:
+    """Takes what a trace has to say since; with `end`, that is the last of it."""
+
+    trace: str
+    wait: Annotated[float, Parse(float, _read_wait)] = 0.0
+    """s to wait for something."""
+    end: Literal["stopped", "time"] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Reload:
     """Reads the configuration again."""
@@ -692,6 +717,22 @@ class EventsResult(TypedDict):
     """Events that were no longer kept when they were asked for."""
 
 
+class TraceResult(TypedDict):
+    """What a trace has to say. Figures are of all of it."""
+
+    trace: str
+    contact: str
+    records: str
+    """Entries of a JSON text sequence: qlog."""
+    packets_sent: int
+    packets_received: int
+    packets_lost: int
+    dropped: int
+    """Records that nobody took in time."""
+    over: str | None
+    """Why nothing more comes."""
+
+
 class StopResult(TypedDict):
     """stop: the daemon ends in order once this is answered."""
 
@@ -854,6 +895,8 @@ DOCTOR: Final = Method("doctor", Nothing, DoctorResult)
 PING: Final = Method("ping", Ping, PingResult)
 
 EVENTS: Final = Method("events", Events, EventsResult)
+TRACE_BEGIN: Final = Method("trace.begin", TraceBegin, TraceResult)
+TRACE_NEXT: Final = Method("trace.next", TraceNext, TraceResult)
 
 FRIEND_ADD: Final = Method("friend.add", FriendAdd, FriendResult, changes=True)
 FRIEND_ACCEPT: Final = Method("friend.accept", FriendAccept, FriendResult, changes=True)

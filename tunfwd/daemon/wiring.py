@@ -8,6 +8,7 @@ from tunfwd.daemon.contacts.offers import Offers, Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept, ContactTracker
 from tunfwd.daemon.datapath.datapath import Datapath, Machine
 from tunfwd.daemon.datapath.guests import Guests, NamesInside, Translation
+from tunfwd.daemon.datapath.tap import Tap
 from tunfwd.daemon.names import DEFAULT_DOMAIN, Names
 from tunfwd.daemon.process.events import Events
 from tunfwd.daemon.resolver import Resolver
@@ -52,6 +53,7 @@ class Daemon:
         self.datapath = Datapath(
             machine, content, save, self.offers, options.connect_timeout, broadcast=options.broadcast
         )
+        self.tap = Tap(self.datapath.engine, self.datapath.peers)
         self.book = AddressBook(ipv4.network, ipv6.network, content.addresses)
         self.contacts = ContactTracker(
             self.datapath,

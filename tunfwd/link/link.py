@@ -226,6 +226,11 @@ class Link:
         return self._path.smoothed_rtt
 
     @property
+    def receive_tag(self) -> int:
+        """What packets of the peer begin with, after the prefix, that belong to this link."""
+        return self._receive_tag
+
+    @property
     def recovery(self) -> Recovery:
         """For statistics: packets in flight, round-trip time, controller."""
         return self._recovery

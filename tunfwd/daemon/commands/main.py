@@ -16,6 +16,7 @@ from tunfwd.daemon.commands.run import RunCommands
 from tunfwd.daemon.commands.status import Checked, Family, StatusCommands
 from tunfwd.daemon.commands.targets import Targets
 from tunfwd.daemon.commands.tickets import TicketCommands
+from tunfwd.daemon.commands.trace import TraceCommands
 from tunfwd.daemon.storage.kept import Storage
 from tunfwd.daemon.wiring import Daemon
 
@@ -34,6 +35,7 @@ def dispatcher(
         StatusCommands(daemon, storage, health, rooms, nodes, entries, targets, more),
         friends,
         EventCommands(daemon.events),
+        TraceCommands(daemon.tap, datapath.peers),
         BlockCommands(daemon.contacts, datapath.peers),
         TicketCommands(daemon, rooms, friends, entries, targets),
         offers,

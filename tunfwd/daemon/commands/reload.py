@@ -19,6 +19,7 @@ from tunfwd.control import api
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands.declared import Declared
 from tunfwd.daemon.commands.nodes import NodeCommands
+from tunfwd.daemon.commands.trace import Following
 from tunfwd.daemon.contacts.offers import Policy
 from tunfwd.daemon.contacts.tracker import AutoAccept
 from tunfwd.daemon.contacts.whom import for_nobody
@@ -56,11 +57,14 @@ class Reloading:
         self._nickname = nickname
         self._one_at_a_time = trio.Lock()
         self._declared = Declared(daemon, save)
+        self._following = Following(daemon.tap)
 
     def begin(self) -> None:
         """Have what the configuration declares, at start."""
         self._declared.apply(self._config)
         self._remark(self._config)
+        if problem := self._following.begin(self._config.qlog):
+            log.warning("%s", problem)
 
     def _remark(self, config: Config) -> None:
         for remark in self._remarks(config):
@@ -118,6 +122,8 @@ class Reloading:
             )
             live, restart = compare(self._config, new).live, compare(self._started, new).restart
             problems = self._apply(new, node_list)
+            if problem := await self._following.switch(new.qlog):
+                problems.append(problem)
             self._config = new
             self._remark(new)
         changed = ", ".join(live) or "nothing that takes effect now"
