@@ -46,6 +46,7 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "watch": "tunfwd.cli.watch:watch",
     "web": "tunfwd.cli.web:web",
     "events": "tunfwd.cli.events:events",
+    "notify": "tunfwd.cli.notify:notify",
     "metrics": "tunfwd.cli.metrics:metrics",
     "trace": "tunfwd.cli.trace:trace",
     "ping": "tunfwd.cli.overview:ping",

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,7 +39,6 @@ from tunfwd.daemon.process.hooks import Hooks
 from tunfwd.daemon.process.hooks import start as start_hooks
 from tunfwd.daemon.process.logs import Log, record_little
 from tunfwd.daemon.process.notify import Notifier
-from tunfwd.daemon.process.qlog import prepare
 from tunfwd.daemon.resolver import reverse_zone
 from tunfwd.daemon.storage.addresses import resolver_of
 from tunfwd.daemon.storage.kept import Storage
@@ -293,8 +291,7 @@ async def _serve(
         metrics = await _metrics_page(config)
         _socks(config, machine, daemon)
         privileges.drop()  # toxcore has bound its ports, and has read nothing from them
-        writable = [state.directory, config.socket.parent, *_traces(config)]
-        confinement = confine(writable, configuration_of(config.place))
+        confinement = confine([state.directory, config.socket.parent], configuration_of(config.place))
         writer.start()
         datapath, client = daemon.datapath, daemon.client
         health = tunnel.health(confinement)
@@ -313,7 +310,6 @@ async def _serve(
                 nursery.start_soon(tunnel.local.follow)
             await nursery.start(client.run, loop)
             reloading.begin()
-            await reloading.begin_traces()
             listened = trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup.signals)
             signals = stack.enter_context(listened)
             await nursery.start(serve, listener, commands)
@@ -328,7 +324,6 @@ async def _serve(
                 "our Tox address is %s; friends reach us at %s", client.address, own.address or own.address6
             )
             await _run_to_the_end(datapath.engine, signals, hangup, reloading, notifier)
-            await reloading.end_traces()
             nursery.cancel_scope.cancel()
         if datapath.engine.lost is not None:
             raise datapath.engine.lost
@@ -405,17 +400,6 @@ def _machine(loop: Loop, tunnel: Tunnel, listeners: Listeners) -> Machine:
         admission=None if tunnel.users is None else Users(listeners, tunnel.users),
         poller=Poller(raise_descriptor_limit(), loop),
     )
-
-
-def _traces(config: Config) -> list[Path]:
-    """Return the folder that traces are written to, which is made."""
-    if config.qlog is None:
-        return []
-    try:
-        prepare(config.qlog)
-    except OSError as error:
-        raise ConfigurationError(f"[log] qlog: {config.qlog}: {error.strerror}") from None
-    return [config.qlog]
 
 
 def _socks(config: Config, machine: Machine, daemon: Daemon) -> None:
