@@ -24,11 +24,13 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from netns.node import Node, befriend, stop_all
+from netns.link import Conditions
+from netns.node import Config, Node, befriend, stop_all
 from netns.topology import Host, Topology, sweep
 from scripts.benchmarks import core, packet
 from tunfwd.netstack import stack
 
+HOSTS = ("alice", "bob")
 PORT = 9000
 IDLE_TIME = 20.0  # s; a tick of the clock is then 0.05 %
 IDLE_CONNECTIONS = 1000
@@ -75,17 +77,18 @@ class Pair:
 
 
 @contextmanager
-def pair(*, link: bool) -> Iterator[Pair]:
-    """Two friends, and bob's service offered to alice."""
+def pair(*, link: bool, config: Config | None = None, conditions: Conditions | None = None) -> Iterator[Pair]:
+    """Two friends, and bob's service offered to alice; `config` is more of the configuration of both."""
     nodes: list[Node] = []
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(["alice", "bob"]) as net:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(HOSTS, conditions=conditions) as net:
         server = net["bob"].start([sys.executable, core.APP, "server", str(PORT)], stdout=subprocess.DEVNULL)
         try:
             bootstrap: list[str] = []
-            for name in ("alice", "bob"):
+            for name in HOSTS:
                 Path(folder, name).mkdir()
                 tox = {"local_discovery": False, "bootstrap": bootstrap, "nickname": name}
-                nodes.append(Node(net[name], Path(folder, name), {"tox": tox, "forwarding": {"link": link}}))
+                tables: Config = {"tox": tox, "forwarding": {"link": link}, **(config or {})}
+                nodes.append(Node(net[name], Path(folder, name), tables))
                 nodes[-1].start()
                 bootstrap = bootstrap or [nodes[-1].bootstrap()]
             alice, bob = nodes
