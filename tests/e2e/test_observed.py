@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +19,7 @@ from netns.node import TUNFWD, Node
 
 from .conftest import METRICS, Forwards, wait_online_again
 from .hosts import TcpService, connect, echo, eventually, read_exactly
+from .qlog_schema import validate
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
@@ -115,3 +118,45 @@ def test_events_are_followed_over_a_restart(alice: Node, bob: Node, new_port: in
     assert [one["event"] for one in told] == ["offline", "online", "offer"]
     assert {one["contact"] for one in told} == {"bob"}
     assert (told[2]["port"], told[2]["name"]) == (new_port, "news")
+
+
+def test_a_trace_is_as_qlog_has_it(alice: Node, forward: Forwards, tmp_path: Path) -> None:
+    """Of a transfer each way: every record is what the published schema allows, and nothing is missing."""
+    port, file = forward(), tmp_path / "trace.sqlog"
+    payload = 500_000 * b"payload "
+    tracing: subprocess.Popen[str] = alice.host.start(
+        [TUNFWD, "trace", "bob", "--output", str(file)],
+        env=os.environ | alice.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with tracing:
+        assert tracing.stderr is not None
+        assert tracing.stderr.readline().startswith("Tracing bob into ")
+        with (
+            TcpService(port.serving.host, port.port, echo),
+            connect(alice.host, port.address, port.port) as client,
+        ):
+            sender = Thread(target=client.sendall, args=[payload])
+            sender.start()
+            assert read_exactly(client, len(payload)) == payload
+            sender.join()
+        tracing.send_signal(signal.SIGINT)
+        tracing.stderr.read()
+    assert tracing.returncode == 0
+    text = file.read_bytes()
+    assert b"payload " not in text
+    events = validate(text)
+    assert events[-1]["data"] == {"reason": "stopped", "dropped": 0}
+    for name, of_streams in (("sent", len(payload)), ("received", len(payload))):
+        frames = [
+            frame
+            for event in events
+            if event["name"] == f"transport:packet_{name}"
+            for frame in event["data"]["frames"]
+            if frame["frame_type"] == "stream" and frame["stream_id"]
+        ]
+        assert sum(frame["length"] for frame in frames) >= of_streams
+        assert max(frame["offset"] + frame["length"] for frame in frames) == of_streams
+    measured = {key for event in events if "metrics" in event["name"] for key in event["data"]}
+    assert {"smoothed_rtt", "min_rtt", "congestion_window", "bytes_in_flight", "pacing_rate"} <= measured
