@@ -218,6 +218,15 @@ async def test_a_plain_contact_has_packets_but_no_link(autojump_clock: MockClock
         assert not named(events, "transport:packet_sent")
 
 
+async def test_the_end_of_the_daemon_is_the_end_of_traces(traced: Traced, autojump_clock: MockClock) -> None:
+    trace, buffer = traced.begin()
+    await traced.connect()
+    traced.engine.leave()
+    assert entries(buffer.take())[-1]["data"] == {"reason": "daemon_ended", "dropped": 0}
+    assert trace.over == "daemon_ended"
+    assert type(traced.engine) is Engine
+
+
 # -- being off
 
 
