@@ -458,6 +458,17 @@ async def test_a_trace_that_nobody_asks_about_ends(
         await asked._next(api.TraceNext(left["trace"]))
 
 
+async def test_what_nobody_takes_is_not_made_for_long(
+    traced: Traced, asked: TraceCommands, autojump_clock: MockClock
+) -> None:
+    """Without another command, too: the next packet is the last."""
+    await asked._begin(api.TraceBegin("server"))
+    await trio.sleep(LEASE + 1)
+    await traced.connect()
+    assert type(traced.engine) is Engine
+    assert not asked._asked
+
+
 async def test_there_are_only_so_many_traces(
     traced: Traced, autojump_clock: MockClock, asked: TraceCommands
 ) -> None:

@@ -3,10 +3,12 @@
 A command's trace lasts for as long as somebody takes what it has to say: one that nobody asks about ends.
 """
 
+import math
 import re
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,9 +38,16 @@ class Buffer:
         self._records: deque[bytes] = deque()
         self._size = 0
         self.more = trio.Event()
+        self.until = math.inf
+        """When it is given up, as nobody has asked about it."""
+        self.give_up: Callable[[], object] = lambda: None
 
     def __call__(self, record: bytes, *, must: bool = False) -> bool:
         """Take a record; see Sink."""
+        if trio.current_time() > self.until:
+            self.until = math.inf
+            self.give_up()
+            return False
         if self._size + len(record) > MAX_BUFFER and not must:
             return False
         self._records.append(record)
@@ -69,8 +78,6 @@ class _Asked:
     peer: Peer
     trace: Trace
     buffer: Buffer
-    until: float
-    """When it ends, unless it is asked about."""
     waits: int = 0
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -95,7 +102,9 @@ class TraceCommands:
             raise UserError("failed", f"there are {MAX_TRACES} traces already")
         buffer = Buffer()
         trace = start(peer, buffer, limit=params.limit)
-        asked = _Asked(peer, trace, buffer, trio.current_time() + LEASE)
+        asked = _Asked(peer, trace, buffer)
+        buffer.give_up = lambda: self._give_up(asked)
+        buffer.until = trio.current_time() + LEASE
         self._asked[asked.id] = asked
         self._tap.add(peer, trace)
         return _answer(asked)
@@ -106,6 +115,7 @@ class TraceCommands:
         if asked is None:
             raise UserError("not_found", "that trace is over")
         asked.waits += 1
+        asked.buffer.until = math.inf
         try:
             if params.end is not None:
                 asked.trace.end(params.end, trio.current_time())
@@ -116,7 +126,7 @@ class TraceCommands:
                     await trio.sleep(GATHER)
         finally:
             asked.waits -= 1
-            asked.until = trio.current_time() + LEASE
+            asked.buffer.until = math.inf if asked.waits else trio.current_time() + LEASE
         answer = _answer(asked)
         if answer["over"]:
             self._asked.pop(asked.id, None)
@@ -126,10 +136,13 @@ class TraceCommands:
         """End what nobody asks about any more."""
         now = trio.current_time()
         for asked in list(self._asked.values()):
-            if not asked.waits and asked.until < now:
-                del self._asked[asked.id]
-                asked.trace.end("not_asked_for", now)
+            if asked.buffer.until < now:
+                self._give_up(asked)
                 self._tap.sweep(asked.peer)
+
+    def _give_up(self, asked: _Asked) -> None:
+        self._asked.pop(asked.id, None)
+        asked.trace.end("not_asked_for", trio.current_time())
 
 
 class Following:
