@@ -37,6 +37,8 @@ CONFIG: Mapping[str, Mapping[str, Any]] = {
     "forwarding": {"connect_timeout": CONNECT_TIMEOUT, "udp_idle": UDP_IDLE, "outage": OUTAGE}
 }
 OVER_BOTH = {"test_streams", "test_services", "test_datagrams"}
+WITHOUT_DEVICE = {"test_streams", "test_datagrams", "test_programs"}
+USERS = {"alice": 47001, "bob": 47002}  # nobody else's: those without a device
 RULES = """
 [[rule]]
 contact = "{friend}"
@@ -113,10 +115,15 @@ def settings(network: ToxNode, *, link: bool = True) -> dict[str, Mapping[str, A
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What moves data is tried over the link and over the bare carriers; the rest as it is by default."""
+    """What moves data is tried over the link and over the bare carriers, and without a device.
+
+    Marked `device`: what is different without one, or does not depend on it. The rest is tried by default.
+    """
     if "both" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition(".")[2]
         carriers = ["link", "carriers"] if module in OVER_BOTH else ["link"]
+        if module in WITHOUT_DEVICE and not metafunc.definition.get_closest_marker("device"):
+            carriers.append("rootless")
         metafunc.parametrize("both", carriers, indirect=True, scope="session")
 
 
@@ -129,9 +136,9 @@ def both(
         for name, friend in (("alice", "bob"), ("bob", "alice")):
             place = folder / f"{name}{next(_pairs)}"
             place.mkdir()
-            node = Node(net[name], place)
+            node = Node(net[name], place, user=USERS[name] if request.param == "rootless" else None)
             node.configure(
-                {**settings(network, link=request.param == "link"), "metrics": {"listen": METRICS}}
+                {**settings(network, link=request.param != "carriers"), "metrics": {"listen": METRICS}}
             )
             node.config_file.write_text(node.config_file.read_text() + RULES.format(friend=friend))
             nodes.append(stack.enter_context(node))
@@ -180,7 +187,7 @@ def bob(pair: tuple[Node, Node]) -> Node:
 @pytest.fixture
 def linked(request: pytest.FixtureRequest) -> bool:
     """Whether alice and bob have the link."""
-    return bool(request.node.callspec.params["both"] == "link")
+    return bool(request.node.callspec.params["both"] != "carriers")
 
 
 @dataclass(frozen=True)

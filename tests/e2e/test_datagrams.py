@@ -61,6 +61,7 @@ def test_datagrams_of_all_sizes(forward: Forwards, reverse: bool) -> None:
         assert {peer for peer, _ in service.peers} == {port.serving.contact(port.using.name)["address"]}
 
 
+@pytest.mark.device
 def test_ipv6(forward: Forwards) -> None:
     port = forward("udp")
     with UdpEcho(port.serving.host, port.port), client_of(port, port.address6) as client:
@@ -108,6 +109,7 @@ def test_an_idle_flow_ends_and_a_new_one_begins(forward: Forwards) -> None:
         assert len(service.peers) == 2
 
 
+@pytest.mark.device
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("source", ["auto", "host"])
 def test_five_thousand_questions_are_all_answered_and_tcp_goes_on(forward: Forwards, source: str) -> None:
@@ -125,6 +127,7 @@ def test_five_thousand_questions_are_all_answered_and_tcp_goes_on(forward: Forwa
             assert read_exactly(connection, 5) == b"hello"
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("fragmentable", [False, True])
 def test_too_large_is_said(forward: Forwards, fragmentable: bool, linked: bool) -> None:
     """With DF the path MTU is learnt, and the kernel refuses the next one itself.
@@ -164,6 +167,7 @@ def test_large_datagrams_are_cut_and_put_together(forward: Forwards, linked: boo
             exchange(client, bytes(range(256)) * (size // 256) + bytes(size % 256))
 
 
+@pytest.mark.device  # whose queue holds more than a socket's buffer
 def test_a_burst_loses_the_oldest_and_nothing_else_breaks(forward: Forwards) -> None:
     port = forward("udp")
     with UdpEcho(port.serving.host, port.port), client_of(port) as client:
@@ -183,6 +187,7 @@ def test_a_burst_loses_the_oldest_and_nothing_else_breaks(forward: Forwards) -> 
 # --- ICMP ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.device
 def test_a_port_that_is_not_mapped_is_unreachable(forward: Forwards, alice: Node) -> None:
     bob = alice.contact("bob")
     for address in (bob["address"], bob["address6"]):
@@ -190,6 +195,7 @@ def test_a_port_that_is_not_mapped_is_unreachable(forward: Forwards, alice: Node
             expect_error(client, errno.ECONNREFUSED)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("source", ["auto", "peer", "host"])
 def test_a_port_without_a_service_is_unreachable(forward: Forwards, source: str) -> None:
     port = forward("udp", source=source)
@@ -199,6 +205,7 @@ def test_a_port_without_a_service_is_unreachable(forward: Forwards, source: str)
             exchange(client, b"now there is one")
 
 
+@pytest.mark.device
 def test_ping(alice: Node, bob: Node) -> None:
     for node, friend in ((alice, "bob"), (bob, "alice")):
         contact = node.contact(friend)
@@ -209,6 +216,7 @@ def test_ping(alice: Node, bob: Node) -> None:
         node.host.run(["ping", "-n", "-c", "1", "-W", "2", "-s", "8000", contact["address"]], timeout=10)
 
 
+@pytest.mark.device
 def test_an_address_that_nobody_has_is_unreachable(alice: Node) -> None:
     address = next(
         address
@@ -234,6 +242,7 @@ def test_an_address_that_nobody_has_is_unreachable(alice: Node) -> None:
             assert time.monotonic() - start < 1
 
 
+@pytest.mark.device
 def test_traffic_that_nobody_asked_for_is_no_trouble(alice: Node) -> None:
     """Multicast and broadcast into the device, and other protocols than TCP, UDP and ICMP."""
     bob = alice.contact("bob")["address"]

@@ -20,13 +20,11 @@ import pytest
 from netns.node import FRIEND_TIME, Node
 from netns.topology import Topology
 
-from .conftest import settings
+from .conftest import USERS, settings
 from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, read_all, read_exactly
 from .plain_peer import ToxNode
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
-
-USERS = {"alice": 47001, "bob": 47002}  # nobody else's
 
 
 @pytest.fixture(scope="module")

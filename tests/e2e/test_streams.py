@@ -54,6 +54,7 @@ def test_bytes_arrive_as_they_were_sent(forward: Forwards, reverse: bool) -> Non
         writer.join()
 
 
+@pytest.mark.device
 def test_the_ipv6_address_works_too(forward: Forwards) -> None:
     port = forward()
     with (
@@ -169,6 +170,7 @@ def test_a_reset_overtakes_what_nobody_reads(forward: Forwards) -> None:
 # --- no beginning -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("source", ["auto", "peer", "host"])
 def test_refused_is_refused_at_once(forward: Forwards, source: str) -> None:
     port = forward(source=source)
@@ -179,6 +181,7 @@ def test_refused_is_refused_at_once(forward: Forwards, source: str) -> None:
         assert time.monotonic() - start < ROUND_TRIP
 
 
+@pytest.mark.device
 def test_a_port_that_is_not_mapped_is_refused_at_once(forward: Forwards) -> None:
     port = forward()
     start = time.monotonic()
@@ -188,6 +191,7 @@ def test_a_port_that_is_not_mapped_is_refused_at_once(forward: Forwards) -> None
     assert time.monotonic() - start < ROUND_TRIP
 
 
+@pytest.mark.device
 def test_a_service_may_stop_and_start(forward: Forwards) -> None:
     port = forward()
     for _ in range(3):
@@ -201,6 +205,7 @@ def test_a_service_may_stop_and_start(forward: Forwards) -> None:
             connect(port.using.host, port.address, port.port)
 
 
+@pytest.mark.device
 def test_a_dead_target_times_out_instead_of_connecting(forward: Forwards, bob: Node) -> None:
     dead = "192.168.77.99"  # its frames go somewhere, and nobody answers: as behind a firewall
     neighbour = [dead, "lladdr", "02:00:00:00:00:99", "dev", "eth0"]
@@ -216,6 +221,7 @@ def test_a_dead_target_times_out_instead_of_connecting(forward: Forwards, bob: N
         bob.host.run(["ip", "neigh", "del", *neighbour])
 
 
+@pytest.mark.device
 def test_a_target_that_is_unreachable_is_unreachable(forward: Forwards, bob: Node) -> None:
     bob.host.run(["ip", "route", "add", "unreachable", "198.51.100.0/24"])
     try:
@@ -226,6 +232,7 @@ def test_a_target_that_is_unreachable_is_unreachable(forward: Forwards, bob: Nod
         bob.host.run(["ip", "route", "del", "unreachable", "198.51.100.0/24"])
 
 
+@pytest.mark.device
 def test_a_connection_given_up_before_the_answer_is_given_up_there(forward: Forwards, bob: Node) -> None:
     """The service is a listener with a full backlog: it answers nobody."""
     port = forward(source="host")
