@@ -6,10 +6,12 @@ libtoxcore in its `lib` is for a system that has none with groups (tunfwd/tox/bi
 made from the program: unit, man pages, completion, the first configuration.
 """
 
+import getpass
 import gzip
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,7 +64,7 @@ def main(output: Path, revision: int) -> None:
 def build(output: Path, version: str) -> Path:
     """Build the package of this version into a folder, and return its file."""
     output.mkdir(parents=True, exist_ok=True)
-    date = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or _last_change()), UTC)
+    date = datetime.fromtimestamp(float(os.environ.get("SOURCE_DATE_EPOCH") or _last_change()), UTC)
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch, "tree")
         environment(tree / HOME, Path(scratch))
@@ -247,13 +249,22 @@ def control(tree: Path, version: str, needed: set[str]) -> None:
 
 def maintainer() -> str:
     """Return who builds the package, as Debian's own tools are told."""
-    name = os.environ.get("DEBFULLNAME") or _run("git", "config", "user.name").strip()
-    address = os.environ.get("DEBEMAIL") or _run("git", "config", "user.email").strip()
-    return f"{name} <{address}>"
+    name = os.environ.get("DEBFULLNAME") or _git("config", "user.name") or getpass.getuser()
+    address = os.environ.get("DEBEMAIL") or _git("config", "user.email")
+    return f"{name} <{address or f'{getpass.getuser()}@{socket.gethostname()}'}>"
 
 
-def _last_change() -> str:
-    return _run("git", "-C", PROJECT, "log", "-1", "--format=%ct").strip()
+def _last_change() -> float:
+    return float(_git("log", "-1", "--format=%ct") or (PROJECT / "CHANGELOG.md").stat().st_mtime)
+
+
+def _git(*words: str) -> str:
+    """Return what git says of the project; nothing, where it has none to say, or is not there."""
+    try:
+        command = ("git", "-C", str(PROJECT), *words)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _write(file: Path, text: str) -> None:

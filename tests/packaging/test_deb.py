@@ -94,6 +94,17 @@ def test_what_is_in_it(package: Path, tree: Path) -> None:
     )
 
 
+def test_who_builds_it_is_named_with_or_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DEBFULLNAME", "Ann Other")
+    monkeypatch.setenv("DEBEMAIL", "ann@example.org")
+    assert build_deb.maintainer() == "Ann Other <ann@example.org>"
+    monkeypatch.delenv("DEBFULLNAME")
+    monkeypatch.delenv("DEBEMAIL")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert re.fullmatch(r"\S+ <\S+@\S+>", build_deb.maintainer())
+    assert build_deb._last_change() == (build_deb.PROJECT / "CHANGELOG.md").stat().st_mtime
+
+
 def test_every_command_has_a_man_page(tree: Path) -> None:
     wanted = {context.command_path.replace(" ", "-") for context in man_pages.commands()}
     assert {file.name for file in (tree / "usr/share/man/man1").iterdir()} == {
