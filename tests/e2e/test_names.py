@@ -90,7 +90,6 @@ def test_ssh_by_name(forward: Forwards, tmp_path: Path) -> None:
     using, serving = port.using, port.serving
     client, server = (f"{node.name}.tunfwd.internal" for node in (using, serving))
     file = resolv_conf(tmp_path)
-    logged = len(serving.log)
     with ssh_server(
         serving.host, port.port, tmp_path, settings="UseDNS yes", allow=f'from="{client}"', dns=file
     ) as log:
@@ -104,8 +103,8 @@ def test_ssh_by_name(forward: Forwards, tmp_path: Path) -> None:
         refused = using.host.run(asking(file, *ssh), timeout=30, check=False)
         assert refused.returncode == 255
         assert client in log.read_text()
-    lines = serving.log[logged:].splitlines()
-    assert sum(f" connected: {using.name} to " in line and port.name in line for line in lines) == 2
+    told = [event["text"] for event in serving.json("events", "--kind", "connection_opened")["events"]]
+    assert sum(f"connected: {using.name} to " in text and port.name in text for text in told) == 2
 
 
 @pytest.mark.parametrize("program", ["dnsmasq", "unbound"])
@@ -156,14 +155,16 @@ def test_systemd_resolved_is_told_and_forgets(on_machine: tuple[Machine, Node, N
     address = carol.contact("dave")["address"]
     found = eventually(lambda: resolvectl(inside, "query", name).stdout, "resolved finds the name")
     assert f"{name}: {address}" in found.replace("  ", " ")
-    assert "tunfwd0" in found
+    interface = carol.json("id")["interface"]
+    assert interface in found
     assert name in resolvectl(inside, "query", address).stdout
     assert (
         inside.run(["getent", "ahostsv4", name]).stdout.split()[0] == address
     )  # by its stub, as any program
     assert inside.run(["getent", "hosts", address]).stdout.split()[1] == name
-    settled = resolvectl(inside, "status", "tunfwd0").stdout
-    assert "DNS Domain: ~tunfwd.internal ~77.10.in-addr.arpa" in settled
+    settled = resolvectl(inside, "status", interface).stdout
+    network = address.split(".")
+    assert f"DNS Domain: ~tunfwd.internal ~{network[1]}.{network[0]}.in-addr.arpa" in settled
     assert "-DefaultRoute" in settled
     assert not resolved_knows(inside, "example.com")  # it is asked for nothing else
     [told] = [one for one in carol.json("dns", "status")["resolvers"] if one["resolver"] == "resolved"]
@@ -173,7 +174,7 @@ def test_systemd_resolved_is_told_and_forgets(on_machine: tuple[Machine, Node, N
     inside.run(["kill", "-9", f"{first}"])
     eventually(lambda: resolved_knows(inside, name), "resolved knows it still, after a restart")
 
-    resolvectl(inside, "revert", "tunfwd0")
+    resolvectl(inside, "revert", interface)
     assert not resolved_knows(inside, name)
     [after] = [
         line for line in UNIT.format(program=TUNFWD).splitlines() if line.startswith("ExecStartPost=-+")
