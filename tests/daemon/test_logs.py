@@ -158,6 +158,22 @@ def test_a_contact_that_floods_the_log_is_summed_up(pipe: tuple[int, int]) -> No
 # What is written when.
 
 
+def test_a_line_that_is_only_counted_is_not_put_together() -> None:
+    class Counting(logging.Formatter):
+        lines = 0
+
+        def format(self, record: logging.LogRecord) -> str:
+            Counting.lines += 1
+            return super().format(record)
+
+    log = Log("INFO", os.open(os.devnull, os.O_WRONLY))
+    log.setFormatter(Counting())
+    with log:
+        for number in range(BURST + 500):
+            logging.getLogger("counted").info("%d", number, extra={"cause": ("KEY", "bob")})
+        assert Counting.lines == BURST
+
+
 def test_a_line_in_each_interval_after_the_burst() -> None:
     """A flood for an hour is as many lines as intervals, and none of it is lost from the count."""
     held = Repeats()

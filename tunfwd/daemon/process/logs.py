@@ -69,21 +69,6 @@ class _JournalFormatter(logging.Formatter):
         return "\n".join(prefix + line for line in super().format(record).split("\n"))
 
 
-class _Line:
-    """What is written of a record, put together when that is."""
-
-    def __init__(self, handler: logging.Handler, record: logging.LogRecord) -> None:
-        self._handler = handler
-        self._record = record
-
-    def __str__(self) -> str:
-        record = self._record
-        try:
-            return self._handler.format(record)
-        except Exception as error:  # a call that does not fit its format string is no reason to fail
-            return f"ERROR {record.name}: {record.msg!r}: {error!r}"
-
-
 def record_little() -> None:
     """Have records hold what a line has and no more, as "Optimization" in logging's own documentation says.
 
@@ -138,10 +123,7 @@ class Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record; called by `logging`, from any thread."""
-        try:
-            line = self.format(record)
-        except Exception as error:  # a call that does not fit its format string is no reason to fail
-            line = self._line(logging.ERROR, f"{record.msg!r}: {error!r}", record.name)
+        line = _Line(self, record)
         cause: Cause | None = getattr(record, "cause", None)
         with self._changed:
             if cause is not None:
@@ -150,8 +132,15 @@ class Log(logging.Handler):
                     if self._repeats.sums > sums:  # one more to wait for; else it costs no change of threads
                         self._changed.notify()
                     return
-            self._queue(line)
+            self._queue(str(line))
             self._changed.notify()
+
+    def line_of(self, record: logging.LogRecord) -> str:
+        """Return what is written of a record."""
+        try:
+            return self.format(record)
+        except Exception as error:  # a call that does not fit its format string is no reason to fail
+            return self._line(logging.ERROR, f"{record.msg!r}: {error!r}", record.name)
 
     def _line(self, level: int, text: str, name: str = __name__) -> str:
         """Return a line of our own, with what every line has."""
@@ -196,3 +185,16 @@ class Log(logging.Handler):
         except OSError:  # nobody is there to read any more, or the disk is full
             with self._changed:
                 self._dropped += 1
+
+
+class _Line:
+    """A record's line, put together when it is written: most that a contact causes are only counted."""
+
+    __slots__ = ("_log", "_record")
+
+    def __init__(self, log: Log, record: logging.LogRecord) -> None:
+        self._log = log
+        self._record = record
+
+    def __str__(self) -> str:
+        return self._log.line_of(self._record)
