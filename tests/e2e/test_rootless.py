@@ -133,10 +133,7 @@ def test_socks_reaches_contacts_by_name_and_at_the_ports_of_the_virtual_network(
     assert "(2)" in curl(alice, "http://example.org/").stderr, "not allowed"
 
 
-SOCKS_UDP = """
-import socks, sys
-asking = socks.socksocket(type=socks.socket.SOCK_DGRAM)
-asking.set_proxy(socks.SOCKS5, "127.0.0.1", 1080, rdns=True)
+ASK = """
 asking.settimeout(5)
 for _ in range(4):
     asking.sendto(b"info?", (sys.argv[1], 5000))
@@ -147,6 +144,14 @@ for _ in range(4):
     print(answer.decode(), *place)
     break
 """
+SOCKS_UDP = (
+    """
+import socks, sys
+asking = socks.socksocket(type=socks.socket.SOCK_DGRAM)
+asking.set_proxy(socks.SOCKS5, "127.0.0.1", 1080, rdns=True)
+"""
+    + ASK
+)
 
 
 @pytest.mark.parametrize("by", ["name", "address"])
@@ -221,20 +226,14 @@ def test_a_program_that_is_run_reaches_what_was_accepted(users: tuple[Node, Node
     assert ping.returncode == 0, ping.stdout + ping.stderr
 
 
-ASK_ALL = """
+ASK_ALL = (
+    """
 import socket, sys
 asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 asking.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-asking.settimeout(5)
-for _ in range(4):
-    asking.sendto(b"info?", (sys.argv[1], 5000))
-    try:
-        answer, place = asking.recvfrom(100)
-    except TimeoutError:
-        continue
-    print(answer.decode(), *place)
-    break
 """
+    + ASK
+)
 
 
 @pytest.mark.parametrize("to", ["bob", "255.255.255.255"])
