@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tunfwd.daemon.datapath.engine import FLOOD, FLOOD_INTERVAL, MAX_INBOX
+from tunfwd.daemon.datapath.engine import FLOOD, FLOOD_BURST, FLOOD_INTERVAL, MAX_INBOX
 from tunfwd.daemon.datapath.scheduler import REST, TURN, TURN_ALONE
 from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.process.repeats import BURST, Repeats
@@ -171,23 +171,58 @@ async def test_who_is_removed_has_no_turn(daemon: Daemon, work: Work) -> None:
 # Who floods.
 
 
-async def test_packets_to_no_avail_are_a_flood(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
-) -> None:
-    eve, bob = daemon.befriend("eve"), daemon.befriend("bob")
+def flood(daemon: Daemon, peer: Peer, count: int) -> None:
+    """Have packets arrive for an id that nobody knows."""
+    for start in range(0, count, MAX_INBOX):
+        arrive(daemon, peer, min(count - start, MAX_INBOX))
+        daemon.settle()
+
+
+async def next_look(daemon: Daemon) -> None:
+    """Until after it was looked who floods."""
+    await trio.sleep(FLOOD_INTERVAL + 0.01)
+    daemon.settle()
+
+
+@pytest.fixture
+def judged(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> list[set[object]]:
+    """Who was found to flood, at each look."""
     judged: list[set[object]] = []
     monkeypatch.setattr(daemon.policing, "judge", judged.append)
+    return judged
+
+
+async def test_packets_to_no_avail_are_a_flood(
+    daemon: Daemon, judged: list[set[object]], autojump_clock: object
+) -> None:
+    eve, bob = daemon.befriend("eve"), daemon.befriend("bob")
     for _ in range(5):
-        arrive(daemon, eve, int(2 * FLOOD * FLOOD_INTERVAL))  # an id that nobody knows
-        arrive(daemon, bob, 3)
-        daemon.settle()
-        await trio.sleep(FLOOD_INTERVAL)
-    daemon.settle()
-    assert {eve.contact} in judged
+        flood(daemon, eve, int(FLOOD_BURST / 2))
+        flood(daemon, bob, 3)
+        await next_look(daemon)
+    assert judged[-1] == {eve.contact}
     assert not any(bob.contact in flooding for flooding in judged)
-    await trio.sleep(1.0)
-    daemon.settle()
-    assert judged[-1] == set()
+    await next_look(daemon)
+    assert judged[-1] == set()  # it has stopped
+    for _ in range(3):
+        flood(daemon, eve, int(2 * FLOOD * FLOOD_INTERVAL))
+        await next_look(daemon)
+    assert judged[-1] == {eve.contact}  # it has not: nothing more is tolerated so soon
+
+
+async def test_what_was_on_its_way_when_a_stream_ended_is_no_flood(
+    daemon: Daemon, judged: list[set[object]], autojump_clock: object
+) -> None:
+    """It would cost the contact its datagrams, half of which the filter drops."""
+    eve = daemon.befriend("eve")
+    for _ in range(10):
+        for _ in range(3):
+            flood(daemon, eve, int(FLOOD_BURST / 4))
+            await next_look(daemon)
+        await trio.sleep(FLOOD_BURST / FLOOD)
+        daemon.settle()
+    assert eve.session.counters["data_unknown"] == 30 * int(FLOOD_BURST / 4)
+    assert set().union(*judged) == set()
 
 
 # What it leaves in the log and on the disk.

@@ -125,6 +125,8 @@ class Peer:
     """How many came since it was last looked whether it floods."""
     wasted: int = 0
     """How many were to no avail until then, in all."""
+    excess: float = 0.0
+    """How many of those are beyond what is tolerated; given back with time."""
     blocked: bool = False
     """Whether toxcore's queue for it was full at the last try."""
     keeper: "PortKeeper | None" = None

@@ -50,6 +50,7 @@ RECOVERY: Final = 1.0  # s until a contact is served again whose session failed
 TURNS: Final = 256  # of peers in one round, before other tasks get theirs
 MAX_INBOX: Final = 512  # lossy packets of a contact that wait; a socket's buffer of default size has fewer
 FLOOD: Final = 5000.0  # packets/s of a contact to no avail, that are half of all it sends or more
+FLOOD_BURST: Final = 4096.0  # such packets beyond that rate: they were on their way when a stream ended
 FLOOD_INTERVAL: Final = 0.05  # s; how often it is looked for
 MAX_BATCH: Final = 64  # lossy packets taken in at a time: what arrives together costs one acknowledgement
 NO_CONNECTION: Final = (
@@ -252,11 +253,16 @@ class Engine:
             return None
         self._looked_at = now
         found = []
+        tolerated = FLOOD * interval
         for peer in self._peers:
-            if peer.packets >= FLOOD * interval:
-                wasted, peer.wasted = peer.session.wasted - peer.wasted, peer.session.wasted
-                if wasted >= FLOOD * interval and 2 * wasted >= peer.packets:
+            excess = peer.excess - tolerated
+            if peer.packets >= tolerated:
+                before, peer.wasted = peer.wasted, peer.session.wasted
+                wasted = min(peer.wasted - before, peer.packets)  # the rest is from before, and was tolerated
+                excess += wasted
+                if excess >= FLOOD_BURST and 2 * wasted >= peer.packets:
                     found.append(peer)
+            peer.excess = min(max(excess, 0.0), FLOOD_BURST)
             if peer.packets:
                 peer.heard = now
             peer.packets = 0
