@@ -3,9 +3,9 @@
     scripts/bench --packet [--peers] [--seconds N]
 
 Each way leads from one host to another, over the same network: the kernel's alone (a veth and a bridge),
-tunfwd's, and with `--peers` those of wireguard-go and openvpn where they are installed. What is measured is
-the same, by the same programs: round trips, connects, one stream, a web server. The system calls and frames
-of a round trip, and the CPU of a gigabyte and of a datagram, are counted at both ends.
+tunfwd's, and with `--peers` those of other programs where they are installed (peers.py). What is measured is
+the same, by the same programs: round trips, connects, one stream, a web server. What a round trip takes of
+system calls, frames and packets is counted, and of tunfwd's also the calls of Python (counted.py).
 """
 
 import json
@@ -15,17 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from os import sysconf
 from pathlib import Path
 from typing import Final
 
+from netns.emulator import INTERFACE
 from netns.topology import Host
 from scripts.benchmarks import core
 from scripts.benchmarks.app import DATAGRAM_RATE
+from scripts.benchmarks.counted import Counts
 
 PORT: Final = 9000  # whole.py's server
 WEB_PORT: Final = 9080
@@ -35,8 +36,7 @@ CLIENTS: Final = 8
 TRACED: Final = 4.0  # s of round trips whose system calls are counted
 LOAD: Final = 3.0  # s of datagrams
 TIME_LIMIT: Final = 120.0  # s for one measurement
-PEER_PORT: Final = 51820
-PROGRAMS: Final = {"wireguard-go": ("wireguard-go", "wg"), "openvpn": ("openvpn",)}
+ENDS: Final = ("client's end", "server's end")
 
 Figures = dict[str, float]
 
@@ -86,8 +86,8 @@ def requests(client: Host, way: Way, keep_alive: bool) -> float:
     return float(rate[1])
 
 
-def system_calls(client: Host, way: Way) -> Figures:
-    """Return the system calls of a round trip in both processes, and its frames at the client's device."""
+def counted(client: Host, way: Way) -> Figures:
+    """Return what a round trip takes: system calls of the processes at each end, frames and packets."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         tracers = []
         for number, process in enumerate(way.processes):
@@ -95,15 +95,21 @@ def system_calls(client: Host, way: Way) -> Figures:
             tracers.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
             stack.callback(tracers[-1].kill)
         time.sleep(1)
-        before = frames(client, way.device) if way.device else 0
+        devices = (way.device, INTERFACE) if way.device else (INTERFACE,)
+        before = [frames(client, device) for device in devices]
         trips = app(client, way, "trips", TRACED)["trips"]
-        carried = frames(client, way.device) - before if way.device else 0
+        carried = [frames(client, device) - old for device, old in zip(devices, before, strict=True)]
         for tracer in tracers:
             tracer.terminate()
             tracer.wait(30)
         totals = [Path(folder, str(number)).read_text() for number in range(len(tracers))]
-    calls = [int(line.split()[3]) for text in totals for line in text.splitlines() if line.endswith(" total")]
-    return {"system calls a round trip": sum(calls) / trips, "frames a round trip": carried / trips}
+    found = {"packets a trip": carried[-1] / trips}
+    if way.device:
+        found["frames a trip"] = carried[0] / trips
+    for end, text in zip(ENDS, totals, strict=False):
+        calls = [int(line.split()[3]) for line in text.splitlines() if line.endswith(" total")]
+        found[f"system calls a trip, {end}"] = sum(calls) / trips
+    return found
 
 
 def measured(client: Host, way: Way, seconds: float) -> Figures:
@@ -121,8 +127,17 @@ def measured(client: Host, way: Way, seconds: float) -> Figures:
     if shutil.which("ab") and shutil.which("nginx"):
         found["keep_alive"] = requests(client, way, True)
         found["each_anew"] = requests(client, way, False)
-    if shutil.which("strace") and way.processes:
-        found |= system_calls(client, way)
+    if shutil.which("strace"):
+        found |= counted(client, way)
+    return found
+
+
+def calls(ends: Sequence[Counts]) -> Figures:
+    """Return the figures of a round trip's calls of Python, as counted.py has them of either end."""
+    found = {}
+    for end, counts in zip(ENDS, ends, strict=True):
+        found[f"functions a trip, {end}"] = counts["tunfwd"]
+        found[f"calls a trip, {end}"] = sum(counts.values())
     return found
 
 
@@ -148,92 +163,6 @@ def web_server(host: Host) -> Iterator[None]:
             server.wait()
 
 
-# Other programs. Each makes a device at both ends, with an address of its own.
-
-
-def installed() -> list[str]:
-    """Return the programs that can be measured; say which cannot."""
-    found = [name for name, needed in PROGRAMS.items() if all(map(shutil.which, needed))]
-    if missing := [name for name in (*PROGRAMS, "toxvpn", "nebula", "tinc") if name not in found]:
-        print(f"# not measured, as not installed or not known here: {', '.join(missing)}", flush=True)
-    return found
-
-
-@contextmanager
-def peer(name: str, client: Host, server: Host, subnet: int) -> Iterator[Way]:
-    """Join two hosts by another program."""
-    addresses = [f"10.201.{subnet}.{number}" for number in (1, 2)]
-    hosts = (client, server)
-    with tempfile.TemporaryDirectory() as text, ExitStack() as stack:
-        folder = Path(text)
-        started = []
-        devices = [f"bench{subnet}{end}" for end in "ab"]
-        if name == "wireguard-go":
-            commands = [["wireguard-go", "-f", device] for device in devices]
-        else:
-            commands = _openvpn(hosts, devices, addresses, folder)
-        for host, command in zip(hosts, commands, strict=True):
-            started.append(host.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            stack.callback(started[-1].wait)
-            stack.callback(started[-1].terminate)
-        for host, device in zip(hosts, devices, strict=True):
-            _wait(partial(_succeeds, host, ["ip", "link", "show", device]))
-        if name == "wireguard-go":
-            _configure_wireguard(hosts, devices, addresses, folder)
-        _wait(partial(_succeeds, client, ["ping", "-c", "1", "-W", "1", addresses[1]]))
-        yield Way(name, addresses[1], [one.pid for one in started], devices[0])
-
-
-def _succeeds(host: Host, command: Sequence[str]) -> bool:
-    return host.run(command, check=False).returncode == 0
-
-
-def _wait(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def _configure_wireguard(
-    hosts: Sequence[Host], devices: Sequence[str], addresses: Sequence[str], folder: Path
-) -> None:
-    secrets = [
-        subprocess.run(["wg", "genkey"], capture_output=True, text=True, check=True).stdout for _ in hosts
-    ]
-    public = [
-        subprocess.run(["wg", "pubkey"], input=key, capture_output=True, text=True, check=True).stdout.strip()
-        for key in secrets
-    ]
-    for end, (host, device) in enumerate(zip(hosts, devices, strict=True)):
-        key = folder / f"key{end}"
-        key.write_text(secrets[end])
-        other = hosts[1 - end]
-        command = ["wg", "set", device, "private-key", str(key), "listen-port", str(PEER_PORT)]
-        command += ["peer", public[1 - end], "allowed-ips", "10.201.0.0/16"]
-        host.run([*command, "endpoint", f"{other.address}:{PEER_PORT}"])
-        host.run(["ip", "address", "add", f"{addresses[end]}/24", "dev", device])
-        host.run(["ip", "link", "set", device, "up"])
-
-
-def _told(command: list[str], text: str = "") -> str:
-    run = subprocess.run(command, input=text, capture_output=True, text=True, check=True, timeout=10)
-    return run.stdout.strip()
-
-
-def _openvpn(
-    hosts: Sequence[Host], devices: Sequence[str], addresses: Sequence[str], folder: Path
-) -> list[list[str]]:
-    key = folder / "static.key"
-    subprocess.run(["openvpn", "--genkey", "secret", str(key)], check=True, capture_output=True)
-    commands = []
-    for end, device in enumerate(devices):
-        command = ["openvpn", "--dev", device, "--dev-type", "tun", "--proto", "udp", "--secret", str(key)]
-        command += ["--remote", str(hosts[1 - end].address), "--cipher", "AES-256-CBC"]
-        commands.append([*command, "--ifconfig", addresses[end], addresses[1 - end]])
-    return commands
-
-
 # The table.
 
 ROWS: Final = (  # key, title, what it is in
@@ -249,8 +178,11 @@ ROWS: Final = (  # key, title, what it is in
     ("CPU of a GB, upload", "CPU of a GB, upload, both ends", "s"),
     ("CPU of a GB, download", "CPU of a GB, download, both ends", "s"),
     ("CPU of a datagram", "CPU of a datagram of 1200 bytes, both ends", "us"),
-    ("system calls a round trip", "system calls of a round trip, both ends", ""),
-    ("frames a round trip", "frames at the device for a round trip", ""),
+    *((f"system calls a trip, {end}", f"system calls of a round trip, {end}", "") for end in ENDS),
+    *((f"functions a trip, {end}", f"functions of ours of a round trip, {end}", "") for end in ENDS),
+    *((f"calls a trip, {end}", f"calls of Python of a round trip, {end}", "") for end in ENDS),
+    ("frames a trip", "frames at the device for a round trip", ""),
+    ("packets a trip", "packets on the network for a round trip", ""),
 )
 SCALE: Final = {"ms": 1e3, "us": 1e6}
 BARE: Final = {  # what bare Tox packets do, by carrier.py's name for it, and whether less is better

@@ -27,7 +27,7 @@ from tabulate import tabulate
 from netns.link import Conditions
 from netns.node import Config, Node, befriend, stop_all
 from netns.topology import Host, Topology, sweep
-from scripts.benchmarks import core, packet
+from scripts.benchmarks import core, counted, packet, peers
 from tunfwd.netstack import stack
 
 HOSTS = ("alice", "bob")
@@ -77,7 +77,13 @@ class Pair:
 
 
 @contextmanager
-def pair(*, link: bool, config: Config | None = None, conditions: Conditions | None = None) -> Iterator[Pair]:
+def pair(
+    *,
+    link: bool,
+    config: Config | None = None,
+    conditions: Conditions | None = None,
+    kind: type[Node] = Node,
+) -> Iterator[Pair]:
     """Two friends, and bob's service offered to alice; `config` is more of the configuration of both."""
     nodes: list[Node] = []
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, Topology(HOSTS, conditions=conditions) as net:
@@ -88,7 +94,7 @@ def pair(*, link: bool, config: Config | None = None, conditions: Conditions | N
                 Path(folder, name).mkdir()
                 tox = {"local_discovery": False, "bootstrap": bootstrap, "nickname": name}
                 tables: Config = {"tox": tox, "forwarding": {"link": link}, **(config or {})}
-                nodes.append(Node(net[name], Path(folder, name), tables))
+                nodes.append(kind(net[name], Path(folder, name), tables))
                 nodes[-1].start()
                 bootstrap = bootstrap or [nodes[-1].bootstrap()]
             alice, bob = nodes
@@ -145,7 +151,18 @@ def idle_connections(both: Pair) -> float:
     return grown
 
 
-def packet_costs(seconds: float, peers: bool) -> None:
+def calls_of_a_trip() -> list[counted.Counts]:
+    """Return the calls of Python of a round trip, at each end of a pair that is there to count them."""
+    print("# calls of Python", flush=True)
+    with pair(link=True, kind=counted.CountedNode) as both:
+        nodes = both.alice, both.bob
+        before = [node.calls() for node in nodes if isinstance(node, counted.CountedNode)]
+        trips = both.measure("friend-tcp", "trips", packet.TRACED)["trips"]
+        after = [node.calls() for node in nodes if isinstance(node, counted.CountedNode)]
+    return [counted.each(old, new, trips) for old, new in zip(before, after, strict=True)]
+
+
+def packet_costs(seconds: float, with_peers: bool) -> None:
     """Measure what a packet costs, by each way, and print the table."""
     bare = carrier("friend", min(seconds, 5.0))
     with pair(link=True) as both:
@@ -162,11 +179,16 @@ def packet_costs(seconds: float, peers: bool) -> None:
             ]
             for way in ways:
                 way.figures = packet.measured(client, way, seconds)
-            for number, name in enumerate(packet.installed() if peers else ()):
-                with packet.peer(name, client, server, number) as way:
+            for number, name in enumerate(peers.installed() if with_peers else ()):
+                with peers.joined(name, client, server, number) as way:
                     way.figures = packet.measured(client, way, seconds)
                     ways.append(way)
+    ends = calls_of_a_trip()
+    ways[1].figures |= packet.calls(ends)
     print(tabulate(packet.rows(ways, bare), headers=packet.heads(ways), disable_numparse=True))
+    for end, counts in zip(packet.ENDS, ends, strict=True):
+        parts = ", ".join(f"{kind} {count:.0f}" for kind, count in counts.items())
+        print(f"calls of Python of a round trip, {end}: {parts}")
 
 
 def carrier(kind: str, seconds: float) -> Figures:
