@@ -14,6 +14,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Final, Protocol, TypeVar
 from weakref import finalize
 
@@ -31,6 +32,28 @@ READY_LIMIT: Final = 256  # descriptors served in a pass, before trio gets its t
 LONGEST: Final = 3600.0  # s of waiting at once; epoll takes no more than 24 days
 
 ResultT = TypeVar("ResultT")
+
+_read_clock: Callable[[], float] = trio.current_time
+
+
+def current_time() -> float:
+    """Return the time on trio's clock, in s; where a `Loop` is host, without asking trio."""
+    return _read_clock()
+
+
+class _Clock(trio.abc.Clock):
+    """The clock of a guest: the system's, to the second, so that `current_time` can read it directly."""
+
+    def start_clock(self) -> None:
+        """See trio: there is nothing to start."""
+
+    def current_time(self) -> float:
+        """See trio."""
+        return perf_counter()
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """See trio."""
+        return deadline - perf_counter()
 
 
 class Watcher(Protocol):
@@ -128,13 +151,16 @@ class Loop:
 
     def host(self, main: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Run `main` as the guest, and serve; return what it returns, or raise what it raises."""
+        global _read_clock  # noqa: PLW0603 trio's current_time is one of the whole program as well
         ended: list[Outcome[ResultT]] = []
         self._is_host = True
+        _read_clock = perf_counter
         trio.lowlevel.start_guest_run(
             main,
             run_sync_soon_threadsafe=self._call_soon,
             run_sync_soon_not_threadsafe=self._calls.append,
             done_callback=ended.append,
+            clock=_Clock(),
         )
         try:
             while not ended:
@@ -144,6 +170,7 @@ class Loop:
                     self._calls.popleft()()
         finally:
             self._is_host = self._is_waiting = False
+            _read_clock = trio.current_time
         return ended[0].unwrap()
 
     def _call_soon(self, call: Callable[[], object]) -> None:
@@ -154,7 +181,7 @@ class Loop:
         if self._is_woken or self._calls:
             return 0
         due = self._next_time()
-        return LONGEST if due == NEVER else min(max(due - trio.current_time(), 0), LONGEST)
+        return LONGEST if due == NEVER else min(max(due - current_time(), 0), LONGEST)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, where no `host` does."""
@@ -171,10 +198,11 @@ class Loop:
             self._is_waiting = False
 
     def _next_time(self) -> float:
-        due = NEVER
+        earliest = NEVER
         for place in self._places:
-            due = min(due, place.worker.due)
-        return due
+            due = place.worker.due
+            earliest = min(earliest, due)
+        return earliest
 
     # -- a pass
 

@@ -4,13 +4,13 @@ A pair that a table does not list changes nothing where the contact caused it, a
 step of our own, it raises Misuse. `SPEC.md` has the same tables for readers; a test compares the two.
 """
 
-from enum import Enum, auto
+from enum import IntEnum, StrEnum, auto
 from typing import Final
 
 from tunfwd.common.errors import Misuse
 
 
-class Role(Enum):
+class Role(StrEnum):
     """Which end of a mapping this machine is."""
 
     SERVING = "serving"
@@ -19,7 +19,7 @@ class Role(Enum):
     """The service is the contact's; connections start here, at its virtual address."""
 
 
-class MappingState(Enum):
+class MappingState(StrEnum):
     """Where a mapping stands. The values are what users see."""
 
     WAITING = "waiting"
@@ -39,7 +39,7 @@ class MappingState(Enum):
     ENDED = "ended"
 
 
-class MappingEvent(Enum):
+class MappingEvent(IntEnum):
     """What happens to a mapping."""
 
     OFFER_SENT = auto()
@@ -102,7 +102,7 @@ MAPPING: Final[dict[tuple[MappingState, MappingEvent], MappingState]] = {
 } | {(state, E.WITHDRAWN): M.ENDED for state in M if state is not M.ENDED}
 
 
-class FlowState(Enum):
+class FlowState(IntEnum):
     """Where a flow stands."""
 
     WAITING = auto()
@@ -117,7 +117,7 @@ class FlowState(Enum):
     CLOSED = auto()
 
 
-class FlowEvent(Enum):
+class FlowEvent(IntEnum):
     """What happens to a flow."""
 
     SENT = auto()

@@ -12,7 +12,7 @@ short to show (SHALLOW_LOSS). And losses do not lower the short-term bounds in D
 the queue is that of our own probe and on its way out.
 """
 
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Final
 
 from tunfwd.common.values import Random
@@ -43,7 +43,7 @@ QUEUE_FLOOR: Final = 0.004  # s, ours: … and by this much, which an event loop
 SHALLOW_LOSS: Final = 0.08
 
 
-class State(Enum):
+class State(StrEnum):
     """States of the machine in section 5.1 of the draft."""
 
     STARTUP = "startup"

@@ -4,7 +4,7 @@ import enum
 from typing import Final
 
 
-class State(enum.Enum):
+class State(enum.IntEnum):
     """As in RFC 9293, less LISTEN, which every address and port is in, and with INCOMING."""
 
     INCOMING = enum.auto()
@@ -21,7 +21,7 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-class Step(enum.Enum):
+class Step(enum.IntEnum):
     """What moves a connection from one state to the next."""
 
     ACCEPT = enum.auto()

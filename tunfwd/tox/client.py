@@ -18,7 +18,7 @@ import trio
 
 from tunfwd.events import event
 from tunfwd.faults import persists, survives
-from tunfwd.loop import NEVER, READABLE, Loop
+from tunfwd.loop import NEVER, READABLE, Loop, current_time
 from tunfwd.tox import probing, version
 from tunfwd.tox.binding import enums
 from tunfwd.tox.binding.errors import (
@@ -272,10 +272,9 @@ class Client:
 
     def work(self) -> None:
         """Do a round, if there is a reason to; called by the loop."""
-        now = trio.current_time()
-        if now < self._quiet_until:
+        if self._quiet_until and current_time() < self._quiet_until:
             return
-        if not self._is_ready and now < self._latest:
+        if not self._is_ready and current_time() < self._latest:
             if self._quiet_until:
                 self._wait_until(0.0)  # from now on the socket counts again
             return
@@ -283,7 +282,7 @@ class Client:
         self._iterate()
         now = time.monotonic()  # not trio's clock, which begins anew with each run of trio
         earliest, latest = self._pacing.next_round(now, self._tox.iteration_interval / 1000)
-        now_here = trio.current_time()
+        now_here = current_time()
         self._latest = now_here + latest - now
         self._wait_until(now_here + earliest - now if earliest > now else 0.0)
 

@@ -51,6 +51,8 @@ class OwnAddresses:
         self._groups: dict[Group, Own] = {}
         self._told: tuple[Source, ...] | None = None
         self._reach = -1
+        self._rooms_changed = True
+        self._rooms_seen = 0
         self.among_friends = self._give(contact_id(client.public_key))
 
     def __iter__(self) -> Iterator[Own]:
@@ -66,8 +68,23 @@ class OwnAddresses:
             where = None if group is None else group.id
             yield OwnName(where, self._client.name, own.address, own.address6)
 
+    def room_changed(self) -> None:
+        """Note that a group may be lost, or found again."""
+        self._rooms_changed = True
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether `follow` has something to see."""
+        return (
+            self._rooms_changed
+            or self._reach != self._peers.reach
+            or self._rooms_seen != len(self._client.groups)
+        )
+
     def follow(self) -> None:
         """See whether groups, or what of members is reached, have changed; tell what comes of it."""
+        self._rooms_changed = False
+        self._rooms_seen = len(self._client.groups)
         groups = {group for group in self._client.groups if group.state is not RoomState.LOST}
         if groups != self._groups.keys():
             self._follow_groups(groups)

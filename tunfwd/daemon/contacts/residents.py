@@ -60,7 +60,8 @@ class Residents:
         self._forget = forget
         self._away: dict[Peer, float] = {}  # members, and when they left; the longest away first
         self._without: dict[Peer, None] = {}  # those for whom there was no address, the first to come first
-        self._next_sweep = -inf
+        self.due = -inf
+        """When `sweep` is to be called, on trio's clock."""
         self._said = False
 
     # What is agreed.
@@ -130,13 +131,13 @@ class Residents:
         if isinstance(peer.contact, Member):
             self._away[peer] = now
             if len(self._away) > MAX_AWAY:
-                self._next_sweep = now
+                self.due = now
 
     def left(self, peer: Peer) -> None:
         """A member that has gone said goodbye, or was put out: no connection waits for it."""
         if peer in self._away:
             self._away[peer] = -inf
-            self._next_sweep = -inf
+            self.due = -inf
 
     def removed(self, peer: Peer) -> None:
         """A contact is no peer any more."""
@@ -157,9 +158,9 @@ class Residents:
 
     def sweep(self, now: float) -> None:
         """Forget the strangers that have been away for long, and of those with rules all but the latest."""
-        if now < self._next_sweep or not (self._away or self._without):
+        if now < self.due or not (self._away or self._without):
             return
-        self._next_sweep = now + SWEEP
+        self.due = now + SWEEP
         people = self._by_person()
         away = [
             (self.worth(peer, people), since, n, peer) for n, (peer, since) in enumerate(self._away.items())

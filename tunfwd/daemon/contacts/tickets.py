@@ -67,7 +67,8 @@ class Tickets:
         self._touch = touch
         self._added = added
         self._rename = rename
-        self._next_sweep = -inf
+        self.due = -inf
+        """When `sweep` is to be called, on trio's clock."""
 
     def peer_of(self, contact: ContactId) -> Peer | None:
         """Return a friend by its id."""
@@ -215,9 +216,9 @@ class Tickets:
 
     def sweep(self, now: float) -> None:
         """Go on with what waits for others."""
-        if now < self._next_sweep:
+        if now < self.due:
             return
-        self._next_sweep = now + SWEEP
+        self.due = now + SWEEP
         for join in self.joins.due(now, self.peer_of):
             peer = self.peer_of(join.contact)
             if peer is not None and isinstance(peer.contact, Friend) and not peer.contact.online:

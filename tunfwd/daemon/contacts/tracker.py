@@ -8,8 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import trio
-
 from tunfwd.common.errors import UserError
 from tunfwd.common.names import folded, harmless
 from tunfwd.common.values import Random
@@ -32,6 +30,7 @@ from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.policy import Party
 from tunfwd.forwarding.session import Session
 from tunfwd.forwarding.session import Settings as SessionSettings
+from tunfwd.loop import current_time
 from tunfwd.tox.binding.enums import Tox_Connection
 from tunfwd.tox.binding.errors import ToxError
 from tunfwd.tox.client import Client
@@ -317,7 +316,7 @@ class ContactTracker(Handler):
             return
         peer = self.added(contact)
         self.residents.came(peer)
-        peer.path_since = trio.current_time()
+        peer.path_since = current_time()
         link = link_of(peer)
         log.info("%s is online (%s)", peer.label, link, extra=caused_by(peer, "online", link=link))
         self._engine.online(peer)
@@ -328,7 +327,7 @@ class ContactTracker(Handler):
             peer.path_since = None
             log.info("%s is offline", peer.label, extra=caused_by(peer, "offline"))
             self._engine.offline(peer)
-            self.residents.went(peer, trio.current_time())
+            self.residents.went(peer, current_time())
 
     def contact_left(self, contact: Contact) -> None:
         """See Handler."""
@@ -346,7 +345,7 @@ class ContactTracker(Handler):
         if peer := self._peers.of(contact):
             link = link_of(peer)
             by = caused_by(peer, "path", link=link)
-            peer.path_since = trio.current_time()
+            peer.path_since = current_time()
             log.info("%s is reached by another path: %s", peer.label, link, extra=by)
             self._engine.moved(peer)
 
@@ -402,6 +401,7 @@ class ContactTracker(Handler):
 
     def room_changed(self, room: Room) -> None:
         """See Handler."""
+        self.own.room_changed()
         self._peers.changed()
         if room not in self.rooms:
             self.rooms.left(room)
@@ -449,12 +449,17 @@ class ContactTracker(Handler):
 
     def iterated(self) -> None:
         """See Handler."""
-        soon, self._soon = self._soon, []
-        for action in soon:
-            survives("what a rule accepts", self._carry_out, action)
-        survives("our own addresses", self.own.follow)
-        survives("tickets", self.tickets.sweep, trio.current_time())
-        survives("forgetting strangers", self.residents.sweep, trio.current_time())
+        if self._soon:
+            soon, self._soon = self._soon, []
+            for action in soon:
+                survives("what a rule accepts", self._carry_out, action)
+        if self.own.is_behind:
+            survives("our own addresses", self.own.follow)
+        now = current_time()
+        if now >= self.tickets.due:
+            survives("tickets", self.tickets.sweep, now)
+        if now >= self.residents.due:
+            survives("forgetting strangers", self.residents.sweep, now)
         self._engine.iterated()
         self._police()
 

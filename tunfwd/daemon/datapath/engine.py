@@ -17,7 +17,6 @@ a contact's session begins anew (`_attend`), a local connection is reset (`_hand
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from time import perf_counter
 from typing import Final, Protocol, TypeVarTuple
 
@@ -37,7 +36,7 @@ from tunfwd.faults import note, survives
 from tunfwd.forwarding import events as session_events
 from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.states import FlowState
-from tunfwd.loop import NEVER, READABLE, WRITABLE, Loop
+from tunfwd.loop import NEVER, READABLE, WRITABLE, Loop, current_time
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Frame
@@ -164,7 +163,7 @@ class Engine:
         except DeviceLost as lost:
             self._lose_device(lost)
         else:
-            self._stack.receive(frames, trio.current_time())
+            self._stack.receive(frames, current_time())
 
     def _lose_device(self, lost: DeviceLost) -> None:
         self.lost = lost
@@ -173,7 +172,7 @@ class Engine:
 
     def work(self) -> None:
         """Do what is due, and a round if there is anything to be done in it; called by the loop."""
-        now = trio.current_time()
+        now = current_time()
         if self.due <= now:
             self._expire(now)
         elif not (self._has_news or self._scheduler.is_requested or self._scheduler.has_work):
@@ -188,7 +187,7 @@ class Engine:
 
     def offline(self, peer: Peer) -> None:
         """The contact has gone."""
-        now = trio.current_time()
+        now = current_time()
         peer.offline_since = now
         peer.blocked = False
         self._blocked.discard(peer)
@@ -200,31 +199,31 @@ class Engine:
 
     def part(self, peer: Peer) -> None:
         """The contact has gone, and what is under way will not go on."""
-        self._attend(peer, peer.session.leave, trio.current_time())
+        self._attend(peer, peer.session.leave, current_time())
         self._scheduler.touch(peer)
 
     def online(self, peer: Peer) -> None:
         """The contact is there."""
         peer.offline_since = None
-        peer.heard = trio.current_time()
-        self._attend(peer, peer.session.online, trio.current_time())
+        peer.heard = current_time()
+        self._attend(peer, peer.session.online, current_time())
         self._scheduler.touch(peer)
 
     def moved(self, peer: Peer) -> None:
         """The contact is reached by another path."""
-        self._attend(peer, peer.session.path_changed, trio.current_time())
+        self._attend(peer, peer.session.path_changed, current_time())
         self._scheduler.touch(peer)
 
     def lossless(self, peer: Peer, data: bytes) -> None:
         """A packet came."""
         peer.packets += 1
-        self._attend(peer, peer.session.receive_lossless, data, trio.current_time())
+        self._attend(peer, peer.session.receive_lossless, data, current_time())
         self._scheduler.expect_round(peer)
 
     def public(self, peer: Peer, data: bytes) -> None:
         """A packet came that a member of a group sent to all in it."""
         peer.packets += 1
-        self._attend(peer, peer.session.receive_public, data, trio.current_time())
+        self._attend(peer, peer.session.receive_public, data, current_time())
         self._scheduler.expect_round(peer)
 
     def lossy(self, peer: Peer, data: bytes) -> None:
@@ -247,7 +246,7 @@ class Engine:
 
     def flooding(self) -> list[Peer] | None:
         """Return who sends far more than is of any use; None where it is not yet time to look again."""
-        now = trio.current_time()
+        now = current_time()
         interval = now - self._looked_at
         if interval < FLOOD_INTERVAL:
             return None
@@ -279,7 +278,7 @@ class Engine:
             note(peer.label, fault)
         else:
             return
-        now = trio.current_time()
+        now = current_time()
         peer.inbox.clear()
         for flow in peer.session.fail(now):
             end, flow.end = flow.end, None
@@ -366,14 +365,13 @@ class Engine:
         self._scheduler.served(peer)
         if self._stack.has_frames:
             self._write_frames()  # first: a program waits for it, a contact for nothing but acknowledgements
-        with suppress(ContactOffline):  # toxcore is about to say so
-            self._send(peer)
+        self._send(peer)
         self._set_deadline(peer)
         return done
 
     def _take_in(self, peer: Peer, count: int) -> None:
         """Give the session lossy packets that wait."""
-        inbox, session, now = peer.inbox, peer.session, trio.current_time()
+        inbox, session, now = peer.inbox, peer.session, current_time()
         for _ in range(min(count, len(inbox))):
             session.receive_lossy(inbox.popleft(), now)
 
@@ -425,16 +423,19 @@ class Engine:
 
     def _send(self, peer: Peer) -> None:
         session, contact = peer.session, peer.contact
-        for lossy in session.lossy_to_send(trio.current_time(), brief=not self._scheduler.is_alone):
-            contact.send_lossy(lossy)
-        if peer.blocked:
-            return
-        while (packet := session.next_packet()) is not None:
-            if not contact.send_lossless(packet):
-                session.put_back(packet)
-                peer.blocked = True
-                self._blocked.add(peer)
+        try:
+            for lossy in session.lossy_to_send(current_time(), brief=not self._scheduler.is_alone):
+                contact.send_lossy(lossy)
+            if peer.blocked:
                 return
+            while (packet := session.next_packet()) is not None:
+                if not contact.send_lossless(packet):
+                    session.put_back(packet)
+                    peer.blocked = True
+                    self._blocked.add(peer)
+                    return
+        except ContactOffline:  # toxcore is about to say so
+            return
         # Sending may have made room that somebody waits for.
         if session.has_events:
             self._scheduler.touch(peer)
@@ -442,7 +443,7 @@ class Engine:
     def _write_frames(self) -> None:
         frames, device = self._frames, self._device
         if not frames:
-            frames.extend(self._stack.packets_to_send(trio.current_time()))
+            frames.extend(self._stack.packets_to_send(current_time()))
         try:
             while frames and self.lost is None:
                 if not device.write(frames[0]):
@@ -453,7 +454,8 @@ class Engine:
         finally:
             if self.lost is not None:
                 frames.clear()
-            self._watch_device()
+            if frames or self._interest != READABLE:
+                self._watch_device()
 
     # -- deadlines
 
@@ -465,14 +467,15 @@ class Engine:
             self._deadlines.set(peer, deadline)
 
     def _next_deadline(self) -> float:
-        stack = float("inf") if self._frames else self._stack.next_timeout()
+        deadline = NEVER
+        stack = None if self._frames else self._stack.next_timeout()
+        if stack is not None:
+            deadline = stack
         peers = self._deadlines.next()
-        deadline = min(
-            float("inf") if stack is None else stack,
-            float("inf") if peers is None else peers,
-        )
+        if peers is not None and peers < deadline:
+            deadline = peers
         behind = self._scheduler.next_round()
-        return deadline if behind is None else min(deadline, trio.current_time() + behind)
+        return deadline if behind is None else min(deadline, current_time() + behind)
 
     # -- the end
 
@@ -481,7 +484,7 @@ class Engine:
 
         The kernel would close the sockets to services in order, as if what was cut off had been all.
         """
-        now = trio.current_time()
+        now = current_time()
         self._scheduler.let_all_go()
         for peer in self._peers:
             peer.inbox.clear()
@@ -496,7 +499,7 @@ class Engine:
             while leaving := [peer for peer in self._peers if peer.session.is_closing]:
                 await trio.sleep(FAREWELL / 10)
                 for peer in leaving:
-                    peer.session.close_again(trio.current_time())
+                    peer.session.close_again(current_time())
                     self._scheduler.touch(peer)
 
     def add(self, peer: Peer) -> None:
@@ -506,7 +509,7 @@ class Engine:
 
     def remove(self, peer: Peer) -> None:
         """A contact is no more; it is offline already."""
-        self._attend(peer, peer.session.leave, trio.current_time())
+        self._attend(peer, peer.session.leave, current_time())
         self._attend(peer, self._serve_until, peer)
         self._scheduler.forget(peer)
         self._blocked.discard(peer)

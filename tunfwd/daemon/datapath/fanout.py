@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import trio
-
 from tunfwd.common.budget import Budget
 from tunfwd.control.glance import LanEntry
 from tunfwd.daemon.peers import Peer, Peers
+from tunfwd.loop import current_time
 from tunfwd.netstack.events import Broadcast, Datagram
 from tunfwd.netstack.types import Endpoint
 from tunfwd.wire.packets import Protocol
@@ -72,7 +71,7 @@ class FanOut:
         places = [place for peer in self._peers if (place := _place(peer, port, version)) is not None]
         if not places:
             return
-        use, now = self._use(port), trio.current_time()
+        use, now = self._use(port), current_time()
         if not (use.budget.spend(now, len(places)) and self._budget.spend(now, len(places))):
             self.over_rate += 1
             return

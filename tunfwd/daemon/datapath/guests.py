@@ -27,7 +27,7 @@ from tunfwd.daemon.datapath.outbound import OutboundFlows
 from tunfwd.daemon.names import Address, Host, Names
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.faults import note
-from tunfwd.loop import NEVER, READABLE, WRITABLE
+from tunfwd.loop import NEVER, READABLE, WRITABLE, current_time
 from tunfwd.netstack import events
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint, Frame, HostState
@@ -188,7 +188,7 @@ class Guest:
             except DeviceLost:
                 self.fail()
             else:
-                self._stack.receive(frames, trio.current_time())
+                self._stack.receive(frames, current_time())
 
     def fail(self) -> None:
         """See Watcher."""
@@ -203,7 +203,7 @@ class Guest:
         """See Worker."""
         if self.gone.is_set():
             return
-        now = trio.current_time()
+        now = current_time()
         if self.due > now and not (self._has_news or self._stack.has_frames):
             return
         self._has_news = False
@@ -222,7 +222,7 @@ class Guest:
     def _write_frames(self) -> None:
         frames = self._frames
         if not frames:
-            frames.extend(self._stack.packets_to_send(trio.current_time()))
+            frames.extend(self._stack.packets_to_send(current_time()))
         try:
             while frames and self._device.write(frames[0]):
                 frames.popleft()

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import trio
-
 from tunfwd.common.streams import DatagramFlow, Stream
 from tunfwd.common.values import Random, Reason
 from tunfwd.daemon.datapath import journal
@@ -27,6 +25,7 @@ from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.datapath.services import LocalServices, Unreachable
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
+from tunfwd.loop import current_time
 from tunfwd.netstack.events import Datagram, DatagramRefused
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Endpoint, Exhausted
@@ -70,7 +69,7 @@ class InboundFlows:
     def wanted(self, peer: Peer, flow: Flow) -> None:
         """A contact wants the service behind a mapping."""
         if peer.details_of(flow.mapping).paused:
-            flow.service_failed(Reason.REFUSED, trio.current_time())
+            flow.service_failed(Reason.REFUSED, current_time())
             self._scheduler.touch(peer)
             return
         try:
@@ -78,7 +77,7 @@ class InboundFlows:
         except Unreachable as unreachable:
             peer.details_of(flow.mapping).answers.missed(unreachable.reason)
             journal.failed(peer, flow, unreachable.reason)
-            flow.service_failed(unreachable.reason, trio.current_time())
+            flow.service_failed(unreachable.reason, current_time())
             self._scheduler.touch(peer)
             return
         match flow.protocol, service:
@@ -107,7 +106,7 @@ class InboundFlows:
         if isinstance(service, Target):
             inbound.connecting(ServiceStream(self._poller, service, inbound, self._connect_timeout, peer))
             return
-        local, now = Endpoint(service.address, 0), trio.current_time()
+        local, now = Endpoint(service.address, 0), current_time()
         try:
             connection = self._stack.connect(local, service.service, now, self._connect_timeout)
         except Exhausted:
@@ -190,7 +189,7 @@ class InboundStream(StreamRelay):
         self._scheduler.afterwards(partial(journal.opened, self._peer, self.flow))
         self._answers.heard()
         self.local = stream
-        self.flow.service_up(trio.current_time())
+        self.flow.service_up(current_time())
         self._scheduler.touch(self._peer)
 
     def connect_failed(self, stream: Stream, failure: Reason) -> None:
@@ -202,7 +201,7 @@ class InboundStream(StreamRelay):
         self.flow.end = None
         self._answers.missed(failure)
         journal.failed(self._peer, self.flow, failure)
-        self.flow.service_failed(failure, trio.current_time())
+        self.flow.service_failed(failure, current_time())
         self._scheduler.touch(self._peer)
 
     def flow_ended(self, reason: Reason | None) -> None:
@@ -221,7 +220,7 @@ class InboundDatagrams(DatagramEnd):
         self._flow = flow
         self._answers = peer.details_of(flow.mapping).answers
         flow.end = self
-        flow.service_up(trio.current_time())
+        flow.service_up(current_time())
         scheduler.touch(peer)
 
     @abstractmethod
@@ -241,7 +240,7 @@ class InboundDatagrams(DatagramEnd):
     def received(self, payload: bytes) -> None:
         """The service has answered."""
         self._answers.heard()
-        self._flow.send_datagram(payload, trio.current_time())
+        self._flow.send_datagram(payload, current_time())
         self._scheduler.touch(self._peer)
 
     def give_up(self, failure: Reason) -> None:

@@ -3,14 +3,13 @@
 import logging
 from typing import Final
 
-import trio
-
 from tunfwd.common.text import clean
 from tunfwd.common.values import Reason
 from tunfwd.daemon.peers import Peer
 from tunfwd.events import Kind, event
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.states import Role
+from tunfwd.loop import current_time
 from tunfwd.wire.packets import Protocol
 
 log: Final = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ def failed(peer: Peer, flow: Flow, reason: Reason) -> None:
 
 def ended(peer: Peer, flow: Flow, reason: Reason | None) -> None:
     """A connection is over."""
-    seconds = trio.current_time() - flow.since
+    seconds = current_time() - flow.since
     how = "in order" if reason is None else reason.words
     amounts = f"{seconds:.1f} s, {flow.tx_bytes} bytes to the contact, {flow.rx_bytes} from it"
     _say(peer, flow, "connection_ended", "ended, %s: %s, %s", how, _what(peer, flow), amounts)

@@ -10,8 +10,6 @@ from functools import partial
 from typing import Final
 from typing import Protocol as Interface
 
-import trio
-
 from tunfwd.common.budget import Budget
 from tunfwd.common.streams import Stream, StreamHandler
 from tunfwd.common.values import Reason
@@ -21,6 +19,7 @@ from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
 from tunfwd.forwarding.states import FlowState
+from tunfwd.loop import current_time
 from tunfwd.netstack.connection import Connection
 from tunfwd.netstack.events import Datagram
 from tunfwd.netstack.types import Endpoint
@@ -102,7 +101,7 @@ class OutboundFlows:
         if peer is None or mapping is None:
             caller.refuse()
             return
-        flow = peer.session.connect(mapping, trio.current_time())
+        flow = peer.session.connect(mapping, current_time())
         if flow is None:
             caller.unreachable()
             return
@@ -124,7 +123,7 @@ class OutboundFlows:
             if not self._is_answer(event):
                 self._network.port_unreachable(event)
             return None
-        flow = peer.session.connect(mapping, trio.current_time())
+        flow = peer.session.connect(mapping, current_time())
         if flow is None:
             self._network.host_unreachable(event)
             return None
@@ -151,7 +150,7 @@ class OutboundFlows:
 
     def _repeat(self, event: Datagram) -> None:
         """Send what the contact's end of a flow has crossed by another flow, once."""
-        if self._repeats.spend(trio.current_time()):
+        if self._repeats.spend(current_time()):
             end = self._new_datagrams(event)
             if end is not None:
                 end.send(event, repeated=True)
@@ -248,7 +247,7 @@ class OutboundDatagrams(DatagramEnd):
     def send(self, event: Datagram, *, repeated: bool = False) -> None:
         """Send a datagram to the contact."""
         self._latest = event
-        now = trio.current_time()
+        now = current_time()
         self._asked = NEVER if repeated else now
         if not self._peer.session.is_online:
             self.network.host_unreachable(event)
@@ -286,7 +285,7 @@ class OutboundDatagrams(DatagramEnd):
         if reason is Reason.REFUSED:
             self._answers.missed(reason)
         match reason:
-            case None if trio.current_time() - self._asked < ON_ITS_WAY:  # nobody there will read it
+            case None if current_time() - self._asked < ON_ITS_WAY:  # nobody there will read it
                 self._repeat(self._latest)
             case None | Reason.ABORTED | Reason.TIMED_OUT | Reason.OVERFLOW:
                 pass

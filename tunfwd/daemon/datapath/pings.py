@@ -8,6 +8,7 @@ import trio
 from tunfwd.common.values import Random
 from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import ASK, Peer
+from tunfwd.loop import current_time
 from tunfwd.netstack.events import EchoRequest
 from tunfwd.netstack.stack import Stack
 
@@ -34,10 +35,10 @@ class Pings:
         answered = trio.Event()
 
         def send() -> bool:
-            sent = trio.current_time()
+            sent = current_time()
 
             def done() -> None:
-                round_trips.append(trio.current_time() - sent)
+                round_trips.append(current_time() - sent)
                 answered.set()
 
             return self._send(peer, done)
@@ -63,7 +64,7 @@ class Pings:
         """
         while True:
             await trio.sleep(ASK)
-            now = trio.current_time()
+            now = current_time()
             for peer in peers:
                 if peer.packets:  # since the engine looked last
                     peer.heard = now
@@ -82,7 +83,7 @@ class Pings:
 
     def _send(self, peer: Peer, answered: Callable[[], None]) -> bool:
         token = self._random.getrandbits(64)
-        sent = peer.session.ping(token, trio.current_time())
+        sent = peer.session.ping(token, current_time())
         self._scheduler.touch(peer)
         if sent:
             self._waiting[token] = answered

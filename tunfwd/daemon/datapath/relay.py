@@ -8,14 +8,13 @@ how a slow reader stops the far writer. outbound.py and inbound.py add how the t
 from abc import abstractmethod
 from typing import Final
 
-import trio
-
 from tunfwd.common.streams import Stream
 from tunfwd.common.values import Reason
 from tunfwd.daemon.datapath import journal
 from tunfwd.daemon.datapath.scheduler import Scheduler
 from tunfwd.daemon.peers import Peer
 from tunfwd.forwarding.flow import Flow
+from tunfwd.loop import current_time
 
 CHUNK: Final = 256 * 1024  # bytes read at once
 
@@ -143,7 +142,7 @@ class StreamRelay:
         self._scheduler.touch(self._peer)
         if self._local_eof and not self._to_flow and not self._flow_write_closed and flow.is_open:
             self._flow_write_closed = True
-            flow.finish(trio.current_time())
+            flow.finish(current_time())
 
 
 class DatagramEnd:

@@ -27,6 +27,7 @@ import trio
 from tunfwd.common.values import Reason
 from tunfwd.control.api import Sees, Source
 from tunfwd.daemon.storage.state import Content, KnownService
+from tunfwd.loop import current_time
 from tunfwd.services.target import Target
 from tunfwd.tun.listeners import Address, Listener
 from tunfwd.wire.packets import Protocol
@@ -152,7 +153,7 @@ class LocalServices:
 
     def look(self, protocol: Protocol, port: int, known_as: KnownAs = None) -> Way | Unreachable:
         """Return how the service at a port is to be reached, or why it cannot be."""
-        now = trio.current_time()
+        now = current_time()
         asked = self._asked.get((protocol, port), {}).get(known_as)
         if asked is not None and now - asked[0] < FRESH:
             return asked[1]

@@ -9,12 +9,11 @@ from functools import partial
 from itertools import islice
 from typing import Final, Literal, cast
 
-import trio
-
 from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.datapath.trace import Trace
 from tunfwd.daemon.peers import Peer, Peers
 from tunfwd.faults import survives
+from tunfwd.loop import current_time
 from tunfwd.tox.contacts import TCP, UDP, Contact
 
 TRACE: Final = "a trace"
@@ -34,7 +33,7 @@ class Tap:
 
     def add(self, peer: Peer, trace: Trace) -> None:
         """Have a trace see what goes on with a contact, until it is over."""
-        now = trio.current_time()
+        now = current_time()
         if peer.session.is_online:
             trace.state(state_of(peer), now)
             trace.look(peer.session.link, now)
@@ -54,7 +53,7 @@ class Tap:
         """End the traces of a contact."""
         self._followed.pop(peer, None)
         for trace in self.traces.get(peer, ()):
-            trace.end(reason, trio.current_time())
+            trace.end(reason, current_time())
         self.sweep(peer)
 
     def follow_all(self, start: Start) -> None:
@@ -69,7 +68,7 @@ class Tap:
         self._start = None
         followed, self._followed = self._followed, {}
         for peer, trace in followed.items():
-            trace.end(reason, trio.current_time())
+            trace.end(reason, current_time())
             self.sweep(peer)
         self._switch()
 
@@ -128,12 +127,12 @@ class TappedEngine(Engine):
     def lossless(self, peer: Peer, data: bytes) -> None:
         """See Engine."""
         for trace in self.tap.traces.get(peer, ()):
-            survives(TRACE, partial(trace.received, lossless=True), data, trio.current_time())
+            survives(TRACE, partial(trace.received, lossless=True), data, current_time())
         super().lossless(peer, data)
 
     def _take_in(self, peer: Peer, count: int) -> None:
         if traces := self.tap.traces.get(peer):
-            link, now, inbox = peer.session.link, trio.current_time(), peer.inbox
+            link, now, inbox = peer.session.link, current_time(), peer.inbox
             for trace in traces:
                 survives(TRACE, trace.begin, link, now)
                 for packet in islice(inbox, count):
@@ -143,7 +142,7 @@ class TappedEngine(Engine):
     def _serve_until(self, peer: Peer, until: float = float("inf")) -> bool:
         done = super()._serve_until(peer, until)
         if traces := self.tap.traces.get(peer):
-            link, now = peer.session.link, trio.current_time()
+            link, now = peer.session.link, current_time()
             for trace in traces:
                 survives(TRACE, trace.look, link, now)
             if any(trace.over is not None for trace in traces):
@@ -156,7 +155,7 @@ class TappedEngine(Engine):
             super()._send(peer)
             return
         for trace in traces:
-            survives(TRACE, trace.begin, peer.session.link, trio.current_time())
+            survives(TRACE, trace.begin, peer.session.link, current_time())
         contact = peer.contact
         peer.contact = _Overheard(contact, traces)
         try:
@@ -166,7 +165,7 @@ class TappedEngine(Engine):
 
     def _tell_state(self, peer: Peer) -> None:
         for trace in self.tap.traces.get(peer, ()):
-            trace.state(state_of(peer), trio.current_time())
+            trace.state(state_of(peer), current_time())
 
 
 class _Overheard(Contact):
@@ -182,13 +181,13 @@ class _Overheard(Contact):
         """See Contact."""
         taken = self._contact.send_lossless(packet)
         for trace in self._traces if taken else ():
-            survives(TRACE, partial(trace.sent, lossless=True), packet, trio.current_time())
+            survives(TRACE, partial(trace.sent, lossless=True), packet, current_time())
         return taken
 
     def send_lossy(self, packet: bytes) -> bool:
         """See Contact. What is lost here already has been sent, as the link sees it."""
         for trace in self._traces:
-            survives(TRACE, trace.sent, packet, trio.current_time())
+            survives(TRACE, trace.sent, packet, current_time())
         return self._contact.send_lossy(packet)
 
     def remember_node(self, key: bytes) -> None:
