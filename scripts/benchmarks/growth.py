@@ -33,6 +33,7 @@ from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import Content, StandingOffer
 from tunfwd.forwarding.session import FEATURES, Settings
 from tunfwd.link import link
+from tunfwd.tox.handler import Handler
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -73,13 +74,6 @@ class Steps:
 Cost = tuple[float, float]
 """Processor time, in us, and steps."""
 Row = dict[str, Cost | float]
-
-
-async def cost_once(work: Work) -> Cost:
-    """Return what something costs that can be done once: no steps are counted."""
-    before = time.thread_time()
-    await work()
-    return (time.thread_time() - before) * 1e6, 0
 
 
 async def cost(work: Work) -> Cost:
@@ -195,6 +189,15 @@ async def of_contacts(count: int) -> Row:
     return {"KB": memory.grown / 2e3 / count, **costs}
 
 
+class Known(Daemon):
+    """A daemon that is started anew: toxcore knows the friends whom the state has names of."""
+
+    def _start(self, handler: Handler) -> object:
+        for contact in self.content.names:
+            self.friends.add_key(bytes.fromhex(contact))
+        return super()._start(handler)
+
+
 async def start(count: int) -> Row:
     """Measure a start with so many known contacts, one offer to each."""
 
@@ -204,9 +207,8 @@ async def start(count: int) -> Row:
             known = key_of(f"friend{number}").hex().upper()
             content.names[known] = f"friend{number}"
             content.offers.append(StandingOffer(known, "tcp", 80, "web", None, "auto"))
-        daemon = Daemon(content)
-        for number in range(count):
-            daemon.befriend(f"friend{number}")
+        daemon = Known(content)
+        assert len(list(daemon.peers)) == count
 
     return {"start": _share(await cost(begin), count)}
 
@@ -223,7 +225,7 @@ async def of_mappings(count: int) -> Row:
             first = FIRST_PORT + next(offered) * 1024
             ports = [f"{first + number}/tcp" for number in range(count // 2)]
             for at in range(0, len(ports), 64):
-                await call("offer.add", to=["other0"], ports=ports[at : at + 64], name=f"game{at}")()
+                await call("offer.add", to=["other0"], ports=ports[at : at + 64], name=f"game{first + at}")()
             await trio.sleep(10)
 
         with Memory() as memory:
@@ -232,7 +234,16 @@ async def of_mappings(count: int) -> Row:
         assert [mapping.accepted for mapping in peer.session.mappings] == [True] * (count // 2 * 2)
         for name in ("status", "offer.list", "ports"):
             costs[name.replace("offer.list", "offers")] = _share(await cost(call(name)), count)
-        costs["Hello again"] = _share(await cost(both.part_and_meet), count)
+        costs["cut off, back"] = _share(await cost(both.part_and_meet), count)
+        firsts = iter([FIRST_PORT, FIRST_PORT + 1024])
+
+        async def kill() -> None:
+            first = next(firsts)
+            for at in range(0, count // 2, 64):
+                await call("kill", id=f"game{first + at}")()
+            await trio.sleep(SETTLE)
+
+        costs["killed"] = _share(await cost(kill), count // 2)
     return {"KB": memory.grown / 2e3 / count, **costs}
 
 
@@ -247,15 +258,24 @@ def reload(count: int) -> Row:
 
 
 async def _reload(file: Path) -> dict[str, Cost]:
-    daemon = Daemon()
-    daemon.befriend("bob")
-    declared = Declared(daemon, daemon._save)
+    daemon, declared = _with_a_friend()
+
+    async def first() -> None:
+        nonlocal daemon, declared
+        daemon, declared = _with_a_friend()
+        await read()
 
     async def read() -> None:
         problems = declared.apply(load(str(file), environ={}, euid=0))
         assert not problems, problems
 
-    return {"first read": await cost_once(read), "reload": await cost(read)}
+    return {"first read": await cost(first), "read again": await cost(read)}
+
+
+def _with_a_friend() -> tuple[Daemon, Declared]:
+    daemon = Daemon()
+    daemon.befriend("bob")
+    return daemon, Declared(daemon, daemon._save)
 
 
 def _share(whole: Cost, parts: float) -> Cost:

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -205,11 +205,12 @@ class Peer:
         self._tell_keeper()
 
     def take_port(self, mapping: Mapping) -> None:
-        """Make a mapping unreachable again."""
-        for place, reached in list(self.ports.items()):
-            if reached is mapping:
-                del self.ports[place]
-                self.ports_changed()
+        """Make a mapping unreachable again, where it is reachable."""
+        details = self.details.get(mapping)
+        place = mapping.protocol, details.local_port if details is not None else 0
+        if self.ports.get(place) is mapping:
+            del self.ports[place]
+            self.ports_changed()
         self._tell_keeper()
 
     def _tell_keeper(self) -> None:
@@ -251,6 +252,8 @@ class Peers:
         """Counts changes of whose ports are reached, and where."""
         self.named: Callable[[str], Peer | None] = lambda _: None
         """Who has a name in DNS."""
+        self._called: dict[tuple[str, str], dict[Peer, None]] = {}
+        """By `via` and folded name."""
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._by_contact.values()))
@@ -274,9 +277,29 @@ class Peers:
         if self.keeper is not None:
             self.keeper.update(peer)
 
+    def call(self, peer: Peer, name: str, via: str) -> None:
+        """Have a contact, that is here or about to be added, be called so."""
+        self.changed()
+        self._uncall(peer)
+        peer.name, peer.via, peer.folded = name, via, folded(name)
+        self._called.setdefault((via, peer.folded), {})[peer] = None
+
+    def _uncall(self, peer: Peer) -> None:
+        place = peer.via, peer.folded
+        alike = self._called.get(place)
+        if alike is not None:
+            alike.pop(peer, None)
+            if not alike:
+                del self._called[place]
+
+    def alike(self, peer: Peer) -> list[Peer]:
+        """Return the others that are called as a contact is, in the same place."""
+        return [other for other in self._called.get((peer.via, peer.folded), ()) if other is not peer]
+
     def remove(self, peer: Peer) -> None:
         """Remove a contact."""
         self.changed()
+        self._uncall(peer)
         self.reach += bool(peer.ports)
         self.dropped.update(peer.session.counters)
         del self._by_contact[peer.contact], self._by_address[peer.address6.packed]
@@ -335,18 +358,23 @@ class Peers:
             raise UserError("not_found", f"no contact {text!r}; {hint}")
         return _only(found, text)
 
-    def unique_name(self, wanted: str, peer_id: ContactId, *, among: str, taken: Iterable[str]) -> str:
+    def unique_name(
+        self, wanted: str, peer_id: ContactId, *, among: str, is_taken: Callable[[str], bool]
+    ) -> str:
         """Return a harmless name like the nickname `wanted`, that no other contact with the same `via` has.
 
-        Nor is it one of `taken`.
+        Nor is it one that `is_taken` says, of folded names.
         """
         key = peer_id.rpartition("/")[2]
         base = harmless(clean(wanted), key) or key[:8].lower()
-        used = {peer.folded for peer in self if peer.via == among and peer.id != peer_id}
-        used.update(map(folded, taken))
+
+        def is_used(name: str) -> bool:
+            alike = self._called.get((among, name), ())
+            return any(peer.id != peer_id for peer in alike) or is_taken(name)
+
         digits = 4
         name = base
-        while folded(name) in used and digits <= len(key):
+        while is_used(folded(name)) and digits <= len(key):
             name, digits = f"{base}-{key[:digits].lower()}", digits + 4
         return name
 

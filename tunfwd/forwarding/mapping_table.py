@@ -3,7 +3,7 @@
 `negotiation` decides what happens; each change goes through `move`, which tells the owner of it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from typing import Final
 
 from tunfwd.common.errors import Misuse
@@ -26,13 +26,16 @@ class MappingTable:
     """The mappings with one contact, in the order they were made."""
 
     __slots__ = (
+        "_at",
         "_clock",
+        "_counts",
         "_events",
         "_flows",
         "_ids",
         "_random",
         "_timers",
         "_transport",
+        "_undecided",
         "all",
         "ask_again_at",
         "unseen",
@@ -49,6 +52,12 @@ class MappingTable:
         timers: Timers[Mapping | Flow],
     ) -> None:
         self.all: list[Mapping] = []
+        self._at: dict[int, list[Mapping]] = {}
+        """By port, in the same order."""
+        self._counts: Counter[Origin] = Counter()
+        """How many there are, by whose they are."""
+        self._undecided: Counter[str] = Counter()
+        """How many of the contact's wait for a decision, by name."""
         self.unseen = 0
         """Offers of the contact that there was no room for, since it last was asked for all."""
         self.ask_again_at: float | None = None
@@ -63,12 +72,39 @@ class MappingTable:
 
     def add(self, origin: Origin, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
         """Make a mapping. Raises `Misuse` where there are too many."""
-        if sum(mapping.origin is origin for mapping in self.all) >= MAX_MAPPINGS:
+        if self._counts[origin] >= MAX_MAPPINGS:
             raise Misuse("too many mappings with this contact")
         mapping = Mapping(origin, direction, protocol, port, name)
         mapping.msg_id = self.new_id()  # until it is offered: an id for people to name it by
-        self.all.append(mapping)
+        self._list(mapping)
         return mapping
+
+    def _list(self, mapping: Mapping) -> None:
+        self.all.append(mapping)
+        self._at.setdefault(mapping.port, []).append(mapping)
+        self._counts[mapping.origin] += 1
+
+    def _unlist(self, mapping: Mapping) -> None:
+        self.all.remove(mapping)
+        self._counts[mapping.origin] -= 1
+        at = self._at[mapping.port]
+        at.remove(mapping)
+        if not at:
+            del self._at[mapping.port]
+
+    def rename(self, mapping: Mapping, name: str) -> None:
+        """Call a mapping otherwise; with any port, it would be another one."""
+        undecided = mapping.state is MappingState.PENDING
+        if undecided:
+            self._decided(mapping)
+        mapping.name = name
+        if undecided:
+            self._undecided[name] += 1
+
+    def _decided(self, mapping: Mapping) -> None:
+        self._undecided[mapping.name] -= 1
+        if not self._undecided[mapping.name]:
+            del self._undecided[mapping.name]
 
     def new_id(self) -> int:
         """Return a msg_id that is not in use."""
@@ -81,20 +117,16 @@ class MappingTable:
 
     def ours(self, direction: Direction, protocol: Protocol, port: int) -> Mapping | None:
         """Return what we offer under these."""
-        for mapping in self.all:
-            if mapping.port == port and (mapping.origin, mapping.direction, mapping.protocol) == (
-                Origin.LOCAL,
-                direction,
-                protocol,
-            ):
+        for mapping in self._at.get(port, ()):
+            if (mapping.origin, mapping.direction, mapping.protocol) == (Origin.LOCAL, direction, protocol):
                 return mapping
         return None
 
     def theirs(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping | None:
         """Return what the contact offers under these, now or before."""
         key = offer_key(direction, protocol, port, name)
-        for mapping in self.all:
-            if mapping.port == port and mapping.origin is Origin.REMOTE and mapping.key == key:
+        for mapping in self._at.get(port, ()):
+            if mapping.origin is Origin.REMOTE and mapping.key == key:
                 return mapping
         return None
 
@@ -107,13 +139,13 @@ class MappingTable:
 
     def serving(self, offer: Offer) -> Mapping | None:
         """Return the running mapping that a connection offer belongs to."""
-        for mapping in self.all:
+        for mapping in self._at.get(offer.port, ()):
             if (
                 mapping.role is Role.SERVING
                 and mapping.multi_flow
                 and mapping.accepted
                 and mapping.state in (MappingState.RUNNING, MappingState.OFFERED)  # OFFERED: being renewed
-                and (mapping.protocol, mapping.port) == (offer.protocol, offer.port)
+                and mapping.protocol == offer.protocol
             ):
                 return mapping
         return None
@@ -124,14 +156,14 @@ class MappingTable:
 
     def has_room(self, name: str) -> bool:
         """Whether the contact may offer something more, of that name."""
-        remote = sum(mapping.origin is Origin.REMOTE for mapping in self.all)
-        return remote < MAX_MAPPINGS and not self.is_full_of_undecided(name)
+        return self._counts[Origin.REMOTE] < MAX_MAPPINGS and not self.is_full_of_undecided(name)
 
     def is_full_of_undecided(self, name: str) -> bool:
         """Whether an offer of that name is more than a person reads; ports of one name are read as one."""
-        undecided = [mapping.name for mapping in self.all if mapping.state is MappingState.PENDING]
-        names = set(undecided) - {""}
-        return name not in names and len(names) + undecided.count("") >= MAX_PENDING
+        undecided, nameless = self._undecided, self._undecided[""]
+        if name and name in undecided:
+            return False
+        return len(undecided) - bool(nameless) + nameless >= MAX_PENDING
 
     def is_trusted(self) -> bool:
         """Whether a mapping was accepted, by either side."""
@@ -150,8 +182,13 @@ class MappingTable:
         """Change a mapping's state by a step that must be one of the table's, and tell the owner."""
         before = mapping.state
         mapping.advance(event)
+        if before is not mapping.state:
+            if before is MappingState.PENDING:
+                self._decided(mapping)
+            elif mapping.state is MappingState.PENDING:
+                self._undecided[mapping.name] += 1
         if mapping.state is MappingState.ENDED:
-            self.all.remove(mapping)
+            self._unlist(mapping)
             self._timers.cancel(mapping)
             for msg_id in self.ids_of(mapping):
                 del self._ids[msg_id]
@@ -179,11 +216,14 @@ class MappingTable:
     def abandon(self) -> None:
         """Have what stands wait, whatever state a mistake of ours has left it in; what does not is over."""
         mappings, self.all = self.all, []
+        self._at.clear()
+        self._counts.clear()
+        self._undecided.clear()
         for mapping in mappings:
             before = mapping.state
             mapping.abandon()
             if mapping.state is not MappingState.ENDED:
-                self.all.append(mapping)
+                self._list(mapping)
             if mapping.state is not before:
                 self._events.append(MappingChanged(mapping))
 

@@ -124,6 +124,10 @@ class Negotiation:
             self._offer(mapping)
         return mapping
 
+    def offered(self, protocol: Protocol, port: int, direction: Direction) -> Mapping | None:
+        """Return what stands of ours under these."""
+        return self._mappings.ours(direction, protocol, port)
+
     def offer_all(self, *, again: bool = False, renew: bool = False) -> None:
         """Offer what is ours and waits; `again` what is offered already; to `renew`, what carries flows."""
         for mapping in self._mappings.all:
@@ -175,7 +179,7 @@ class Negotiation:
 
     def offer_anew(self, mapping: Mapping, name: str) -> None:
         """Call a service of ours by another name from now on; connections go on."""
-        mapping.name = name
+        self._mappings.rename(mapping, name)
         running = mapping.state is MappingState.RUNNING and mapping.multi_flow
         if running or mapping.state is MappingState.OFFERED:
             self._offer(mapping)
@@ -359,7 +363,7 @@ class Negotiation:
     def _renamed(self, mapping: Mapping, name: str) -> Mapping:
         """Call a mapping as its latest Offer does, unless it was accepted under the name that it has."""
         if not mapping.accepted:
-            mapping.name = name
+            self._mappings.rename(mapping, name)
         return mapping
 
     def _make_way(self, mapping: Mapping) -> bool:

@@ -476,6 +476,10 @@ class Session:
             self._handshake.broadcast()  # a public Hello went before it
         return self._negotiation.offer(protocol, port, name, direction, public_id)
 
+    def offered(self, protocol: Protocol, port: int, direction: Direction) -> Mapping | None:
+        """Return what stands of ours under these."""
+        return self._negotiation.offered(protocol, port, direction)
+
     def restore_acceptance(self, direction: Direction, protocol: Protocol, port: int, name: str) -> Mapping:
         """Remember an acceptance from before: when the contact offers this again, it is accepted at once."""
         return self._negotiation.restore_acceptance(direction, protocol, port, name)

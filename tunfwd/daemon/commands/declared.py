@@ -23,13 +23,13 @@ from tunfwd.daemon.peers import Peer
 from tunfwd.daemon.storage.state import ContactId, contact_id, group_id
 from tunfwd.daemon.wiring import Daemon
 from tunfwd.faults import survives
-from tunfwd.forwarding.flow import Mapping, Origin
+from tunfwd.forwarding.flow import Mapping
 from tunfwd.forwarding.policy import means
 from tunfwd.forwarding.states import MappingState
 from tunfwd.services.target import Target
 from tunfwd.tox.binding.errors import ToxError
 from tunfwd.tox.contacts import Group, Room, RoomState
-from tunfwd.wire.packets import Direction
+from tunfwd.wire.packets import Direction, Protocol
 
 Recipient = Peer | Room
 
@@ -278,24 +278,19 @@ class Declared:
         return offer.state is not MappingState.ENDED
 
     def _adopted(
-        self, recipient: Recipient, protocol: object, port: int, table: OfferTable, target: Target | None
+        self, recipient: Recipient, protocol: Protocol, port: int, table: OfferTable, target: Target | None
     ) -> Mapping | RoomOffer | None:
         """Take over the same offer, made by a command. Raises UserError where that is another one."""
         if isinstance(recipient, Peer):
-            for mapping in recipient.session.mappings:
-                ours = (mapping.origin, mapping.direction) == (Origin.LOCAL, Direction.SERVER)
-                if ours and (mapping.protocol, mapping.port) == (protocol, port):
-                    details = recipient.details_of(mapping)
-                    same = (mapping.name, details.target, details.source) == (
-                        table.name,
-                        target,
-                        table.source,
-                    )
-                    if not same or self._rooms.origin_of(mapping) is not None:
-                        raise _other(recipient.label, port, mapping.name)
-                    self._offers.adopt(recipient, mapping)
-                    return mapping
-            return None
+            mapping = recipient.session.offered(protocol, port, Direction.SERVER)
+            if mapping is None:
+                return None
+            details = recipient.details_of(mapping)
+            same = (mapping.name, details.target, details.source) == (table.name, target, table.source)
+            if not same or self._rooms.origin_of(mapping) is not None:
+                raise _other(recipient.label, port, mapping.name)
+            self._offers.adopt(recipient, mapping)
+            return mapping
         for offer in self._rooms.offers:
             standing = offer.standing
             if (standing.contact, offer.protocol, standing.port) == (room_id(recipient), protocol, port):

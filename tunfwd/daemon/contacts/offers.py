@@ -78,6 +78,10 @@ class Offers:
     def __init__(self, content: Content, policy: Policy, save: Callable[[], None]) -> None:
         """`save` writes `content`, soon, whenever it has changed."""
         self._content = content
+        self._at_start: dict[ContactId, list[Standing]] | None = {}
+        """What stood with each contact, until all are restored."""
+        for standing in _in_order(content):
+            self._at_start.setdefault(standing.contact, []).append(standing)
         self.policy = policy
         self._save = save
         self.refusals = Refusals(content, save)
@@ -102,12 +106,15 @@ class Offers:
                 log.warning("put aside: %s with %s: %s", what, peer.label, wrong, extra=caused_by(peer))
                 self._save()
 
+    def started(self) -> None:
+        """All contacts that were known at the start are restored."""
+        self._at_start = None
+
     def _standing(self, contact: ContactId) -> list[Standing]:
         """Return what stands with a contact, first what has a port of its own that others must leave free."""
-        content = self._content
-        using: list[AcceptedMapping | StandingRequest] = [*content.requests, *content.mappings]
-        using.sort(key=lambda standing: standing.local_port is None)
-        return [standing for standing in (*content.offers, *using) if standing.contact == contact]
+        if self._at_start is not None:
+            return self._at_start.get(contact, [])
+        return [standing for standing in _in_order(self._content) if standing.contact == contact]
 
     def _restore(self, peer: Peer, standing: Standing) -> None:
         """Raises UserError or Misuse, before anything has changed."""
@@ -149,13 +156,17 @@ class Offers:
                 self._content.requests.append(standing)
 
     def _remove(self, standing: Standing) -> None:
+        """Take out an entry: the one itself, as to compare them takes long."""
+        content = self._content
+        entries: Sequence[Standing]
         match standing:
             case StandingOffer():
-                self._content.offers.remove(standing)
+                entries = content.offers
             case AcceptedMapping():
-                self._content.mappings.remove(standing)
+                entries = content.mappings
             case StandingRequest():
-                self._content.requests.remove(standing)
+                entries = content.requests
+        del entries[next(place for place, entry in enumerate(entries) if entry is standing)]
 
     def _stand(self, peer: Peer, what: StandingOffer | StandingRequest, direction: Direction) -> Mapping:
         """Offer it; raises UserError where that cannot be."""
@@ -257,7 +268,10 @@ class Offers:
         else:
             entries = content.offers if mapping.direction is Direction.SERVER else content.requests
         # The first: a later one is a new offer of the same port, made since.
-        if found := next((entry for entry in entries if _is_of(entry, peer, mapping)), None):
+        there = (
+            entry for entry in entries if entry.port == mapping.port
+        )  # most are not: the rest costs more
+        if found := next((entry for entry in there if _is_of(entry, peer, mapping)), None):
             self._remove(found)
             self._save()
 
@@ -493,6 +507,13 @@ def mistake(pattern: str, peer: Peer) -> str:
     return (
         f"{what}, which calls itself so: `tunfwd friend rename {peer.name} NAME` names it, or write its key"
     )
+
+
+def _in_order(content: Content) -> list[Standing]:
+    """Return all that stands, in the order in which it is to be restored."""
+    using: list[AcceptedMapping | StandingRequest] = [*content.requests, *content.mappings]
+    using.sort(key=lambda standing: standing.local_port is None)
+    return [*content.offers, *using]
 
 
 def describe(what: Mapping | Standing) -> str:

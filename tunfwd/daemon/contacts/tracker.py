@@ -9,10 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tunfwd.common.errors import UserError
-from tunfwd.common.names import folded, harmless
+from tunfwd.common.names import harmless
 from tunfwd.common.values import Random
 from tunfwd.config.rules import mistaken
 from tunfwd.control.api import Link
+from tunfwd.daemon.contacts.given import GivenNames
 from tunfwd.daemon.contacts.greetings import Greetings
 from tunfwd.daemon.contacts.offers import Offers, mistake
 from tunfwd.daemon.contacts.own import OwnAddresses
@@ -81,6 +82,7 @@ class ContactTracker(Handler):
         self._offers = offers
         self._book = book
         self._content = content
+        self._given = GivenNames(content.names)
         self._save = save
         self._random = random
         self._auto_accept = auto_accept
@@ -122,6 +124,7 @@ class ContactTracker(Handler):
             for member_id in self._members_of(group):
                 key = bytes.fromhex(member_id.rpartition("/")[2])
                 self.added(client.groups.remember(group, key, self._content.names.get(member_id, "")))
+        offers.started()
         self.own.follow()
         self._started = True
         self.explain_rules()
@@ -193,32 +196,33 @@ class ContactTracker(Handler):
 
     def _name(self, peer: Peer) -> None:
         """Find out what a contact is called: by a person here, or else by itself."""
-        self._peers.changed()
         names, nickname, contact = self._content.names, peer.contact.nickname, peer.contact
         if isinstance(contact, Member):
             group, rooms = contact.group, self.rooms
-            peer.via = rooms.label(group)
+            via = rooms.label(group)
             group_name = rooms.name(group) if rooms.is_named(group) else None
             peer.party = Party(peer.key, group=id_text(group), group_name=group_name)
             if names.get(peer.id, nickname) != nickname:
                 names[peer.id] = nickname
                 self._save()
-            peer.name = self._peers.unique_name(nickname, peer.id, among=peer.via, taken=())
-            peer.folded = folded(peer.name)
+            name = self._peers.unique_name(nickname, peer.id, among=via, is_taken=lambda _: False)
+            self._peers.call(peer, name, via)
             return
         given = harmless(names.get(peer.id, ""), peer.key) or None
         peer.party = Party(peer.key, given)
-        taken = [name for known, name in names.items() if known != peer.id and not {*"/:"} & {*known}]
-        peer.name = given or self._peers.unique_name(nickname, peer.id, among=peer.via, taken=taken)
-        peer.folded = folded(peer.name)
+
+        def is_taken(name: str) -> bool:
+            return self._given.is_taken(name, peer.id)
+
+        name = given or self._peers.unique_name(nickname, peer.id, among=peer.via, is_taken=is_taken)
+        self._peers.call(peer, name, peer.via)
 
     def rename(self, peer: Peer, name: str) -> None:
         """Call a friend as a person wishes. Whoever calls itself so gives way."""
-        self._content.names[peer.id] = name
+        self._given.give(peer.id, name)
         self._name(peer)
-        for other in self._peers:
-            if other is not peer and other.via == peer.via and other.folded == peer.folded:
-                self._name(other)
+        for other in self._peers.alike(peer):
+            self._name(other)
         self._save()
         self.named(peer)
 
@@ -265,7 +269,7 @@ class ContactTracker(Handler):
         self._offers.forget(contact)
         self.tickets.joins.forget(contact)
         self.residents.released(contact)
-        self._content.names.pop(contact, None)
+        self._given.take(contact)
         if known:
             self._save()
 
