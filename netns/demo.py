@@ -19,9 +19,9 @@ from typing import NoReturn
 from netns.node import FRIEND_TIME, Node, NodeError, wait_online
 from netns.topology import Host, Topology, TopologyError
 
-WHOLE_TIME = 120  # s; it takes about a quarter of it
-REACH_TIME = 10.0  # s until an offer or a kill has reached the other side
-SERVICE_TIME = 5.0  # s for a service to listen, or to answer
+WHOLE_TIME = 240  # s; it takes about an eighth of it
+REACH_TIME = 30.0  # s until an offer or a kill has reached the other side
+SERVICE_TIME = 15.0  # s for a service to listen, or to answer
 PAGE = "Hello from bob's own web server.\n"
 RECORD = ("printer.bob.test", "192.0.2.17")  # a name that only bob's name server knows
 STEP, PROMPT, OUTPUT = "\n# ", "{}$ ", "    "

@@ -49,7 +49,7 @@ while time.monotonic() < until:
 """
 JOIN_TIME = 60.0  # s; toxcore takes about 10 until all see each other
 MOST_HOSTS = 16
-WHOLE_TIME = 300  # s
+WHOLE_TIME = 600  # s
 
 
 def start(nodes: list[Node]) -> None:

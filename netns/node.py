@@ -25,9 +25,9 @@ T = TypeVar("T")
 Config = Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]
 
 TUNFWD = Path(sys.executable).with_name("tunfwd")
-START_TIME = 20.0  # s until the daemon answers
-STOP_TIME = 10.0  # s from SIGTERM to its end
-COMMAND_TIME = 20.0  # s for one command
+START_TIME = 60.0  # s until the daemon answers; 1 is usual, where nothing else goes on
+STOP_TIME = 30.0  # s from SIGTERM to its end
+COMMAND_TIME = 60.0  # s for one command
 FRIEND_TIME = 100.0  # s until two friends have found each other; 10 is usual on one machine
 LOG_TAIL = 20  # lines
 

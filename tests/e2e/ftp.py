@@ -44,9 +44,9 @@ def fetch_by_ftp(host: Host, address: str, port: int, folder: Path) -> None:
     """Get the file in passive mode, from where the server says: which is the address that it has for us."""
     got = folder / f"got by {host.name}"
     script = (
-        "set net:max-retries 1; set net:timeout 10; set ftp:fix-pasv-address no; set ftp:use-feat no;"
+        "set net:max-retries 1; set net:timeout 30; set ftp:fix-pasv-address no; set ftp:use-feat no;"
         f" set ftp:prefer-epsv no; debug 5; open ftp://{address}:{port}; cls; get file -o '{got}'"
     )
-    said = host.run(["lftp", "-c", script], timeout=40)
+    said = host.run(["lftp", "-c", script], timeout=90)
     assert got.read_bytes() == CONTENT
     assert f"({address.replace('.', ',')}," in said.stdout + said.stderr

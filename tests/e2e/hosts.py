@@ -7,6 +7,7 @@ makes it, and ends. Everything here has a time limit.
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import struct
 import tempfile
@@ -18,13 +19,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
+import pytest
+
 from netns.topology import Host
 
 from ..tun.namespace import CLONE_NEWNET, _check, libc
 
 T = TypeVar("T")
 
-TIME = 10.0  # s for a connection, and for each of its reads and writes, where a test gives no other
+TIME = 30.0
+"""s at most, for a connection, each of its reads and writes, and all else that a test gives no other time.
+On a machine with nothing else to do all of it takes milliseconds."""
+ASKED_AGAIN = 2.0  # s
 
 
 @contextmanager
@@ -75,6 +81,32 @@ def datagram_socket(host: Host, address: str, port: int) -> socket.socket:
     connected = make_socket(host, address, socket.SOCK_DGRAM)
     connected.connect((address, port))
     return connected
+
+
+def until_heard(send: Callable[[], object], hear: Callable[[float], object], wanted: object) -> None:
+    """Send a datagram until it is heard, by `hear`, which waits for so many seconds at most.
+
+    As all do that use UDP: a busy machine loses some. What else is heard comes late, from before.
+    """
+    deadline = time.monotonic() + TIME
+    heard = []
+    while time.monotonic() < deadline:
+        send()
+        with suppress(TimeoutError, queue.Empty):
+            while (found := hear(ASKED_AGAIN)) != wanted:
+                heard.append(found)
+            return
+    pytest.fail(f"not heard: {wanted!r:.100}, but {heard!r:.300}")
+
+
+def exchange(client: socket.socket, payload: bytes, answer: bytes | None = None) -> None:
+    """Ask by datagram until it is answered, with the same if nothing else is said."""
+
+    def hear(seconds: float) -> bytes:
+        client.settimeout(seconds)
+        return client.recv(1 << 16)
+
+    until_heard(lambda: client.send(payload), hear, payload if answer is None else answer)
 
 
 def read_all(connection: socket.socket, timeout: float = TIME) -> bytes:

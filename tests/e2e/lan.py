@@ -13,7 +13,17 @@ from netns.topology import Topology
 from tunfwd.control import api
 
 from .conftest import CONFIG, ask
-from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, read_exactly
+from .hosts import (
+    TIME,
+    TcpService,
+    UdpEcho,
+    connect,
+    datagram_socket,
+    echo,
+    eventually,
+    exchange,
+    read_exactly,
+)
 from .plain_peer import ToxNode
 
 NAMES = ("ann", "ben", "cat", "dan")
@@ -53,7 +63,7 @@ def ports_of(node: Node, contact: str) -> dict[str, dict[str, Any]]:
     return {line["name"]: dict(line) for line in ports if line["contact"] == contact and not line["target"]}
 
 
-def wait_running(node: Node, contact: str, *names: str, timeout: float = 10.0) -> None:
+def wait_running(node: Node, contact: str, *names: str, timeout: float = TIME) -> None:
     def all_run() -> bool:
         ports = ports_of(node, contact)
         return all(name in ports and ports[name]["state"] == "running" for name in names)
@@ -61,7 +71,7 @@ def wait_running(node: Node, contact: str, *names: str, timeout: float = 10.0) -
     eventually(all_run, f"{names} of {contact} run at {node.name}", timeout)
 
 
-def wait_gone(node: Node, contact: str, name: str, timeout: float = 10.0) -> None:
+def wait_gone(node: Node, contact: str, name: str, timeout: float = TIME) -> None:
     eventually(lambda: name not in ports_of(node, contact), f"{name} is gone from {node.name}", timeout)
 
 
@@ -90,8 +100,7 @@ def use_tcp(node: Node, address: str, port: int = TCP_PORT) -> None:
 def use_udp(node: Node, address: str, port: int = UDP_PORT) -> None:
     with datagram_socket(node.host, address, port) as client:
         for size in (1, 500, 1367):
-            client.send(bytes(size))
-            assert client.recv(2000) == bytes(size)
+            exchange(client, bytes(size))
 
 
 class Lan:
@@ -139,7 +148,7 @@ class Lan:
         wait_together(list(self.nodes.values()))
         for node in self.nodes.values():
             for other in self.all_but(node.name):
-                wait_running(node, f"group:{GROUP}/{other.name}", "echo", "game", timeout=20)
+                wait_running(node, f"group:{GROUP}/{other.name}", "echo", "game")
 
     def everyone_reaches_everyone(self) -> None:
         for server in self.nodes.values():

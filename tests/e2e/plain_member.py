@@ -16,7 +16,7 @@ import trio
 from netns.topology import Host
 from tunfwd.tox.contacts import Contact, Group, Member, RoomState
 
-from .hosts import TIME, eventually
+from .hosts import TIME, eventually, until_heard
 from .plain_peer import HELLO, OFFER, Packet, ToxNode
 
 LOSSLESS, LOSSY = b"\xa7\xa7", b"\xa7\xc8"
@@ -110,6 +110,10 @@ class PlainMember(ToxNode):
 
     def send_datagram(self, to: str, msg_id: int, data: bytes) -> None:
         self.send_lossy(to, LOSSY + struct.pack("<I", msg_id) + data)
+
+    def expect_datagram(self, send: Callable[[], object], of: str, msg_id: int, data: bytes) -> None:
+        """Have it sent until it comes."""
+        until_heard(send, lambda seconds: self.datagrams.get(timeout=seconds), (of, msg_id, data))
 
     def send_lossy(self, to: str, data: bytes) -> None:
         self._call(lambda: self.member(to).send_lossy(data))

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -24,7 +25,7 @@ from tunfwd.tox.friends import parse_address
 from tunfwd.tox.handler import Handler
 from tunfwd.tox.settings import Settings, nodes
 
-from .hosts import TIME, enter
+from .hosts import ASKED_AGAIN, TIME, enter, until_heard
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ LOSSLESS, LOSSY, EXTENSION = b"\xa7", b"\xc8", b"\xc9"
 OFFER, ACCEPT, ACK_ACC, KILL, DATA, HELLO = 0x00, 0x01, 0x02, 0x03, 0x04, 0x0F
 TCP, UDP = 0, 1
 SERVER, CONNECTION = 0, 1
+_unknown = count(0x7A000001)  # ids that nobody gives
 MAX_PAYLOAD = 1373 - 6  # bytes of stream in one lossless packet
 
 
@@ -179,6 +181,10 @@ class PlainPeer(ToxNode):
     def send_datagram(self, msg_id: int, data: bytes) -> None:
         self.send_lossy(LOSSY + struct.pack("<I", msg_id) + data)
 
+    def expect_datagram(self, send: Callable[[], object], msg_id: int, data: bytes) -> None:
+        """Have it sent until it comes."""
+        until_heard(send, lambda seconds: self.datagrams.get(timeout=seconds), (msg_id, data))
+
     def expect(self, kind: int, msg_id: int | None = None, timeout: float = TIME) -> Packet:
         """The next packet of that kind and id; others are kept for later."""
         deadline = time.monotonic() + timeout
@@ -215,7 +221,18 @@ class PlainPeer(ToxNode):
         assert self._packets.empty(), self._packets.get_nowait()
 
     def forget(self) -> None:
-        """All that has come so far."""
+        """All that was sent so far, also what is on its way: it comes before the answer to a question."""
+        deadline = time.monotonic() + TIME
+        while not self._is_answered():
+            assert time.monotonic() < deadline, "an Accept of nothing is not answered"
         self._early.clear()
-        while not self._packets.empty():
-            self._packets.get_nowait()
+
+    def _is_answered(self) -> bool:
+        """Whether an Accept of what was never offered is, as it has to be, unless too many came before it."""
+        msg_id = next(_unknown)
+        self.send(ACCEPT, msg_id)
+        try:
+            self.expect(KILL, msg_id, ASKED_AGAIN)
+        except AssertionError:
+            return False
+        return True

@@ -15,7 +15,19 @@ from netns.node import Node
 from tunfwd.control import api
 
 from .conftest import UDP_IDLE, Forward, Forwards, ask
-from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, make_socket, read_exactly
+from .hosts import (
+    ASKED_AGAIN,
+    TIME,
+    TcpService,
+    UdpEcho,
+    connect,
+    datagram_socket,
+    echo,
+    eventually,
+    exchange,
+    make_socket,
+    read_exactly,
+)
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
@@ -24,32 +36,29 @@ LARGEST = 1368  # bytes of one datagram: a Tox packet of 1373 without prefix and
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_PMTUDISC_DONT, IP_MTU = 10, 2, 0, 14  # linux/in.h
 UNKNOWN_PORT = 9
-ASKED_AGAIN = 2.0  # s
 
 
 def client_of(port: Forward, address: str | None = None) -> socket.socket:
     return datagram_socket(port.using.host, address or port.address, port.port)
 
 
-def exchange(client: socket.socket, payload: bytes) -> None:
-    """As programs do that use UDP: what is not answered is asked again."""
-    client.settimeout(ASKED_AGAIN)
-    for _ in range(5):
-        client.send(payload)
-        with suppress(TimeoutError):
-            while client.recv(1 << 16) != payload:
-                pass  # a late answer to an earlier one
-            return
-    pytest.fail(f"no answer to {len(payload)} bytes")
-
-
 def expect_error(client: socket.socket, *errors: int) -> None:
-    """The socket hears of an ICMP error: after a datagram, at the next call."""
-    client.settimeout(3)
-    client.send(b"anybody there?")
-    with pytest.raises(OSError) as caught:  # noqa: PT011 the number is compared below
-        client.recv(100)
-    assert caught.value.errno in errors, caught.value
+    """The socket hears of an ICMP error: after a datagram, at the next call. Not all of them are answered."""
+    client.settimeout(ASKED_AGAIN)
+
+    def refused() -> OSError | None:
+        try:
+            client.send(b"anybody there?")
+            client.recv(100)
+        except TimeoutError:
+            return None
+        except OSError as error:
+            return error
+        return None
+
+    error = eventually(refused, "the socket hears of an error")
+    assert error is not None
+    assert error.errno in errors, error
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -82,9 +91,15 @@ def test_several_clients_have_flows_of_their_own(forward: Forwards) -> None:
         for number, client in enumerate(clients):
             client.send(b"%d" % number)
         for number, client in enumerate(clients):
-            assert client.recv(100) == b"%d" % number
-        assert len(set(service.peers)) == 20  # each seen from a port of its own
-        assert port.line["connections"] == 20
+            exchange(client, b"%d again" % number)
+        assert len(set(service.peers)) >= 20  # each seen from a port of its own
+
+        def all_at_once() -> bool:
+            for number, client in enumerate(clients):  # a flow that rested meanwhile is over
+                client.send(b"%d" % number)
+            return bool(port.line["connections"] == 20)
+
+        eventually(all_at_once, "each has a flow of its own")
 
 
 def test_one_socket_to_many_ports(forward: Forwards) -> None:
@@ -93,10 +108,20 @@ def test_one_socket_to_many_ports(forward: Forwards) -> None:
         for port in ports:
             stack.enter_context(UdpEcho(port.serving.host, port.port))
         client = stack.enter_context(make_socket(ports[0].using.host, ports[0].address, socket.SOCK_DGRAM))
-        for port in ports:
-            client.sendto(b"%d" % port.port, (port.address, port.port))
-        answers = {client.recvfrom(100) for _ in ports}
-        assert answers == {(b"%d" % port.port, (port.address, port.port)) for port in ports}
+        client.settimeout(ASKED_AGAIN)
+        expected = {(b"%d" % port.port, (port.address, port.port)) for port in ports}
+        answers: set[tuple[bytes, tuple[str, int]]] = set()
+
+        def all_answered() -> bool:
+            for question, address in expected - answers:
+                client.sendto(question, address)
+            with suppress(TimeoutError):
+                for _ in expected - answers:
+                    answers.add(client.recvfrom(100))
+            return answers >= expected
+
+        eventually(all_answered, "all have answered")
+        assert answers == expected
 
 
 def test_an_idle_flow_ends_and_a_new_one_begins(forward: Forwards) -> None:
@@ -104,13 +129,13 @@ def test_an_idle_flow_ends_and_a_new_one_begins(forward: Forwards) -> None:
     with UdpEcho(port.serving.host, port.port) as service, client_of(port) as client:
         exchange(client, b"first")
         assert port.line["connections"] == 1
-        eventually(lambda: port.line["connections"] == 0, "the flow has ended", UDP_IDLE + 3)
+        eventually(lambda: port.line["connections"] == 0, "the flow has ended", UDP_IDLE + TIME)
         exchange(client, b"again")
-        assert len(service.peers) == 2
+        assert len(service.peers) >= 2
 
 
 @pytest.mark.device
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("source", ["auto", "host"])
 def test_five_thousand_questions_are_all_answered_and_tcp_goes_on(forward: Forwards, source: str) -> None:
     """As a resolver asks: from a port of its own each time, once."""
@@ -121,7 +146,7 @@ def test_five_thousand_questions_are_all_answered_and_tcp_goes_on(forward: Forwa
         )
         answered, again = map(int, asked.stdout.split())
         assert answered == 5000
-        assert again < 50  # a busy machine's socket buffers lose some
+        assert again < 250  # a busy machine's socket buffers lose some
         with connect(web.using.host, web.address, web.port) as connection:
             connection.sendall(b"hello")
             assert read_exactly(connection, 5) == b"hello"
@@ -143,11 +168,17 @@ def test_too_large_is_said(forward: Forwards, fragmentable: bool, linked: bool) 
             socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT if fragmentable else IP_PMTUDISC_DO
         )
         if not fragmentable:
-            client.send(bytes(LARGEST + 1))
-            time.sleep(0.2)
-            with pytest.raises(OSError) as caught:  # noqa: PT011
-                client.send(bytes(LARGEST + 1))
-            assert caught.value.errno == errno.EMSGSIZE
+
+            def refused() -> OSError | None:
+                try:
+                    client.send(bytes(LARGEST + 1))
+                except OSError as error:
+                    return error
+                return None
+
+            error = eventually(refused, "the kernel has learnt of it")
+            assert error is not None
+            assert error.errno == errno.EMSGSIZE
             assert client.getsockopt(socket.IPPROTO_IP, IP_MTU) == LARGEST + 28
         else:
             client.send(bytes(5000))
@@ -173,14 +204,9 @@ def test_a_burst_loses_the_oldest_and_nothing_else_breaks(forward: Forwards) -> 
     with UdpEcho(port.serving.host, port.port), client_of(port) as client:
         for number in range(20_000):
             client.send(number.to_bytes(4, "little") + bytes(1000))
-        client.settimeout(1)
-        seen = set()
-        try:
-            while True:
-                seen.add(int.from_bytes(client.recv(2000)[:4], "little"))
-        except TimeoutError:
-            pass
-        assert len(seen) > 1000
+        seen: set[int] = set()
+        while len(seen) <= 1000:
+            seen.add(int.from_bytes(client.recv(2000)[:4], "little"))
         exchange(client, b"after")
 
 
@@ -205,15 +231,20 @@ def test_a_port_without_a_service_is_unreachable(forward: Forwards, source: str)
             exchange(client, b"now there is one")
 
 
+def ping(node: Node, *arguments: str) -> None:
+    """Until as many are answered as are wanted."""
+    node.host.run(["ping", "-n", "-w", f"{TIME:.0f}", *arguments], timeout=2 * TIME)
+
+
 @pytest.mark.device
 def test_ping(alice: Node, bob: Node) -> None:
     for node, friend in ((alice, "bob"), (bob, "alice")):
         contact = node.contact(friend)
         own = ask(node, api.IDENTITY)
         for address in (contact["address"], contact["address6"], own["virtual_address"]):
-            node.host.run(["ping", "-n", "-c", "2", "-i", "0.2", "-W", "2", address], timeout=10)
-        node.host.run(["ping", "-n", "-c", "1", "-W", "2", "-s", "1400", contact["address"]], timeout=10)
-        node.host.run(["ping", "-n", "-c", "1", "-W", "2", "-s", "8000", contact["address"]], timeout=10)
+            ping(node, "-c", "2", "-i", "0.2", address)
+        ping(node, "-c", "1", "-s", "1400", contact["address"])
+        ping(node, "-c", "1", "-s", "8000", contact["address"])
 
 
 @pytest.mark.device
@@ -224,7 +255,8 @@ def test_an_address_that_nobody_has_is_unreachable(alice: Node) -> None:
         if address != alice.contact("bob")["address"]
     )
     for target in (address, "fd74:756e:6677:1:2:3:4:5"):
-        result = alice.host.run(["ping", "-n", "-c", "1", "-W", "3", target], check=False, timeout=10)
+        command = ["ping", "-n", "-c", "1", "-w", f"{TIME:.0f}", target]
+        result = alice.host.run(command, check=False, timeout=2 * TIME)
         assert result.returncode == 1
         assert "nreachable" in result.stdout
         with datagram_socket(alice.host, target, 53) as client:
@@ -239,7 +271,7 @@ def test_an_address_that_nobody_has_is_unreachable(alice: Node) -> None:
             with pytest.raises(OSError) as caught:  # noqa: PT011
                 connection.connect((target, 80))
             assert caught.value.errno == errno.EHOSTUNREACH
-            assert time.monotonic() - start < 1
+            assert time.monotonic() - start < TIME / 3
 
 
 @pytest.mark.device
@@ -257,4 +289,4 @@ def test_traffic_that_nobody_asked_for_is_no_trouble(alice: Node) -> None:
             data = bytes(100) if protocol != 255 else b"\x45" + bytes(19)
             with suppress(OSError):  # the kernel looks at what it is given under 255
                 raw.sendto(data, (bob, 0))
-    alice.host.run(["ping", "-n", "-c", "1", "-W", "2", bob], timeout=10)
+    ping(alice, "-c", "1", bob)

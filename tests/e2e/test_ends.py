@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from netns.node import TUNFWD, Node, befriend
+from netns.node import START_TIME, TUNFWD, Node, befriend
 from netns.topology import Topology
 
 from .conftest import Forward, Forwards, wait_online_again
 from .hosts import TcpService, connect, echo, eventually, read_exactly
 from .plain_peer import ToxNode
 
-pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(400)]
 
-AT_ONCE = 5.0  # s from the end on; Tox takes 32 to miss a friend, and a link waits 60 more for it
+AT_ONCE = 20.0  # s from the end on; Tox takes 32 to miss a friend, and a link waits 60 more for it
 BACK = 60.0  # s until two friends have found each other again
 
 
@@ -164,7 +164,7 @@ def terminal(node: Node) -> Iterator[Callable[[], None]]:
                 stdout=log,
                 stderr=log,
             )
-        node.wait_for(lambda: node.cli("id", check=False).returncode == 0, 20, "the daemon answers")
+        node.wait_for(lambda: node.cli("id", check=False).returncode == 0, START_TIME, "the daemon answers")
     finally:
         os.close(slave)
     yield lambda: os.close(master)

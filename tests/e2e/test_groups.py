@@ -20,6 +20,7 @@ from tunfwd.forwarding.mapping_table import MAX_PENDING
 from .conftest import ask
 from .ftp import fetch_by_ftp, ftp_server
 from .hosts import (
+    TIME,
     TcpService,
     UdpEcho,
     bytes_of,
@@ -30,6 +31,7 @@ from .hosts import (
     folder_of_daemons,
     read_all,
     read_exactly,
+    until_heard,
 )
 from .lan import (
     GROUP,
@@ -131,11 +133,11 @@ def test_what_commands_show(lan: Lan) -> None:
         answer = ask(ann, api.PING, name=name)
         assert answer["contact"] == f"group:{GROUP}/ben"
         assert answer["path"] == "direct"
-        assert 0 < answer["seconds"] < 1
+        assert 0 < answer["seconds"] < 10
     line = ann.contact("ben")
     assert (line["kind"], line["via"], line["link"]) == ("group", f"group:{GROUP}", "direct")
     assert line["address"] == member(ann, "ben")["address"]
-    assert ann.host.run(["ping", "-n", "-c", "1", "-W", "2", line["address"]]).returncode == 0
+    assert ann.host.run(["ping", "-n", "-c", "1", "-w", "20", line["address"]]).returncode == 0
     assert group(ann) | {"id": ""} == {
         "name": GROUP,
         "id": "",
@@ -192,7 +194,7 @@ def test_one_member_ends_its_own_mapping_only(lan: Lan) -> None:
         lines = [line for line in ask(ann, api.OFFER_LIST)["offers"] if line["port"] == port]
         return {line["contact"]: line["state"] for line in lines}
 
-    eventually(lambda: states() == wanted, "ben is offered it again", 5)
+    eventually(lambda: states() == wanted, "ben is offered it again")
     kill(ann, "ours")
     for node in (cat, dan):
         wait_gone(node, f"group:{GROUP}/ann", "ours")
@@ -313,8 +315,9 @@ def test_plain_member_uses_what_is_offered(lan: Lan, eve: PlainMember) -> None:
     game = eve.expect_offer("ann", "game")
     eve.send("ann", packet(ACCEPT, game.msg_id))
     eve.expect("ann", ACK_ACC, game.msg_id)
-    eve.send_datagram("ann", game.msg_id, b"datagram")
-    assert eve.datagrams.get(timeout=5) == ("ann", game.msg_id, b"datagram")
+    eve.expect_datagram(
+        lambda: eve.send_datagram("ann", game.msg_id, b"datagram"), "ann", game.msg_id, b"datagram"
+    )
     assert lan.udp["ann"].peers[-1][0] == member(ann, "eve")["address"]
     assert not [data for _, data in eve.heard if len(data) > 500]
 
@@ -386,10 +389,13 @@ def test_equal_ids_of_different_members(lan: Lan, eve: PlainMember) -> None:
     eve.send("ann", packet(ACK_ACC, identifier))
     wait_running(ann, f"group:{GROUP}/eve", "same id")
     with datagram_socket(ann.host, member(ann, "eve")["address"], port) as client:
-        client.send(b"to eve")
-        assert eve.datagrams.get(timeout=5) == ("ann", identifier, b"to eve")
-        eve.send_datagram("ann", identifier, b"from eve")
-        assert client.recv(100) == b"from eve"
+        eve.expect_datagram(lambda: client.send(b"to eve"), "ann", identifier, b"to eve")
+
+        def hear(seconds: float) -> bytes:
+            client.settimeout(seconds)
+            return client.recv(100)
+
+        until_heard(lambda: eve.send_datagram("ann", identifier, b"from eve"), hear, b"from eve")
     eve.send("ann", packet(KILL, identifier))
     line = eventually(lambda: _waiting(ann, "eve", "same id"), "eve has ended it, and may offer it again")
     assert line is not None
@@ -531,12 +537,12 @@ def test_daemons_that_restart(lan: Lan) -> None:
     ben.kill()
     dan.stop()
     for client in clients.values():
-        client.settimeout(60 + 10)  # toxcore misses a member after 58 s
+        client.settimeout(2 * 60)  # toxcore misses a member after 58 s
     with pytest.raises(ConnectionResetError):
         clients["dan"].recv(1)
     for node in (ben, dan):
         node.start()
-        node.wait_for(lambda node=node: group(node)["name"] == GROUP, 10, "the group is there")  # type: ignore[misc]
+        node.wait_for(lambda node=node: group(node)["name"] == GROUP, TIME, "the group is there")  # type: ignore[misc]
     with pytest.raises(ConnectionResetError):
         clients["ben"].recv(1)
     for client in clients.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import random
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tunfwd.wire.frames import (
 )
 
 from .conftest import ask
-from .hosts import TIME, eventually
+from .hosts import TIME, eventually, until_heard
 from .plain_peer import ACCEPT, HELLO, LOSSLESS, PlainPeer, ToxNode
 from .processes import resident
 
@@ -102,14 +103,17 @@ def test_three_packets_that_use_up_the_stream_of_an_offer(
     ask(alice, api.OFFER_ADD, protocol="tcp", port=new_port, to=["mallory"], name="bait")
     offer = mallory.expect_offer("bait")
     mallory.greet(mallory.their_epochs.get(timeout=TIME))
-    mallory.say(ResetStream(offer.msg_id, 0, 0), StopSending(offer.msg_id, 0))
-    while not isinstance(frame := mallory.heard.get(timeout=TIME), ResetStream):
-        pass
-    assert frame == ResetStream(offer.msg_id, 0, 0)
+    frames = ResetStream(offer.msg_id, 0, 0), StopSending(offer.msg_id, 0)
+    until_heard(lambda: mallory.say(*frames), lambda seconds: mallory.heard.get(timeout=seconds), frames[0])
     accept = LOSSLESS + struct.pack("<BI", ACCEPT, offer.msg_id)
-    mallory.say(mallory.acknowledge())
-    mallory.say(Stream(0, 0, struct.pack("<H", len(accept)) + accept, False))
-    eventually(lambda: drops(alice).get("stream_used_up") == 1, "the loss is counted")
+
+    def is_counted() -> bool:
+        mallory.say(mallory.acknowledge())
+        mallory.say(Stream(0, 0, struct.pack("<H", len(accept)) + accept, False))
+        time.sleep(0.1)
+        return drops(alice).get("stream_used_up") == 1
+
+    eventually(is_counted, "the loss is counted")
     assert "faults" not in drops(alice)
     assert alice.contact("mallory")["link"] == "direct"
 

@@ -74,14 +74,14 @@ def listed(address: str, key: str, *tcp_ports: int, port: int = 33445) -> dict[s
 def test_nothing_is_sent_to_public_nodes_unless_they_are_wanted(world: Topology, tmp_path: Path) -> None:
     ann = world["ann"]
     with firewall(ann, *COUNT), Node(ann, tmp_path) as node:
-        node.wait_for(lambda: "for 10 s: no node to join at is known" in node.log, 30, "it is said")
+        node.wait_for(lambda: "for 10 s: no node to join at is known" in node.log, 60, "it is said")
         assert counted(ann) == 0
         node.stop()
 
         stranger = list_of(tmp_path / "nodes.json", listed(STRANGER, "AB" * 32, 443))
         node.environment["TUNFWD_PUBLIC_NODES"] = str(stranger)
         node.start()
-        eventually(lambda: counted(ann), "what is sent to a node elsewhere is counted", 20)
+        eventually(lambda: counted(ann), "what is sent to a node elsewhere is counted", 60)
 
 
 SITES = {
@@ -94,7 +94,7 @@ SITES = {
     "proxied": Site(udp=Udp.DROPPED, tcp=(PROXY_PORT,)),
     "gate": Site(),
 }
-GIVE_UP = 60.0  # s; 5 to 20 are usual
+GIVE_UP = 100.0  # s; 5 to 20 are usual
 
 
 def socks5(gate: Host) -> Callable[[socket.socket], None]:
@@ -186,7 +186,7 @@ def joined() -> Iterator[dict[str, Joined]]:
             if name == "late":
                 late_hosts = hosts
         late = nodes["late"].node
-        late.wait_for(lambda: "node.test:33445 does not resolve" in late.log, 20, "the name does not resolve")
+        late.wait_for(lambda: "node.test:33445 does not resolve" in late.log, 60, "the name does not resolve")
         late_hosts.write_text(f"{net.nodes[0].host.address} node.test\n")
         waiting = dict(nodes)
         while waiting:
@@ -207,7 +207,7 @@ def test_gets_in_through_whatever_passes(joined: dict[str, Joined], name: str) -
     assert one.seconds, f"not in the network after {GIVE_UP:g} s: {one.node.log[-3000:]}"
     assert one.node.json("status")["network"] == "online"
     assert counted(one.node.host) == 0
-    relays = one.node.wait_for(lambda: relays_of(one.node), 30, "a relay is connected")
+    relays = one.node.wait_for(lambda: relays_of(one.node), 60, "a relay is connected")
     assert relays
 
 
@@ -265,9 +265,9 @@ def test_nodes_are_added_to_a_daemon_that_knows_none(joined: dict[str, Joined], 
         fresh = Node(open_one.host, tmp_path / "fresh", {"tox": {"local_discovery": False}})
         fresh.environment["TUNFWD_PUBLIC_NODES"] = str(stranger)
         with fresh:
-            fresh.wait_for(lambda: "for 10 s: 1 node asked, none answers" in fresh.log, 30, "it is said")
+            fresh.wait_for(lambda: "for 10 s: 1 node asked, none answers" in fresh.log, 60, "it is said")
             assert fresh.cli("doctor", check=False).returncode == 1
-            assert fresh.cli("status").stderr.startswith("Not connected to the Tox network for 1")
+            assert fresh.cli("status").stderr.startswith("Not connected to the Tox network for ")
             mine = list_of(tmp_path / "mine.json", *alive)
             assert "8 new, 8 added in all" in fresh.cli("nodes", "update", str(mine)).stdout
             fresh.wait_for(lambda: fresh.json("status")["network"] == "online", GIVE_UP, "it is in")

@@ -136,7 +136,7 @@ def ssh_session(port: Forward) -> Iterator[Callable[[str], None]]:
         folder = Path(place)
         for key in ("host", "user"):
             keygen: list[str | Path] = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key]
-            subprocess.run(keygen, check=True, timeout=10)
+            subprocess.run(keygen, check=True, timeout=60)
         (folder / "authorized").write_bytes((folder / "user.pub").read_bytes())
         (folder / "sshd_config").write_text(
             f"Port {port.port}\nListenAddress 0.0.0.0\nHostKey {folder}/host\nStrictModes no\nUsePAM no\n"
@@ -186,7 +186,7 @@ def repeated(client: subprocess.Popen[bytes], line: str) -> None:
     assert client.stdout.readline() == line.encode() + b"\n"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 def test_transfers_survive_three_cuts(ports: Forwards, cables: Topology) -> None:
     """The same hash, an ssh session and a quiet connection that stay, and nobody notices but by a pause."""
     large, small, shell = ports(), ports(), ports()
@@ -244,10 +244,10 @@ def test_a_thousand_connections_at_once(ports: Forwards) -> None:
         return took
 
     with TcpService(port.serving.host, port.port, echo):
-        assert inside(host, talk_all) < 20
+        assert inside(host, talk_all) < 60
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 def test_a_long_outage_and_a_sudden_end(ports: Forwards, cables: Topology, nodes: dict[str, Node]) -> None:
     """The cable is out for longer than the outage, and dave is killed; both at once, as it takes its time.
 

@@ -32,7 +32,7 @@ scrape_configs: [{{job_name: tunfwd, static_configs: [{{targets: ["{METRICS}"]}}
 
 def fetch(node: Node, url: str) -> str:
     """What a web server of this host answers; "" where it does not."""
-    return node.host.run(["curl", "-s", "--max-time", "5", url], check=False).stdout
+    return node.host.run(["curl", "-s", "--max-time", "20", url], check=False).stdout
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def prometheus(node: Node, folder: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def series(node: Node, query: str) -> list[dict[str, Any]]:
@@ -78,9 +78,10 @@ def test_prometheus_collects_what_went_through(alice: Node, forward: Forwards, t
         [sample] = eventually(lambda: series(alice, received), "Prometheus has the bytes", 60)
         assert int(sample["value"][1]) == len(payload)
         assert sample["metric"]["side"] == "theirs"
-        [rtt] = series(alice, 'tunfwd_contact_rtt_seconds{contact="bob"}')
+        query = 'tunfwd_contact_rtt_seconds{contact="bob"}'
+        [rtt] = eventually(lambda: series(alice, query), "and the round trip")
         assert 0 < float(rtt["value"][1]) < 10
-        assert series(alice, "up == 1 and tunfwd_network_up == 1 or up == 1")
+        eventually(lambda: series(alice, "up == 1 and tunfwd_network_up == 1 or up == 1"), "all is up")
     checked = subprocess.run(
         ["promtool", "check", "metrics"],
         input=fetch(alice, f"http://{METRICS}/metrics"),

@@ -32,6 +32,7 @@ from .hosts import (
     read_all,
     read_exactly,
     reset,
+    until_heard,
 )
 from .plain_peer import (
     ACCEPT,
@@ -55,6 +56,7 @@ from .processes import resident
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
 MIB = 1 << 20
+UNDISTURBED = 10.0  # s for an answer; milliseconds, where the machine has nothing else to do
 _ids = count(0x5EED0001)
 
 
@@ -169,10 +171,8 @@ def test_a_connection_waits_a_while_for_the_next_offer(
             eve.send(ACK_ACC, second)
             connecting.result().close()
         # And without one it is refused, in the end.
-        start = time.monotonic()
         with pytest.raises(ConnectionRefusedError):
             connect(alice.host, address, new_port)
-        assert time.monotonic() - start < 8
 
 
 def test_a_reset_of_the_application_is_a_kill(
@@ -227,14 +227,20 @@ def test_udp_is_confirmed_at_once(alice: Node, eve: PlainPeer, address: str, new
         datagram_socket(alice.host, address, new_port) as first,
         datagram_socket(alice.host, address, new_port) as second,
     ):
-        first.send(b"from the first")
-        assert eve.datagrams.get(timeout=5) == (msg_id, b"from the first")
-        eve.send_datagram(msg_id, b"to the first")
-        assert first.recv(100) == b"to the first"
-        second.send(b"from the second")
-        assert eve.datagrams.get(timeout=5) == (msg_id, b"from the second")
-        eve.send_datagram(msg_id, b"to who spoke last")
-        assert second.recv(100) == b"to who spoke last"
+        eve.expect_datagram(lambda: first.send(b"from the first"), msg_id, b"from the first")
+        hears(first, eve, msg_id, b"to the first")
+        eve.expect_datagram(lambda: second.send(b"from the second"), msg_id, b"from the second")
+        hears(second, eve, msg_id, b"to who spoke last")
+
+
+def hears(client: socket.socket, eve: PlainPeer, msg_id: int, data: bytes) -> None:
+    """Have eve send a datagram until a program has it."""
+
+    def hear(seconds: float) -> bytes:
+        client.settimeout(seconds)
+        return client.recv(2000)
+
+    until_heard(lambda: eve.send_datagram(msg_id, data), hear, data)
 
 
 # --- alice has the server -----------------------------------------------------------------------------------
@@ -304,8 +310,8 @@ def test_udp_service(alice: Node, eve: PlainPeer, address: str, new_port: int) -
         eve.send(ACCEPT, offer.msg_id)
         eve.expect(ACK_ACC, offer.msg_id)
         for size in (1, 100, 1368):
-            eve.send_datagram(offer.msg_id, bytes(size))
-            assert eve.datagrams.get(timeout=5) == (offer.msg_id, bytes(size))
+            data = bytes(size)
+            eve.expect_datagram(lambda data=data: eve.send_datagram(offer.msg_id, data), offer.msg_id, data)  # type: ignore[misc]
         assert {peer for peer, _ in service.peers} == {address}
 
 
@@ -359,10 +365,8 @@ def test_we_ask_eve_for_a_udp_port(alice: Node, eve: PlainPeer, address: str, ne
     eve.send(ACCEPT, offer.msg_id)
     eve.expect(ACK_ACC, offer.msg_id)
     with datagram_socket(alice.host, address, new_port) as client:
-        client.send(b"question")
-        assert eve.datagrams.get(timeout=5) == (offer.msg_id, b"question")
-        eve.send_datagram(offer.msg_id, b"answer")
-        assert client.recv(100) == b"answer"
+        eve.expect_datagram(lambda: client.send(b"question"), offer.msg_id, b"question")
+        hears(client, eve, offer.msg_id, b"answer")
 
 
 # --- a hostile friend ---------------------------------------------------------------------------------------
@@ -390,10 +394,14 @@ def test_garbage_is_counted_and_hurts_nobody(alice: Node, eve: PlainPeer, forwar
             client.sendall(b"undisturbed")
             start = time.monotonic()
             assert read_exactly(client, 11) == b"undisturbed"
-            assert time.monotonic() - start < 2
-    drops = ask(alice, api.STATUS)["drops"]
-    assert sum(count for name, count in drops.items() if name.startswith("malformed")) > 100
+            assert time.monotonic() - start < UNDISTURBED
+    eventually(lambda: malformed(alice) > 100, "it is counted")
     assert resident(alice) - before < 16 * MIB
+
+
+def malformed(node: Node) -> int:
+    drops = ask(node, api.STATUS)["drops"]
+    return sum(count for name, count in drops.items() if name.startswith("malformed"))
 
 
 def test_ten_thousand_offers(alice: Node, eve: PlainPeer, forward: Forwards) -> None:
@@ -417,6 +425,7 @@ def test_ten_thousand_offers(alice: Node, eve: PlainPeer, forward: Forwards) -> 
             )
             client.sendall(b"undisturbed")
             assert read_exactly(client, 11) == b"undisturbed"
+        eventually(lambda: refused(alice) > 5000, "what has no room, or comes too fast, is counted")
         offers = undecided(alice)
         assert 0 < len(offers) <= MAX_MAPPINGS
         assert len({offer["name"] for offer in offers}) <= MAX_PENDING  # what a person reads
@@ -424,12 +433,16 @@ def test_ten_thousand_offers(alice: Node, eve: PlainPeer, forward: Forwards) -> 
             assert offer["name"].isprintable()
         shown = alice.cli("offers").stdout
         assert all(line.isprintable() for line in shown.splitlines())
-        drops = ask(alice, api.STATUS)["drops"]  # without room, and before that too fast
-        assert drops["offer_over_limit"] + drops["offer_over_rate"] > 5000
         assert resident(alice) - before < 16 * MIB
         for sent in used:
             eve.send(KILL, sent)
         eventually(lambda: not undecided(alice), "all are withdrawn", 60)
+
+
+def refused(node: Node) -> int:
+    """Offers without room, and before that those that come too fast."""
+    drops = ask(node, api.STATUS)["drops"]
+    return drops.get("offer_over_limit", 0) + drops.get("offer_over_rate", 0)
 
 
 def undecided(alice: Node) -> list[api.OfferEntry]:
@@ -451,7 +464,7 @@ def test_ids_that_nobody_gave(alice: Node, eve: PlainPeer) -> None:
     data = LOSSLESS + struct.pack("<BI", DATA, 77) + bytes(1300)
     eve.send_raw(*[data] * 2000)
     alice.cli("status")
-    assert ask(alice, api.STATUS)["drops"]["data_unknown"] >= 2000
+    eventually(lambda: ask(alice, api.STATUS)["drops"].get("data_unknown", 0) >= 2000, "it is counted")
     assert resident(alice) - before < 16 * MIB
 
 

@@ -14,7 +14,17 @@ from netns.topology import Topology
 from tunfwd.control import api
 
 from .conftest import ask
-from .hosts import TcpService, UdpEcho, bytes_of, connect, datagram_socket, echo, eventually, read_exactly
+from .hosts import (
+    TcpService,
+    UdpEcho,
+    bytes_of,
+    connect,
+    datagram_socket,
+    echo,
+    eventually,
+    exchange,
+    read_exactly,
+)
 from .plain_peer import ToxNode
 
 pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet]
@@ -70,5 +80,4 @@ def test_ports_work_through_it(relayed: tuple[Node, Node], protocol: str, new_po
     else:
         with UdpEcho(dave.host, new_port), datagram_socket(carol.host, address, new_port) as client:
             for size in (1, 1368):
-                client.send(bytes(size))
-                assert client.recv(2000) == bytes(size)
+                exchange(client, bytes(size))

@@ -22,7 +22,17 @@ from netns.node import FRIEND_TIME, Node
 from netns.topology import Topology
 
 from .conftest import USERS, settings
-from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, read_all, read_exactly
+from .hosts import (
+    TcpService,
+    UdpEcho,
+    connect,
+    datagram_socket,
+    echo,
+    eventually,
+    exchange,
+    read_all,
+    read_exactly,
+)
 from .plain_peer import ToxNode
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
@@ -106,13 +116,12 @@ def test_datagrams(users: tuple[Node, Node]) -> None:
     alice, bob = users
     port = port_of(alice, "udp", 5000)
     with UdpEcho(bob.host, 5000), datagram_socket(alice.host, port["address"], port["port"]) as asking:
-        asking.send(b"info?")
-        assert asking.recv(100) == b"info?"
+        exchange(asking, b"info?")
 
 
 def curl(node: Node, url: str) -> subprocess.CompletedProcess[str]:
     command = ["curl", "-sS", "--max-time", "20", "--socks5-hostname", "127.0.0.1:1080", url]
-    return node.host.run(node.as_user(*command), check=False, timeout=30)
+    return node.host.run(node.as_user(*command), check=False, timeout=60)
 
 
 def test_socks_reaches_contacts_by_name_and_at_the_ports_of_the_virtual_network(
@@ -361,8 +370,7 @@ def test_a_group(users: tuple[Node, Node]) -> None:
     alice.cli("accept", "game")
     port = port_of(alice, "udp", 7000)
     with UdpEcho(bob.host, 7000), datagram_socket(alice.host, port["address"], port["port"]) as asking:
-        asking.send(b"info?")
-        assert asking.recv(100) == b"info?"
+        exchange(asking, b"info?")
 
 
 # -- ordinary programs of theirs
@@ -387,7 +395,7 @@ def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -496,6 +504,6 @@ def test_a_browser(users: tuple[Node, Node], by: str) -> None:
             alice.as_user(*command) if by == "SOCKS" else inside(alice, *command),
             env=os.environ | alice.environment | {"TMPDIR": str(alice.folder)},
             check=False,
-            timeout=90,
+            timeout=180,
         )
     assert "<p>hello from bob</p>" in shown.stdout, shown.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import time
@@ -15,23 +16,22 @@ import pytest
 from netns.node import Node
 from netns.topology import Topology
 from tunfwd.control import api
+from tunfwd.daemon.peers import SILENCE
 
 from .conftest import CONNECT_TIMEOUT, Forward, Forwards, ask
-from .hosts import TIME, TcpService, UdpEcho, connect, datagram_socket, echo, eventually, make_socket
+from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, exchange, make_socket
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
 
 
-def use(port: Forward, timeout: float = TIME) -> None:
+def use(port: Forward) -> None:
     if port.protocol == "tcp":
-        with connect(port.using.host, port.address, port.port, timeout) as client:
+        with connect(port.using.host, port.address, port.port) as client:
             client.sendall(b"hello")
             assert client.recv(100) == b"hello"
     else:
         with datagram_socket(port.using.host, port.address, port.port) as client:
-            client.settimeout(timeout)
-            client.send(b"hello")
-            assert client.recv(100) == b"hello"
+            exchange(client, b"hello")
 
 
 def serve(node: Node, protocol: str, port: int, address: str = "0.0.0.0") -> TcpService | UdpEcho:
@@ -63,8 +63,9 @@ def test_a_service_on_loopback_alone_works_and_that_is_shown(forward: Forwards, 
         assert seen(service) == {"127.0.0.1"}
         assert offered(port)["sees"] == "host"
         assert offered(port)["trouble"] is None
-    said = port.serving.log[before:]
-    assert said.count(f"port {port.port} sees 127.0.0.1, not who connects") == 1
+    line = f"port {port.port} sees 127.0.0.1, not who connects"
+    eventually(lambda: line in port.serving.log[before:], "it is said")
+    assert port.serving.log[before:].count(line) == 1
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
@@ -119,11 +120,24 @@ def test_a_ban_is_a_ban(forward: Forwards, bob: Node, protocol: str, kind: str) 
         assert offered(port)["sees"] == "peer"
         with banned(bob, kind, alice):
             for _ in range(2):
-                with pytest.raises(OSError):  # noqa: PT011 each kind has its own
-                    use(port, 2)
+                assert is_refused(port)
         assert seen(service) == {alice}
         use(port)
         assert seen(service) == {alice}
+
+
+def is_refused(port: Forward) -> bool:
+    """Whether it is, or not answered at all."""
+    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+    with make_socket(port.using.host, port.address, kind) as client:
+        client.settimeout(2)
+        try:
+            client.connect((port.address, port.port))
+            client.send(b"hello")
+            client.recv(100)
+        except OSError:
+            return True
+        return False
 
 
 @contextmanager
@@ -145,10 +159,16 @@ def test_datagrams_that_nobody_answers_are_told_at_both_ends(forward: Forwards, 
     ):
         for _ in range(30):
             client.send(b"anybody?")
-        eventually(lambda: offered(port)["trouble"] == "no answer to 30 datagrams", "bob is told")
+        eventually(lambda: unanswered(offered(port)["trouble"]), "bob is told")
         assert port.line["trouble"] == "no answer to 30 datagrams"
         told = ask(port.using, api.DOCTOR)["checks"]
         assert any("no answer to 30 datagrams" in check["detail"] for check in told)
+
+
+def unanswered(trouble: str | None) -> bool:
+    """Whether so many datagrams are told of as are worth a word, of the thirty: a busy machine loses some."""
+    found = re.fullmatch(r"no answer to (\d+) datagrams", trouble or "")
+    return found is not None and SILENCE <= int(found[1]) <= 30
 
 
 def test_a_service_that_is_too_busy_to_accept_sees_contacts_all_the_same(

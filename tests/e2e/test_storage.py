@@ -15,7 +15,7 @@ from netns.topology import Topology
 from tunfwd.control import api
 
 from .conftest import ask, wait_online_again
-from .hosts import folder_of_daemons
+from .hosts import TIME, folder_of_daemons
 from .test_daemon import fails
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
@@ -27,7 +27,7 @@ SOMEBODY = "2B" * 32 + "00000000" + "0000"  # an address; its checksum is zero, 
 def node(net: Topology) -> Iterator[Node]:
     """Of eve, not started."""
     with folder_of_daemons() as folder:
-        node = Node(net["eve"], folder)
+        node = Node(net["eve"], folder, {"tox": {"local_discovery": False}})  # it is to find nobody
         yield node
         node.kill()
         assert "Traceback" not in node.log, node.log[-4000:]
@@ -147,7 +147,7 @@ def test_ports_are_where_they_were_after_a_restart(alice: Node, bob: Node) -> No
     """An offer accepted at a port of its own, and a request for a port that is mapped there already."""
     try:
         bob.cli("offer", "7080/tcp", "--to", "alice", "--name", "restored")
-        alice.wait_for(lambda: alice.offer("restored"), 20, "the offer is there")
+        alice.wait_for(lambda: alice.offer("restored"), TIME, "the offer is there")
         alice.cli("accept", "restored", "--port", "7000")
         refused = alice.cli("request", "7000/tcp", "--from", "bob", check=False)
         assert refused.returncode == 2
@@ -161,5 +161,5 @@ def test_ports_are_where_they_were_after_a_restart(alice: Node, bob: Node) -> No
         wait_online_again(alice, bob)
         bob.cli("kill", "restored", check=False)
         alice.cli("kill", "7000/tcp", check=False)
-        alice.wait_for(lambda: not ask(alice, api.OFFER_LIST)["offers"], 20, "nothing is left at alice's")
-        bob.wait_for(lambda: not ask(bob, api.OFFER_LIST)["offers"], 20, "nothing is left at bob's")
+        alice.wait_for(lambda: not ask(alice, api.OFFER_LIST)["offers"], TIME, "nothing is left at alice's")
+        bob.wait_for(lambda: not ask(bob, api.OFFER_LIST)["offers"], TIME, "nothing is left at bob's")

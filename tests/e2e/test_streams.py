@@ -18,6 +18,7 @@ from netns.node import Node
 
 from .conftest import CONNECT_TIMEOUT, Forwards
 from .hosts import (
+    TIME,
     TcpService,
     bytes_of,
     connect,
@@ -37,6 +38,7 @@ IN_FLIGHT = {True: 32 * MIB, False: 16 * MIB}
 """Bytes that may lie between a writer and a reader that does not read, both kernels' included: with the link,
 whose windows are for fast and long paths, and without."""
 ROUND_TRIP = 0.5  # s; generous: it takes a millisecond
+TRIES = 5  # on a busy machine one may take longer
 PIECES = {True: 48, False: 24}  # MiB that a fast writer has for a slow reader
 
 
@@ -128,7 +130,7 @@ def test_a_reset_goes_through(forward: Forwards, who: str) -> None:
 
     def hold(service: socket.socket) -> None:
         services.append(service)
-        done.wait(20)
+        done.wait(2 * TIME)
 
     with TcpService(port.serving.host, port.port, hold):
         client = connect(port.using.host, port.address, port.port)
@@ -136,7 +138,7 @@ def test_a_reset_goes_through(forward: Forwards, who: str) -> None:
             [service] = eventually(lambda: services, "the server has the connection")
             ends = [client, service]
             here, there = ends if who == "client" else ends[::-1]
-            there.settimeout(5)
+            there.settimeout(TIME)
             reset(here)
             with pytest.raises(ConnectionResetError):
                 there.recv(1)
@@ -160,35 +162,39 @@ def test_a_reset_overtakes_what_nobody_reads(forward: Forwards) -> None:
 
     with TcpService(port.serving.host, port.port, pour):
         client = connect(port.using.host, port.address, port.port)
-        assert started.wait(10)
+        assert started.wait(TIME)
         time.sleep(1)
         reset(client)
-        [failure] = eventually(lambda: failures, "the server has heard of it", 5)
+        [failure] = eventually(lambda: failures, "the server has heard of it")
         assert failure.errno in (errno.ECONNRESET, errno.EPIPE)
 
 
 # --- no beginning -------------------------------------------------------------------------------------------
 
 
+def refused_within(node: Node, address: str, port: int) -> float:
+    """How long it takes at best until a connection is refused, which it is each time."""
+    times = []
+    for _ in range(TRIES):
+        start = time.monotonic()
+        with pytest.raises(ConnectionRefusedError):
+            connect(node.host, address, port)
+        times.append(time.monotonic() - start)
+    return min(times)
+
+
 @pytest.mark.device
 @pytest.mark.parametrize("source", ["auto", "peer", "host"])
 def test_refused_is_refused_at_once(forward: Forwards, source: str) -> None:
     port = forward(source=source)
-    for _ in range(3):
-        start = time.monotonic()
-        with pytest.raises(ConnectionRefusedError):
-            connect(port.using.host, port.address, port.port)
-        assert time.monotonic() - start < ROUND_TRIP
+    assert refused_within(port.using, port.address, port.port) < ROUND_TRIP
 
 
 @pytest.mark.device
 def test_a_port_that_is_not_mapped_is_refused_at_once(forward: Forwards) -> None:
     port = forward()
-    start = time.monotonic()
     for address in (port.address, port.address6):
-        with pytest.raises(ConnectionRefusedError):
-            connect(port.using.host, address, port.port + 20000)
-    assert time.monotonic() - start < ROUND_TRIP
+        assert refused_within(port.using, address, port.port + 20000) < ROUND_TRIP
 
 
 @pytest.mark.device
@@ -216,7 +222,7 @@ def test_a_dead_target_times_out_instead_of_connecting(forward: Forwards, bob: N
         with pytest.raises(TimeoutError):
             connect(port.using.host, port.address, port.port, timeout=CONNECT_TIMEOUT + 2)
         assert time.monotonic() - start > CONNECT_TIMEOUT + 1
-        eventually(lambda: port.line["connections"] == 0, "the attempt is forgotten", 20)
+        eventually(lambda: port.line["connections"] == 0, "the attempt is forgotten")
     finally:
         bob.host.run(["ip", "neigh", "del", *neighbour])
 
@@ -246,7 +252,7 @@ def test_a_connection_given_up_before_the_answer_is_given_up_there(forward: Forw
             filler.connect_ex(("127.0.0.1", port.port))
         with pytest.raises(TimeoutError):
             connect(port.using.host, port.address, port.port, timeout=1)
-        eventually(lambda: port.line["connections"] == 0, "nothing is left of it", 2 * CONNECT_TIMEOUT + 3)
+        eventually(lambda: port.line["connections"] == 0, "nothing is left of it", TIME)
 
 
 # --- pressure -----------------------------------------------------------------------------------------------
@@ -264,10 +270,15 @@ def pour_and_count(sent: list[int], pieces: int = 24) -> Callable[[socket.socket
     return pour
 
 
-@pytest.mark.parametrize(("source", "seconds"), [("peer", 10), ("host", 5)])
-def test_a_slow_reader_stops_the_far_writer(
-    forward: Forwards, source: str, seconds: int, linked: bool
-) -> None:
+def still(sent: list[int], seconds: float) -> bool:
+    """Whether the writer has not gone on for so long."""
+    before = sent[0]
+    time.sleep(seconds)
+    return 0 < before == sent[0]
+
+
+@pytest.mark.parametrize("source", ["peer", "host"])
+def test_a_slow_reader_stops_the_far_writer(forward: Forwards, source: str, linked: bool) -> None:
     """Of many MiB only some leave before the reader reads; nothing grows; then all of them arrive."""
     port = forward(source=source)
     sent = [0]
@@ -275,15 +286,11 @@ def test_a_slow_reader_stops_the_far_writer(
     with TcpService(port.serving.host, port.port, pour_and_count(sent, PIECES[linked])):
         before = [resident(node) for node in nodes]
         with connect(port.using.host, port.address, port.port) as client:
-            time.sleep(seconds - 2)
-            blocked = sent[0]
-            time.sleep(2)
-            assert sent[0] == blocked, "the writer goes on"
-            assert blocked <= IN_FLIGHT[linked]
+            eventually(lambda: still(sent, 4), "the writer stops", 2 * TIME)
+            assert sent[0] <= IN_FLIGHT[linked]
             for node, size in zip(nodes, before, strict=True):
                 assert resident(node) - size < IN_FLIGHT[linked], f"{node.name} has grown"
             digest = hashlib.sha256()
-            client.settimeout(20)
             while piece := client.recv(MIB):
                 digest.update(piece)
     expected = hashlib.sha256()
@@ -301,7 +308,7 @@ def test_stalled_readers_do_not_stop_others(forward: Forwards) -> None:
     ):
         for _ in range(5):
             stalled.enter_context(connect(port.using.host, port.address, port.port))
-        time.sleep(3)  # now they are full
+        time.sleep(3)  # now they are full, or nearly
         with connect(other.using.host, other.address, other.port) as client:
             times = []
             for _ in range(20):
@@ -309,7 +316,7 @@ def test_stalled_readers_do_not_stop_others(forward: Forwards) -> None:
                 client.sendall(b"still there?")
                 read_exactly(client, 12)
                 times.append(time.monotonic() - start)
-        assert sorted(times)[10] < 0.05
+        assert sorted(times)[10] < ROUND_TRIP
 
 
 def test_200_connections_at_once(forward: Forwards) -> None:
@@ -327,7 +334,7 @@ def test_200_connections_at_once(forward: Forwards) -> None:
             poller.register(client, select.POLLOUT)
         waiting = set(clients)
         while waiting:
-            events = poller.poll(5000)
+            events = poller.poll(1000 * TIME)
             assert events, f"{len(waiting)} are not answered"
             for number, event in events:
                 client = clients[number]
@@ -339,9 +346,7 @@ def test_200_connections_at_once(forward: Forwards) -> None:
                     assert client.recv(4) == struct.pack("<I", number)
                     poller.unregister(client)
                     waiting.discard(number)
-        assert (
-            time.monotonic() - start < 5
-        )  # on two shared cores, two hundred threads of the service included
+        assert time.monotonic() - start < 20  # two hundred threads of the service included
         assert port.line["connections"] == 200
     eventually(lambda: port.line["connections"] == 0, "all are gone")
 

@@ -17,10 +17,19 @@ import pytest
 from netns.node import Node
 from netns.topology import Topology
 
-from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, folder_of_daemons
+from .hosts import (
+    TcpService,
+    UdpEcho,
+    connect,
+    datagram_socket,
+    echo,
+    eventually,
+    exchange,
+    folder_of_daemons,
+)
 from .plain_peer import ToxNode
 
-pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(400)]
 
 JOIN_TIME = 100  # s; 10 to 15 are usual, beside other tests more
 
@@ -77,7 +86,7 @@ def test_share_join_curl(people: People) -> None:
         result = join(ann, invite["ticket"], "--name", "ben")
         [mapping] = result["mappings"]
         assert (result["contact"]["name"], mapping["state"], mapping["port"]) == ("ben", "running", 8080)
-        page = ann.host.run(["curl", "-sS", "--max-time", "10", f"http://{mapping['address']}:8080/"])
+        page = ann.host.run(["curl", "-sS", "--max-time", "30", f"http://{mapping['address']}:8080/"])
         assert page.stdout == "hello"
     [listed] = ben.json("invites")["invites"]
     assert listed["state"] == "spent"
@@ -96,8 +105,7 @@ def test_a_game_for_who_is_a_friend_already(people: People) -> None:
         client.sendall(b"x")
         assert client.recv(1) == b"x"
     with UdpEcho(ben.host, 27025), datagram_socket(ann.host, address, 27025) as asker:
-        asker.send(b"ping")
-        assert asker.recv(100) == b"ping"
+        exchange(asker, b"ping")
     table = ann.cli("ports").stdout
     assert f"{address}:27015 " in table
     assert f"{address}:27020-27030 " in table

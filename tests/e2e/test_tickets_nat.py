@@ -13,7 +13,7 @@ from netns.networks import Nat, Site
 
 from .hosts import TcpService
 
-pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(400)]
 
 PATIENCE = 2 * PROMISED  # s: other tests run beside these
 

@@ -19,7 +19,7 @@ from netns.topology import Topology
 from .hosts import TcpService, connect, echo, folder_of_daemons, read_exactly
 from .plain_peer import ToxNode
 
-pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(400)]
 
 VIEWS = ("contacts", "services", "share", "activity", "doctor")
 CHUNK = bytes(64_000)

@@ -22,7 +22,7 @@ from ..cli.test_watch import contact, offer, pending, status
 from ..cli.test_web import answers
 from .hosts import folder_of_daemons
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(400)]
 
 EMOJI = "🦊" * 128
 HEBREW = "שלום עולם"

@@ -34,7 +34,7 @@ def test_demo_does_the_main_job_and_leaves_nothing() -> None:
     with subprocess.Popen(
         DEMO, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as demo:
-        output, _ = demo.communicate(timeout=110)
+        output, _ = demo.communicate(timeout=250)
     assert demo.returncode == 0, output
     assert "All of it worked" in output
     assert left_behind(demo.pid) == []
@@ -61,7 +61,7 @@ def test_interrupted_demo_leaves_nothing(number: signal.Signals, after: str) -> 
         assert demo.stdout is not None
         assert any(line.startswith(after) for line in demo.stdout)
         os.killpg(demo.pid, number)  # as a terminal does
-        rest, _ = demo.communicate(timeout=30)
+        rest, _ = demo.communicate(timeout=60)
     assert demo.returncode == 130, rest
     assert rest.endswith("demo: interrupted\n")
     assert left_behind(demo.pid) == []

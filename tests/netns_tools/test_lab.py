@@ -1,5 +1,6 @@
 """The command line of the hosts, as a person uses it."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from netns.lab import host_names, quantity
 from netns.topology import PROJECT, destroy, labels
 
-LABEL = "pytestlab"
+LABEL = f"pytestlab{os.getpid()}"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_hosts_are_counted_or_named() -> None:
     assert host_names("alice,bob") == ["alice", "bob"]
 
 
-def lab(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+def lab(*arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [PROJECT / "netns/lab", *arguments],
         cwd="/",

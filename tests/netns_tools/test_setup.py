@@ -17,6 +17,7 @@ from netns.topology import PROJECT
 pytestmark = pytest.mark.netns
 
 SETUP = PROJECT / "scripts/setup"
+INSTANT = 5.0  # s
 HIDE_APT = "mount --bind /bin/false /usr/bin/apt-get"
 HIDE_TOXCORE = (
     'for f in $(ldconfig -p | grep -o "/.*libtoxcore.*"); do mount --bind /dev/null "$(readlink -f $f)"; done'
@@ -47,13 +48,14 @@ def complaint(result: subprocess.CompletedProcess[str]) -> str:
 
 def test_nothing_to_do_is_instant_and_silent() -> None:
     subprocess.run([SETUP], check=True, timeout=60, capture_output=True)
-    while True:
+    times: list[float] = []
+    while not times or (min(times) > INSTANT and len(times) < 5):  # a busy machine may take longer for one
         before = time.monotonic()
         result = setup()
         if "waiting for another set-up" not in result.stdout:  # else its time is not this one's
-            break
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert time.monotonic() - before < 5
+            assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+            times.append(time.monotonic() - before)
+    assert min(times) < INSTANT
 
 
 def test_not_root() -> None:

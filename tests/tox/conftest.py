@@ -81,6 +81,15 @@ class Recorder(Handler):
                 await self.round.wait()
 
 
+async def until_heard(send: Callable[[], object], recorder: Recorder, heard: Callable[[], object]) -> None:
+    """Send a lossy packet until it is heard: a busy machine loses some."""
+    with trio.fail_after(60):
+        while not heard():
+            send()
+            with trio.move_on_after(2):
+                await recorder.until(heard)
+
+
 class Person(Client):
     """A client with a recorder, off every network but loopback."""
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.netns
 
 CONTACT4, CONTACT6 = "10.77.3.9", str(OWN6.network[9])
 ELSEWHERE = "192.0.2.1"
+TIME = 30.0  # s at most
 
 
 @pytest.fixture
@@ -40,11 +41,11 @@ def connection(stack: ExitStack, family: int, address: str) -> socket.socket:
     client = stack.enter_context(socket.socket(family))
     client.connect((address, listener.getsockname()[1]))
     stack.enter_context(listener.accept()[0])
-    client.settimeout(5)
+    client.settimeout(TIME)
     return client
 
 
-def was_ended(client: socket.socket, within: float = 5.0) -> bool:
+def was_ended(client: socket.socket, within: float = TIME) -> bool:
     client.settimeout(within)
     try:
         client.recv(1)

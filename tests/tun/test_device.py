@@ -15,6 +15,7 @@ from .namespace import ip
 
 pytestmark = pytest.mark.netns
 
+TIME = 30.0  # s at most
 NO_OFFLOAD = bytes(10)  # virtio_net_hdr
 
 
@@ -42,7 +43,7 @@ def udp(source: str, destination: str, payload: bytes, port: int = 5000) -> byte
     return ipv4(source, destination, 17, struct.pack("!HHHH", 9, port, 8 + len(payload), 0) + payload)
 
 
-def read_all(device: Device, within: float = 1.0) -> list[bytes]:
+def read_all(device: Device, within: float = TIME) -> list[bytes]:
     frames: list[bytes] = []
     while select.select([device], [], [], within)[0]:
         frames += device.read()
@@ -66,7 +67,7 @@ def test_an_idle_device_is_silent(device: Device) -> None:
 
 def test_ping_through_the_device(device: Device) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as application:
-        application.settimeout(2)
+        application.settimeout(TIME)
         application.sendto(echo(8, b"are you there?!!"), ("10.77.3.9", 0))
         (frame,) = read_all(device)
         header, packet = frame[:10], frame[10:]
@@ -93,7 +94,7 @@ def test_ipv6_reaches_the_device(device: Device) -> None:
 def test_every_piece_may_be_any_buffer(device: Device) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as application:
         application.bind(("10.77.0.1", 5000))
-        application.settimeout(2)
+        application.settimeout(TIME)
         packet = udp("10.77.3.9", "10.77.0.1", b"to whom it may concern")
         assert device.write(
             [bytearray(NO_OFFLOAD), memoryview(packet)[:28], packet[28:30], memoryview(packet)[30:]]
@@ -310,7 +311,7 @@ def test_kill_leaves_nothing(namespace: None) -> None:
         assert holder.stdout.readline() == b"up\n"
         assert "10.77.0.0/16 dev tunfwd0" in ip("route")
         holder.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + TIME
     while "tunfwd0" in ip("link") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "tunfwd0" not in ip("link")

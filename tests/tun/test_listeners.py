@@ -88,7 +88,7 @@ def test_what_a_listener_takes(opened: ExitStack, address: str, v6only: bool, ta
     for target in ("127.0.0.1", "10.77.0.1", "::1"):
         assert found.takes(ip_address(target), local_interface()) is (target in takes)
         try:
-            socket.create_connection((target, PORT), timeout=5).close()
+            socket.create_connection((target, PORT), timeout=30).close()
         except ConnectionRefusedError:
             continue
         listener.accept()[0].close()

@@ -70,7 +70,7 @@ async def test_one_that_comes_or_goes_is_heard_of(local: LocalAddresses, nursery
     """Without a question: the clock stands still."""
     nursery.start_soon(local.follow)
     await trio.testing.wait_all_tasks_blocked()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         ip("addr", "add", "192.168.1.3/24", "dev", "other0")
         while packed("192.168.1.3") not in local:  # noqa: ASYNC110  nothing tells but the kernel
             await trio.sleep(0.01)

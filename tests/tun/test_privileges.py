@@ -14,7 +14,7 @@ def run(code: str, *wrapper: str) -> str:
         [*wrapper, sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -72,9 +72,9 @@ network.configure(device.name, OWN4, OWN6)
 privileges.drop()
 application = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 application.bind(("10.77.0.1", 5000))
-application.settimeout(2)
+application.settimeout(20)
 application.sendto(b"request", ("10.77.3.9", 9))
-select.select([device], [], [], 2)
+select.select([device], [], [], 20)
 print(device.read()[0][-7:])
 device.write([NO_OFFLOAD, udp("10.77.3.9", "10.77.0.1", b"reply")])
 print(application.recv(100))

@@ -37,7 +37,7 @@ DAMAGE: list[list[tuple[str, ...]]] = [
 ]
 
 
-def soon(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def soon(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, condition()
@@ -46,7 +46,7 @@ def soon(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 def report(keeper: Keeper) -> str:
     channel = keeper._channel
-    readable, _, _ = select.select([channel], [], [], 10)
+    readable, _, _ = select.select([channel], [], [], 60)
     assert readable
     return channel.recv(4096).decode()
 
@@ -129,9 +129,8 @@ def test_ipv6_comes_back_when_it_is_switched_on(namespace: None) -> None:
 
 
 def test_who_takes_away_again_and_again_is_not_fought_in_a_loop(keeper: Keeper, layout: Layout) -> None:
-    rounds = 0
-    deadline = time.monotonic() + 4
-    while time.monotonic() < deadline:
+    rounds, began = 0, time.monotonic()
+    while time.monotonic() - began < 4 or (rounds < 2 and time.monotonic() - began < 60):
         if "10.77.0.1" in ip("addr", "show", "dev", "tunfwd0"):
             rounds += 1
             ip("-4", *FLUSH)
