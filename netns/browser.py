@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 PROGRAMS = ("chromium", "chromedriver")
 DRIVER_PORT = 9515
-START_TIME = 60.0  # s for a browser on a busy machine
-TIME = 30.0  # s until something is on the page
+START_TIME = 120.0  # s for a browser on a busy machine
+TIME = 90.0  # s until something is on the page
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",  # which root cannot have

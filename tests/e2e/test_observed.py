@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from netns.node import TUNFWD, Node
 
 from .conftest import METRICS, Forwards, wait_online_again
-from .hosts import TcpService, connect, echo, eventually, read_exactly
+from .hosts import TIME, TcpService, connect, echo, eventually, read_exactly
 from .qlog_schema import validate
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
@@ -96,7 +97,7 @@ def test_prometheus_collects_what_went_through(alice: Node, forward: Forwards, t
 
 
 def test_events_are_followed_over_a_restart(alice: Node, bob: Node, new_port: int) -> None:
-    """By a program that reads lines: the contact goes, comes again, offers."""
+    """By a program that reads lines, from when it is there: the contact goes, comes again, offers."""
     follower: subprocess.Popen[str] = alice.host.start(
         [TUNFWD, "events", "--follow", "--json", "--kind", "online", "--kind", "offline", "--kind", "offer"],
         env=os.environ | alice.environment,
@@ -106,19 +107,34 @@ def test_events_are_followed_over_a_restart(alice: Node, bob: Node, new_port: in
     with follower:
         try:
             assert follower.stdout is not None
+            assert is_there(follower, bob, new_port + 10_000)
             bob.stop()
             bob.start()
             wait_online_again(alice, bob)
             bob.cli("offer", f"{new_port}/tcp", "--to", "alice", "--name", "news")
             told: list[dict[str, Any]] = []
-            while not told or told[-1]["event"] != "offer":
+            while not told or told[-1].get("name") != "news":
                 told.append(json.loads(follower.stdout.readline()))
         finally:
             follower.kill()
             bob.cli("kill", "news", check=False)
+    told = [one for one in told if one.get("name") != "early"]
     assert [one["event"] for one in told] == ["offline", "online", "offer"]
     assert {one["contact"] for one in told} == {"bob"}
     assert (told[2]["port"], told[2]["name"]) == (new_port, "news")
+
+
+def is_there(follower: subprocess.Popen[str], bob: Node, port: int) -> bool:
+    """Have bob offer something until the program tells of it."""
+    assert follower.stdout is not None
+    heard = Thread(target=follower.stdout.readline, daemon=True)
+    heard.start()
+    deadline = time.monotonic() + TIME
+    while heard.is_alive() and time.monotonic() < deadline:
+        bob.cli("offer", f"{port}/tcp", "--to", "alice", "--name", "early")
+        heard.join(1)
+        bob.cli("kill", "early")
+    return not heard.is_alive()
 
 
 def test_a_trace_is_as_qlog_has_it(alice: Node, forward: Forwards, tmp_path: Path) -> None:
