@@ -10,7 +10,7 @@ import pytest
 from tunfwd.cli import firewall
 from tunfwd.files import previous
 from tunfwd.tox.identity import Identity
-from tunfwd.tun import privileges
+from tunfwd.tun import namespace, privileges
 from tunfwd.tun.ruleset import Ruleset
 
 from ..tun.test_ruleset import RULESETS
@@ -24,6 +24,7 @@ SAVEDATA = b"\0\0\0\0\x1f\x1b\xed\x15" + b"\0\0\0\0\xff\0\xce\x01"  # its last s
 def checks(tunfwd: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, str]]]:
     """Run doctor, and return what it says of one thing."""
     monkeypatch.setattr(privileges, "check", lambda: None)
+    monkeypatch.setattr(namespace, "obstacle", lambda: None)
 
     def run(name: str, *options: str, **environment: str) -> list[tuple[str, str]]:
         shown = json.loads(tunfwd(*options, "doctor", "--json", **environment).out)
@@ -149,3 +150,9 @@ def test_a_public_range_is_remarked_on(checks: Any, tmp_path: Path) -> None:
     (_, file), (level, remark) = checks("configuration", "--config", str(config))
     assert (file, level) == (str(config), "warning")
     assert "11.0.0.0/16 is of public addresses" in remark
+
+
+def test_what_stands_in_the_way_of_run_is_no_error(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks("run") == [("ok", "`tunfwd run` can give programs a network of their own")]
+    monkeypatch.setattr(namespace, "obstacle", lambda: "chmod it")
+    assert checks("run") == [("warning", "`tunfwd run` cannot work for you: chmod it")]

@@ -21,7 +21,7 @@ from tunfwd.config import paths
 from tunfwd.daemon import main as daemon_main
 from tunfwd.tox import version
 from tunfwd.tox.binding.errors import ToxcoreUnusable
-from tunfwd.tun import privileges
+from tunfwd.tun import namespace, privileges
 
 from . import samples
 
@@ -415,6 +415,7 @@ def test_doctor_goes_on_where_nothing_is_right(
 
     monkeypatch.setattr(version, "inspect", unusable)
     monkeypatch.setattr(privileges, "check", unprivileged)
+    monkeypatch.setattr(namespace, "obstacle", lambda: "user namespaces are refused")
     config = tmp_path / "config.toml"
     config.write_text("[control]\nsocket = 1\n")
     result = tunfwd("--config", str(config), "doctor", TUNFWD_SOCKET="")
@@ -424,6 +425,7 @@ def test_doctor_goes_on_where_nothing_is_right(
         ["ERROR", "tun"],
         ["ERROR", "configuration"],
         ["ERROR", "daemon"],
+        ["warning", "run"],
     ]
 
 

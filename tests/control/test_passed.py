@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tunfwd.control import passed
+from tunfwd.control import passed, server
 from tunfwd.control.api import Nothing
 from tunfwd.control.client import Client
 from tunfwd.control.glance import Method
@@ -31,7 +31,7 @@ async def handler(method: str, params: dict[str, object]) -> Mapping[str, object
     if method == "take":
         held[:] = passed.take()
         assert passed.take() == [], "they are taken once"
-    return {"count": len(held)}
+    return {"count": len(held), "user": passed.user()}
 
 
 @pytest.fixture
@@ -65,6 +65,16 @@ async def call(path: Path, method: Method[Nothing, dict[str, object]], *descript
             client._exchange(method.name, {}, 10.0, descriptors)
 
     await trio.to_thread.run_sync(talk)
+
+
+async def test_a_method_knows_who_asks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask() -> object:
+        with Client(path) as client:
+            return client.call(LEAVE, {})["user"]
+
+    assert await trio.to_thread.run_sync(ask) == os.geteuid()
+    monkeypatch.setattr(server, "credentials", lambda _: (4711, 4711))
+    assert await trio.to_thread.run_sync(ask) == 4711
 
 
 async def test_a_method_gets_them(path: Path, pipe: tuple[int, int]) -> None:

@@ -270,6 +270,9 @@ async def test_only_the_programs_that_may_reach_contacts(linked: Joined) -> None
             asked.append((protocol, str(IPv4Address(program.address)), port.port))
             return False
 
+        def permits(self, user: int) -> bool:
+            return False
+
     asked: list[tuple[Protocol, str, int]] = []
     doors_of(linked)._admission = Nobody()
     async with service(linked) as (_, port):

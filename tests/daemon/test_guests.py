@@ -31,6 +31,8 @@ from .test_doors import datagram_socket, linked, service
 
 __all__ = ["linked"]
 
+ME = os.geteuid()
+
 
 @pytest.mark.parametrize(
     ("outside", "inside"),
@@ -224,10 +226,10 @@ async def test_a_mistake_is_one_programs_loss(inside: Inside, monkeypatch: pytes
 # -- what `tunfwd run` asks for
 
 
-async def ask(joined: Joined, *descriptors: int, **params: object) -> dict[str, Any]:
+async def ask(joined: Joined, *descriptors: int, user: int = ME, **params: object) -> dict[str, Any]:
     dispatcher = Dispatcher()
     RunCommands(joined.using.daemon).register(dispatcher)
-    held = passed.Descriptors()
+    held = passed.Passed(user)
     rights = array("i", descriptors).tobytes()
     held.take_in([(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     with held.offered():
@@ -251,6 +253,30 @@ async def test_what_is_no_device_is_refused_and_closed(linked: Joined) -> None:
         with pytest.raises(UserError, match=expected):
             await ask(linked, *descriptors)
         assert not any(map(is_open, descriptors))
+
+
+class Some:
+    """Only one user's programs reach contacts."""
+
+    def __init__(self, user: int) -> None:
+        self._user = user
+
+    def allows(self, *_: object) -> bool:
+        return False
+
+    def permits(self, user: int) -> bool:
+        return user == self._user
+
+
+async def test_a_user_whom_the_configuration_does_not_name_runs_nothing(linked: Joined) -> None:
+    linked.using.daemon.datapath.admission = Some(1000)
+    descriptors = os.eventfd(0), os.eventfd(0)
+    with pytest.raises(UserError, match=r"\[network\] users does not name you") as refused:
+        await ask(linked, *descriptors, user=0)
+    assert refused.value.code == "denied"
+    assert not any(map(is_open, descriptors))
+    with pytest.raises(UserError, match="no TUN device was passed"):
+        await ask(linked, *os.pipe(), user=1000)
 
 
 async def test_there_is_a_bound(linked: Joined, monkeypatch: pytest.MonkeyPatch) -> None:

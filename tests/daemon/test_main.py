@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pwd
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -245,6 +246,23 @@ def test_without_a_device_nothing_of_the_machine_is_asked_for(
     assert checks["addresses"]["detail"].endswith("addresses of 127.77.0.0/16 are taken")
     assert not {"device", "keeper", "neighbours"} & checks.keys()
     assert "ports of contacts listen on 127.77.0.0/16" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_who_asks_is_told_whether_programs_of_theirs_reach_contacts(machine: Machine, named: bool) -> None:
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    other = next(user.pw_name for user in pwd.getpwall() if user.pw_uid != os.geteuid())
+    with machine.config.open("a") as config:
+        config.write(f'[network]\nusers = ["{me if named else other}"]\n')
+    seen: dict[str, Any] = {}
+
+    def look(client: Client) -> None:
+        seen["checks"] = client.call(api.DOCTOR, {})["checks"]
+
+    assert machine.run(look, rootless=True) == 0
+    [check] = [check for check in seen["checks"] if check["name"] == "users"]
+    assert (check["level"] == "ok") == named
+    assert check["detail"].endswith("names you" if named else "does not name you")
 
 
 def test_who_it_is_outlives_it(machine: Machine) -> None:

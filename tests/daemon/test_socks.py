@@ -41,6 +41,9 @@ class Proxy:
     def allows(self, *_: object) -> bool:
         return self.admits
 
+    def permits(self, user: int) -> bool:
+        return self.admits
+
     async def open(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
 

@@ -561,6 +561,9 @@ def test_only_some_users_reach_contacts(node: Node) -> None:
             ask,
         ]
         assert (node.host.run(command, check=False).returncode == 0) == admitted, uid
+    refused = node.cli("run", "--", "true", check=False)
+    assert refused.returncode == 6
+    assert "your programs do not reach contacts: [network] users does not name you" in refused.stderr
     node.stop()
     node.configure({"network": {"users": ["no-such-user"]}})
     result = fails(node)

@@ -5,6 +5,7 @@ Friends by a ticket, ordinary programs, UDP, a group; and what is different from
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -275,6 +276,21 @@ def test_without_the_device_it_says_what_to_do(users: tuple[Node, Node]) -> None
     assert refused.returncode == 8
     assert "chmod 0666 /dev/net/tun" in refused.stderr
     assert "ALL_PROXY=socks5h://" in refused.stderr
+    assert "chmod 0666 /dev/net/tun" in doctor(alice, mode="0600")
+    assert doctor(alice) == "`tunfwd run` can give programs a network of their own"
+
+
+def doctor(node: Node, mode: str = "0666") -> str:
+    """Return what it says of `tunfwd run`."""
+    shown = node.host.run(
+        ["unshare", "-m", "sh", "-c", OPEN_TUN, mode, *node.command("doctor", "--json")],
+        env=os.environ | node.environment,
+        check=False,
+        timeout=60,
+    )
+    [check] = [check for check in json.loads(shown.stdout)["checks"] if check["name"] == "run"]
+    assert check["ok"], "a daemon needs none of it"
+    return str(check["detail"])
 
 
 def devices_of(node: Node) -> int:

@@ -48,6 +48,7 @@ def checks(session: Session) -> Iterator[api.Check]:
     yield from _sockets(session)
     yield daemon
     yield from its_checks
+    yield _run()
     if runs:
         yield from _firewall(session)
 
@@ -131,6 +132,15 @@ def _tun() -> api.Check:
     except PrivilegeError as missing:
         return _check("tun", "error", str(missing))
     return _check("tun", "ok", "/dev/net/tun and CAP_NET_ADMIN are there")
+
+
+def _run() -> api.Check:
+    """Try what `tunfwd run` takes; a daemon needs none of it."""
+    from tunfwd.tun.namespace import obstacle  # noqa: PLC0415
+
+    if (found := obstacle()) is not None:
+        return _check("run", "warning", f"`tunfwd run` cannot work for you: {found}")
+    return _check("run", "ok", "`tunfwd run` can give programs a network of their own")
 
 
 def _sockets(session: Session) -> Iterator[api.Check]:

@@ -37,8 +37,7 @@ class Access:
 
     def allows(self, peer: trio.socket.SocketType) -> bool:
         """Whether the process that connected is one of them, by its credentials at that moment."""
-        size = _UCRED.size
-        _, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+        uid, gid = credentials(peer)
         if uid in (0, self.uid):
             return True
         return self.gid is not None and (gid == self.gid or self.gid in _groups(peer))
@@ -130,6 +129,12 @@ def group_id(group: str | None) -> int | None:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         raise ConfigurationError(f"[control] group: there is no group {group!r} on this system") from None
+
+
+def credentials(peer: trio.socket.SocketType) -> tuple[int, int]:
+    """Return the user and the group of the process that connected, as they were then."""
+    _, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return uid, gid
 
 
 def _groups(peer: trio.socket.SocketType) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""Descriptors that a client of the control socket passes with a request (unix(7), SCM_RIGHTS).
+"""What comes with a request to the control socket beside its line: descriptors, and whose it is (unix(7)).
 
-server.py takes them in, and closes after the answer what the method has not taken.
+server.py takes the descriptors in, and closes after the answer what the method has not taken.
 """
 
 import os
@@ -15,12 +15,14 @@ LIMIT: Final = 4  # with a request
 SPACE: Final = socket.CMSG_SPACE(LIMIT * array("i").itemsize)
 
 _passed: ContextVar[list[int]] = ContextVar("passed")
+_user: ContextVar[int] = ContextVar("user")
 
 
-class Descriptors:
-    """Those that a client has passed and nobody has taken."""
+class Passed:
+    """Whose program a client is, and the descriptors that it has passed and nobody has taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: int) -> None:
+        self._user = user
         self._held: list[int] = []
 
     def take_in(self, ancillary: Iterable[tuple[int, int, bytes]]) -> None:
@@ -36,23 +38,29 @@ class Descriptors:
 
     @contextmanager
     def offered(self) -> Iterator[None]:
-        """Have the method that is called in here find them; what it leaves is closed."""
-        token = _passed.set(self._held)
+        """Have the method that is called in here find them; descriptors that it leaves are closed."""
+        held, user = _passed.set(self._held), _user.set(self._user)
         try:
             yield
         finally:
-            _passed.reset(token)
+            _passed.reset(held)
+            _user.reset(user)
             self.close()
 
     def close(self) -> None:
-        """Close them all."""
+        """Close the descriptors."""
         for descriptor in self._held:
             os.close(descriptor)
         self._held.clear()
 
 
+def user() -> int:
+    """Return the number of the user who asks; this process's, where nobody does."""
+    return _user.get(os.geteuid())
+
+
 def take() -> list[int]:
-    """Return what came with the request that is being answered; it is the caller's to close."""
+    """Return the descriptors of the request that is being answered; they are the caller's to close."""
     held = _passed.get([])
     taken = list(held)
     held.clear()

@@ -19,8 +19,8 @@ from typing import Protocol as Interface
 import trio
 
 from tunfwd.common.errors import UserError
-from tunfwd.control.listener import Access, Listener
-from tunfwd.control.passed import SPACE, Descriptors
+from tunfwd.control.listener import Access, Listener, credentials
+from tunfwd.control.passed import SPACE, Passed
 from tunfwd.control.protocol import MAX_REQUEST, Request, decode_request, encode_error, encode_result
 from tunfwd.faults import note
 
@@ -89,7 +89,7 @@ class _Connection:
         self._handler = handler
         self._connections = connections
         self._life = trio.CancelScope()
-        self._passed = Descriptors()
+        self._passed = Passed(credentials(stream.socket)[0])
         self._answering = False
         self._bad_lines = 0
         connections[self] = None

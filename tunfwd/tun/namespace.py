@@ -8,6 +8,8 @@ unless root starts it: execve(2) leaves none to an ordinary user.
 import ctypes
 import errno
 import os
+import subprocess
+import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from typing import Final
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from tunfwd.tun.device import Device, DeviceError
 from tunfwd.tun.network import NetworkError, configure
 from tunfwd.tun.privileges import TUN_PATH, PrivilegeError
 
@@ -43,6 +46,75 @@ class Names:
 
     resolvers: tuple[str, ...]
     domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A setting of the kernel, with which it gives nobody but root a network of their own."""
+
+    path: str
+    refuses: str
+    way: str
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it is set so; one that this kernel lacks is not."""
+        try:
+            return (SETTINGS / self.path).read_text().strip() == self.refuses
+        except OSError:
+            return False
+
+
+def _limit(name: str) -> Switch:
+    return Switch(f"user/{name}", "0", f"`sysctl -w user.{name}=10000` as root allows them")
+
+
+SETTINGS: Final = Path("/proc/sys")
+SWITCHES: Final = (
+    _limit("max_user_namespaces"),
+    _limit("max_net_namespaces"),
+    _limit("max_mnt_namespaces"),
+    Switch(
+        "kernel/unprivileged_userns_clone",  # Debian's kernels, up to 10
+        "0",
+        "`sysctl -w kernel.unprivileged_userns_clone=1` as root allows them",
+    ),
+    Switch(
+        "kernel/apparmor_restrict_unprivileged_userns",  # Ubuntu, since 23.10
+        "1",
+        "AppArmor allows them to programs with a profile that says so (docs/rootless.md has one), or to all"
+        " by `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` as root",
+    ),
+)
+
+TRIAL: Final = "from tunfwd.tun import namespace; namespace.attempt()"
+TRIAL_TIME: Final = 20.0  # s
+
+
+def obstacle() -> str | None:
+    """Return why no program can have a network of its own here, or None. Tried, by a process that ends."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", TRIAL],
+            executable="/proc/self/exe",  # that path may not be this user's to walk
+            capture_output=True,
+            text=True,
+            timeout=TRIAL_TIME,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"not tried: {error}"
+    return done.stdout.strip() or None
+
+
+def attempt() -> None:
+    """Print what keeps this process from a device in a network of its own."""
+    try:
+        check()
+        enter()
+        Device.open("tunfwd0").close()
+    except (PrivilegeError, DeviceError) as error:
+        print(error)
 
 
 def check() -> None:
@@ -76,10 +148,25 @@ def enter() -> None:
         _call("mount", None, b"/", None, ctypes.c_ulong(RECURSIVE | SLAVE), None)
     except OSError as error:
         raise PrivilegeError(
-            f"no network of its own for a program ({error.strerror}): user namespaces are switched off here"
-            " (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone,"
-            f" kernel.apparmor_restrict_unprivileged_userns); {ELSE}"
+            f"user namespaces, which give a program a network of its own, are refused ({error.strerror}):"
+            f" {_way_out(error)}; or else {ELSE}"
         ) from None
+
+
+def _way_out(refusal: OSError) -> str:
+    """Say which switch is off; where none is, what else refuses them like this."""
+    for switch in SWITCHES:
+        if switch.is_off:
+            return switch.way
+    match refusal.errno:
+        case errno.ENOSPC | errno.EUSERS:
+            return "there are as many as there may be (sysctl user.max_*_namespaces)"
+        case errno.EPERM | errno.EACCES:
+            return "a container or a sandbox forbids them to what is in it, as does chroot(2)"
+        case errno.EINVAL:
+            return "this kernel was built without them (CONFIG_USER_NS), or this is in a chroot(2)"
+        case _:
+            return "see user_namespaces(7)"
 
 
 def set_up(device: str, ipv4: IPv4Interface, ipv6: IPv6Interface, names: Names | None) -> str | None:

@@ -31,6 +31,10 @@ class Users:
         self._clock = clock
         self._known: dict[tuple[Place, Place], tuple[float, bool]] = {}
 
+    def permits(self, user: int) -> bool:
+        """Whether this user may."""
+        return user in self._users
+
     def allows(self, protocol: Protocol, program: Place, port: Place) -> bool:
         """Whether the owner of the socket at `program`, which speaks to `port`, may reach contacts."""
         if protocol is Protocol.TCP:

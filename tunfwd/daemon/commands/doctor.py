@@ -15,6 +15,7 @@ from tunfwd.tun.upkeep import Layout, inspect
 UNGUARDED: Final = (
     "neighbours may send services UDP in the name of contacts; keep rp_filter at 1. To drop that "
 )
+NOT_NAMED: Final = "your programs do not reach contacts: [network] users does not name you"
 
 
 @dataclass(frozen=True, slots=True)

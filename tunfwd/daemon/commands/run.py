@@ -7,6 +7,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from tunfwd.common.errors import UserError
 from tunfwd.control import api, passed
 from tunfwd.control.dispatch import Dispatcher
+from tunfwd.daemon.commands.doctor import NOT_NAMED
 from tunfwd.daemon.datapath.guests import MAX_GUESTS, Place
 from tunfwd.daemon.wiring import Daemon
 from tunfwd.tun.device import DeviceError, PassedDevice
@@ -23,7 +24,9 @@ class RunCommands:
         dispatcher.add(api.RUN, self._run)
 
     async def _run(self, wanted: api.Run) -> api.RunResult:
-        guests = self._daemon.guests
+        guests, admission = self._daemon.guests, self._daemon.datapath.admission
+        if not (admission is None or admission.permits(passed.user())):
+            raise UserError("denied", NOT_NAMED)
         if guests.count >= MAX_GUESTS:
             raise UserError("failed", f"{MAX_GUESTS} programs are run already")
         descriptors = passed.take()  # closed here from now on, or by the guest

@@ -13,10 +13,10 @@ import trio
 from tunfwd import __version__, faults
 from tunfwd.common.errors import UserError
 from tunfwd.common.text import clean
-from tunfwd.control import api
+from tunfwd.control import api, passed
 from tunfwd.control.dispatch import Dispatcher
 from tunfwd.daemon.commands import lan
-from tunfwd.daemon.commands.doctor import Health, RootlessHealth
+from tunfwd.daemon.commands.doctor import NOT_NAMED, Health, RootlessHealth
 from tunfwd.daemon.commands.entries import Entries, kept_of, seconds
 from tunfwd.daemon.commands.figures import figures_of
 from tunfwd.daemon.commands.nodes import NodeCommands
@@ -192,6 +192,7 @@ class StatusCommands:
             *await trio.to_thread.run_sync(lambda: list(self._health.checks())),
             self._addresses(),
             self._names_answered(),
+            *self._users(),
             await lan.check(self._datapath, captures=self._health.captures),
             *self._friends(),
         ]
@@ -220,6 +221,12 @@ class StatusCommands:
             return _check("names", True, "nobody answers for names of contacts: [dns] enabled = false")
         detail = f"*.{self._names.domain} is answered for at {self._book.resolver} and {self._book.resolver6}"
         return _check("names", True, f"{detail}; tunfwd dns status says who asks there")
+
+    def _users(self) -> Iterator[api.Check]:
+        """Whether whoever asks is one of those whose programs reach contacts, where only some are."""
+        if (admission := self._datapath.admission) is not None:
+            named = admission.permits(passed.user())
+            yield _check("users", named, "[network] users names you" if named else NOT_NAMED)
 
     def _friends(self) -> Iterator[api.Check]:
         friends = [peer for peer in self._datapath.peers if peer.contact.kind == "friend"]

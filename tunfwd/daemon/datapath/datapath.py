@@ -48,7 +48,7 @@ class Machine:
     rootless: bool = False
     """Whether contacts are reached at sockets of this machine, as it has no device of ours."""
     admission: Admission | None = None
-    """Whose programs may use those; None: everybody's."""
+    """Whose programs may reach contacts; None: everybody's."""
     poller: Poller = field(default_factory=Poller)
     random: Random = field(default_factory=SystemRandom)
     clock: Callable[[], float] = perf_counter
@@ -75,6 +75,7 @@ class Datapath:
         device, random, (ipv4, ipv6) = machine.device, machine.random, machine.addresses
         self.device = device
         self._speak_from = machine.speak_from
+        self.admission = machine.admission
         self.own4 = ipv4
         self.poller = machine.poller
         self.loop = machine.poller.loop

@@ -40,6 +40,10 @@ class Admission(Interface):
         """Whether the owner of the socket at `program`, which speaks to `port`, may."""
         ...
 
+    def permits(self, user: int) -> bool:
+        """Whether programs of the user with this number may."""
+        ...
+
 
 @dataclass(slots=True)
 class Door:
