@@ -67,6 +67,12 @@ def prepare(alice: Node, bob: Node, carol: Node, dave: Node) -> str:
     alice.cli("offer", "27015/tcp", "27015-27030/udp", "--to", "carol", "--name", "game")
     alice.cli("share", "3000/tcp", "--name", "notes", "--uses", "3", "--no-wait")
     alice.cli("group", "create", "lan-party")
+    for guest in (bob, carol):
+        invite = alice.json("group", "share", "lan-party", "--no-wait")["invite"]
+        guest.cli("join", invite["ticket"], "--timeout", str(int(FRIEND_TIME)), timeout=FRIEND_TIME + 20)
+    bob.cli("offer", "2456/udp", "--to", "group:lan-party", "--name", "valheim")
+    alice.wait_for(lambda: alice.offer("valheim"), FRIEND_TIME, "alice is offered the game")
+    alice.cli("accept", "valheim")
     carol.cli("offer", "631/tcp", "--to", "alice", "--name", "printer")
     alice.wait_for(lambda: alice.offer("printer"), FRIEND_TIME, "alice is offered the printer")
     dave.cli("friend", "add", alice.identity()["address"], "--message", "Hi, it is Dave from the office")
@@ -98,6 +104,13 @@ def pictures(browser: Browser) -> None:
     browser.look_like(1000, 900)
     browser.click("#contacts-list .row")
     time.sleep(TRAFFIC_TIME)
+    browser.click("#contacts-list .row")
+    browser.button("Members", "#groups-list")
+    browser.until(lambda: "Offers" in browser.text("#groups-list"), "the group's members are there")
+    for look in ("", "-dark"):  # on a phone it is below what the picture shows
+        take(browser, "group", look)
+    browser.button("Members", "#groups-list")
+    browser.click("#contacts-list .row")
     for view in VIEWS:
         browser.look_like(1000, 900)
         browser.view(view)

@@ -563,6 +563,11 @@ def test_groups(daemon: Any, tunfwd: Run, tmp_path: Any) -> None:
     assert listed[1:] == [["lan", "online", "3", "-", KEY], ["lan", "invited", "-", "eve", KEY]]
     members = _rows(tunfwd("group", "peers", "lan").out)
     assert members[1] == ["-", "bob", "not reachable", KEY, "tunfwd friend add ADDRESS"]
+    own = {"name": "alice", "public_key": KEY, "address": None, "address6": "fd74::1", "role": "founder"}
+    daemon.answers["group.peers"] = {"group": GROUP, "peers": [MEMBER], "self": own}
+    assert _rows(tunfwd("group", "peers", "lan").out)[2] == [
+        *("fd74::1", "alice", "-", KEY, "this machine, founder")
+    ]
     assert daemon.calls[:4] == [
         ("group.create", {"name": "lan", "public": True, "password": "sécret"}),
         ("group.join", {"group": KEY, "password": "sécret"}),

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -24,9 +25,10 @@ from tunfwd.control import api
 from tunfwd.control.client import Client
 from tunfwd.web.access import HEADERS, Tokens
 from tunfwd.web.model import EVENTS, SAMPLES, Asking, Model, Seen, Told
-from tunfwd.web.server import ACTIONS, STATIC, Page, Server, listen
+from tunfwd.web.server import ACTIONS, STATIC, Live, Page, Server, listen
 
 from .conftest import Daemon
+from .samples import KEY
 from .test_watch import contact, offer, pending, status
 
 PATIENCE = 60.0  # s
@@ -315,6 +317,22 @@ def test_a_method_is_called_and_its_result_returned(site: Site, filled: Daemon) 
     reply = site.do("offer.deny", offer="web", contact="bob")
     assert (reply.status, reply.json) == (200, {"offers": []})
     assert ("offer.deny", {"offer": "web", "contact": "bob"}) in filled.calls
+
+
+def test_who_only_looks_makes_nobody_look_again(
+    site: Site, filled: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurried = mock.Mock()
+    monkeypatch.setattr(Live, "hurry", hurried)
+    room = {"name": "lan", "id": KEY, "kind": "group", "state": "online", "public": False, "members": 0}
+    answer = {"group": room | {"reason": None, "inviter": None}, "peers": [], "banned": []}
+    for method in ("group.peers", "group.banned", "conference.peers"):
+        filled.answers[method] = answer
+        assert site.do(method, group="lan").status == 200
+    assert not hurried.called
+    filled.answers["group.kick"] = answer
+    assert site.do("group.kick", group="lan", member="bob").status == 200
+    assert hurried.called
 
 
 def test_only_methods_that_the_page_has_use_for_are_called(site: Site, filled: Daemon) -> None:

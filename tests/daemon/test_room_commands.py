@@ -120,6 +120,8 @@ async def test_a_banned_member_stays_out_with_what_was_agreed(
     await bob.call("offer.accept", offer="web")
     [group] = alice.client.groups
     [member] = [one for one in group.members.values() if one.nickname == "bob"]
+    roles = [(await one.call("group.peers", group="lan"))["self"]["role"] for one in (alice, bob)]
+    assert roles == ["founder", "user"]
     banned = (await alice.call("group.ban", group="lan", member="bob"))["banned"]
     assert [(one["name"], one["public_key"]) for one in banned] == [("bob", member.key.hex().upper())]
     assert [one["name"] for one in (await alice.call("group.peers", group="lan"))["peers"]] == ["carol"]

@@ -45,7 +45,7 @@ def people() -> Iterator[People]:
         nodes = []
         for name in ("ann", "ben", "cat"):
             (folder / name).mkdir()
-            tox: dict[str, Any] = {"local_discovery": False, "bootstrap": [node.bootstrap]}
+            tox: dict[str, Any] = {"nickname": name, "local_discovery": False, "bootstrap": [node.bootstrap]}
             nodes.append(stack.enter_context(Node(net[name], folder / name, {"tox": tox})))
         browser = stack.enter_context(Browser(net["ann"], folder))
         address = stack.enter_context(page(nodes[0]))
@@ -172,14 +172,32 @@ def test_a_ticket_is_taken_on_the_page(friends: People, browser: Browser) -> Non
     assert browser.find("#join-stages [aria-current=step]").text == "Reachable"
 
 
-def test_a_group_is_made_shared_and_left_on_the_page(friends: People, browser: Browser) -> None:
+def test_a_group_is_made_shared_looked_at_moderated_and_left_on_the_page(
+    friends: People, browser: Browser
+) -> None:
     browser.write("#group-form [name=name]", "lan-party")
     browser.button("Make", "#group-form")
     browser.until(lambda: "lan-party" in browser.text("#groups-list"), "the group is there")
     browser.button("Ticket", "#groups-list")
     browser.until(lambda: "the group lan-party" in browser.text("#ticket-title"), "its ticket is there")
-    assert browser.text("#ticket code").startswith("tunfwd join tunfwd:")
+    ticket = browser.text("#ticket code").removeprefix("tunfwd join ")
+    friends.ben.cli("join", ticket, "--timeout", "100", timeout=120)
     browser.view("contacts")
+    browser.button("Members", "#groups-list")
+    inside = "#groups-list .details"
+    browser.until(lambda: "ben" in browser.text(f"{inside} .list"), "ben is a member", FRIEND_TIME)
+    assert "founder" in browser.text(inside)
+    friends.ben.cli("offer", "7100/udp", "--to", "group:lan-party", "--name", "game")
+    browser.until(lambda: "Offers game 7100/udp, pending" in browser.text(inside), "what ben offers", 60)
+    browser.button("Accept", "#decisions")
+    browser.until(lambda: "Offers game 7100/udp, running" in browser.text(inside), "it runs", 60)
+    browser.button("Ban", inside)
+    browser.button("Ban", "#dialog")
+    browser.until(lambda: "banned · " in browser.text(inside), "ben is kept out")
+    assert friends.ann.json("group", "peers", "lan-party")["peers"] == []
+    browser.button("Unban", inside)
+    browser.until(lambda: "banned" not in browser.text(inside), "ben may come again")
+    friends.ben.cli("kill", "game", check=False)
     browser.button("Leave", "#groups-list")
     browser.button("Leave", "#dialog")
     browser.until(lambda: "lan-party" not in browser.text("#groups-list"), "it is left")

@@ -35,11 +35,13 @@ class Daemon:
 
     def __init__(self, socket: Path) -> None:
         self.answers: dict[str, Mapping[str, Any] | UserError | Callable[[], Mapping[str, Any]]] = {}
+        self.heard: list[tuple[str, Mapping[str, object]]] = []
         self._socket = socket
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._run,))
 
     async def _answer(self, method: str, params: dict[str, object]) -> Mapping[str, object]:
+        self.heard.append((method, params))
         answer = self.answers.get(method, UserError("not_found", f"no {method}"))
         if callable(answer):
             return answer()
@@ -177,3 +179,127 @@ def test_a_daemon_that_answers_nonsense_is_not_taken_for_a_good_one(browser: Bro
     browser.until(lambda: "makes no sense" in browser.text("#banner"), "what is wrong")
     daemon.answers["status"] = status(contact("bob"))
     browser.until(lambda: not browser.find("#banner").is_displayed(), "it is well again")
+
+
+def member(name: str, **changes: Any) -> dict[str, Any]:
+    plain = {
+        "public_key": f"{name:0<64}".encode().hex()[:64].upper(),
+        "address": "10.77.5.5",
+        "address6": "fd74::5",
+    }
+    return {"name": name, **plain, "link": "direct", "reachable": True, "advice": None} | changes
+
+
+def lan_party(kind: str = "group") -> dict[str, Any]:
+    plain = {
+        "id": "AB" * 32,
+        "state": "online",
+        "public": False,
+        "members": 2,
+        "reason": None,
+        "inviter": None,
+    }
+    return {"name": "lan-party", "kind": kind, **plain}
+
+
+def in_a_group(daemon: Daemon, *members: dict[str, Any], kind: str = "group", role: str = "founder") -> None:
+    room = lan_party(kind)
+    daemon.answers["status"] = {**status(contact("bob")), "groups": [room]}
+    own = {
+        "name": "alice",
+        "public_key": "CD" * 32,
+        "address": "10.77.5.1",
+        "address6": "fd74::51",
+        "role": role,
+    }
+    found: dict[str, Any] = {"group": room, "peers": list(members)}
+    daemon.answers[f"{kind}.peers"] = found | ({"self": own} if kind == "group" else {})
+    daemon.answers["group.banned"] = {"group": room, "banned": []}
+
+
+def opened_group(browser: Browser) -> str:
+    """Open the group; what it shows."""
+    browser.until(lambda: "lan-party" in browser.text("#groups-list"), "the group is there")
+    if not browser.find_all("#groups-list .details"):
+        browser.button("Members", "#groups-list")
+    return browser.text("#groups-list .details")
+
+
+def buttons(browser: Browser) -> list[str]:
+    return [one.text for one in browser.find_all("#groups-list .details .list button") if one.is_displayed()]
+
+
+@pytest.mark.parametrize("width", [360, 1100])
+def test_who_is_in_a_group_and_what_they_offer(browser: Browser, daemon: Daemon, width: int) -> None:
+    browser.look_like(width, 800)
+    in_a_group(daemon, member("ben", link="offline"), member(EMOJI, link="relay"), member("<b>eve</b>"))
+    theirs = offer("game", contact="group:lan-party/<b>eve</b>")
+    more = offer("", contact="group:lan-party/<b>eve</b>", id="0a0b0c0e", port=22)
+    other = offer("other", contact="group:elsewhere/<b>eve</b>", id="0a0b0c0f")
+    daemon.answers["offer.list"] = {"offers": [theirs, more, other]}
+    opened_group(browser)
+    browser.until(lambda: "<b>eve</b>" in browser.text("#groups-list"), "its members are there")
+    lines = [one.text for one in browser.find_all("#groups-list .details .words")]
+    assert [line.partition("\n")[0] for line in lines] == ["<b>eve</b>", EMOJI, "ben"], "who is away is last"
+    assert "direct · 10.77.5.5\nOffers game 8080/tcp, pending; 22/tcp, pending" in lines[0]
+    assert "by relay" in lines[1]
+    assert "offline" in lines[2]
+    assert "You are alice · 10.77.5.1 · founder" in browser.text("#groups-list .details")
+    assert browser.script("return document.documentElement.scrollWidth") == width
+    assert buttons(browser) == ["Kick", "Ban", "Kick", "Ban", "Ban"]
+    browser.button("Members", "#groups-list")
+    browser.until(lambda: not browser.find_all("#groups-list .details"), "it is closed")
+    browser.look_like()
+
+
+def test_members_come_and_go_while_a_group_is_open(browser: Browser, daemon: Daemon) -> None:
+    in_a_group(daemon, role="user")
+    browser.until(lambda: "Nobody else is here yet." in opened_group(browser), "nobody is there")
+    in_a_group(daemon, member("ben"), role="user")
+    browser.until(lambda: "ben" in browser.text("#groups-list .details"), "somebody comes")
+    assert "Nobody else" not in browser.text("#groups-list .details")
+    assert buttons(browser) == ["Ban"], "only founders and moderators kick"
+    daemon.answers["group.peers"] = UserError("failed", "it makes no sense")
+    browser.until(lambda: "it makes no sense" in browser.text("#groups-list .details"), "why nothing is new")
+    browser.button("Members", "#groups-list")
+
+
+def test_a_member_is_kicked_banned_and_let_in_again(browser: Browser, daemon: Daemon) -> None:
+    ben = member("ben")
+    asked = daemon.heard = []
+    in_a_group(daemon, ben)
+    opened_group(browser)
+    for answer in ("kick", "ban"):
+        daemon.answers[f"group.{answer}"] = {"group": lan_party(), "banned": []}
+        browser.button(answer.capitalize(), "#groups-list .details")
+        browser.button(answer.capitalize(), "#dialog")
+        browser.until(lambda: any(method == f"group.{answer}" for method, _ in asked), "it is done")  # noqa: B023
+    entry = {"name": "ben", "public_key": ben["public_key"]}
+    in_a_group(daemon)
+    daemon.answers["group.banned"] = {"group": lan_party(), "banned": [entry]}
+    daemon.answers["group.unban"] = {"group": lan_party(), "banned": [entry]}
+    browser.until(lambda: "banned · " in browser.text("#groups-list .details"), "who is kept out is there")
+    browser.button("Unban", "#groups-list .details")
+    browser.until(lambda: any(method == "group.unban" for method, _ in asked), "it is done")
+    room = lan_party()["id"]
+    assert [one for one in asked if one[0] in {"group.kick", "group.ban", "group.unban"}] == [
+        ("group.kick", {"group": room, "member": "ben"}),
+        ("group.ban", {"group": room, "member": "ben"}),
+        ("group.unban", {"group": room, "member": ben["public_key"]}),
+    ]
+    browser.button("Members", "#groups-list")
+
+
+def test_a_conference_has_members_who_are_no_friends(browser: Browser, daemon: Daemon) -> None:
+    advice = "not a friend; ask for their Tox address"
+    stranger = member("cat", reachable=False, address=None, address6=None, link="offline", advice=advice)
+    in_a_group(daemon, stranger, kind="conference")
+    opened_group(browser)
+    browser.until(lambda: f"not reachable · {advice}" in browser.text("#groups-list"), "what can be done")
+    assert buttons(browser) == []
+    daemon.answers["conference.invite"] = {"group": lan_party("conference")}
+    daemon.heard = []
+    browser.button("Invite", "#groups-list .details")
+    browser.until(lambda: "Invited." in browser.text("#toasts"), "a friend is invited")
+    invited = ("conference.invite", {"group": lan_party()["id"], "friend": f"{0:064X}"})
+    assert invited in daemon.heard

@@ -264,7 +264,8 @@ def _members_table(result: api.MembersResult) -> None:
     ours: list[list[str | None]] = []
     if own is not None and result["peers"]:
         place = own["address"] or own["address6"]
-        ours.append([place, own["name"], "-", own["public_key"], "this machine"])
+        note = ", ".join(filter(None, ["this machine", own.get("role")]))
+        ours.append([place, own["name"], "-", own["public_key"], note])
     show_table(
         ("IP", "NAME", "LINK", "PUBLIC KEY", "NOTE"),
         [

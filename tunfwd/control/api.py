@@ -846,6 +846,7 @@ class OwnEntry(TypedDict):
     public_key: str
     address: str | None
     address6: str
+    role: NotRequired[Literal["founder", "moderator", "user", "observer"]]  # the first two may kick
 
 
 class MembersResult(TypedDict):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
 
-from tunfwd.tox.binding.enums import Tox_Connection
+from tunfwd.tox.binding.enums import Tox_Connection, Tox_Group_Role
 from tunfwd.tox.binding.errors import (
     FriendCustomPacketFriendNotConnected,
     FriendCustomPacketFriendNotFound,
@@ -206,6 +206,13 @@ class RoomState(StrEnum):
 
 
 RoomKind = Literal["group", "conference"]
+Role = Literal["founder", "moderator", "user", "observer"]
+ROLES: Final[dict[Tox_Group_Role, Role]] = {
+    Tox_Group_Role.TOX_GROUP_ROLE_FOUNDER: "founder",
+    Tox_Group_Role.TOX_GROUP_ROLE_MODERATOR: "moderator",
+    Tox_Group_Role.TOX_GROUP_ROLE_USER: "user",
+    Tox_Group_Role.TOX_GROUP_ROLE_OBSERVER: "observer",
+}
 
 
 class Room(ABC):
@@ -253,6 +260,11 @@ class Group(Room):
     def present(self) -> int:
         """See Room."""
         return len(self.by_peer)
+
+    @property
+    def role(self) -> Role:
+        """What we are in this group; founders and moderators kick."""
+        return ROLES[self._tox.group_self_get_role(self.number)]
 
     @property
     def self_key(self) -> bytes:

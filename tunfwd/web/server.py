@@ -48,10 +48,13 @@ ACTIONS: Final[Mapping[str, api.Method[Any, Any]]] = {
         *(api.OFFER_ADD, api.OFFER_ACCEPT, api.OFFER_DENY, api.OFFER_PAUSE, api.OFFER_RESUME),
         *(api.REQUEST, api.LEAVE, api.KILL, api.PING),
         *(api.SHARE, api.INVITE_REVOKE, api.JOIN, api.JOIN_STATUS),
-        *(api.GROUP_CREATE, api.GROUP_JOIN, api.GROUP_LEAVE, api.GROUP_SHARE),
-        *(api.CONFERENCE_JOIN, api.CONFERENCE_LEAVE),
+        *(api.GROUP_CREATE, api.GROUP_JOIN, api.GROUP_LEAVE, api.GROUP_SHARE, api.GROUP_INVITE),
+        *(api.GROUP_PEERS, api.GROUP_KICK, api.GROUP_BAN, api.GROUP_UNBAN, api.GROUP_BANNED),
+        *(api.CONFERENCE_JOIN, api.CONFERENCE_LEAVE, api.CONFERENCE_INVITE, api.CONFERENCE_PEERS),
     )
 }
+LOOKS: Final = frozenset({api.GROUP_PEERS.name, api.GROUP_BANNED.name, api.CONFERENCE_PEERS.name})
+"""Those that change nothing, and are called again and again."""
 STATUS_OF: Final = {"usage": 400, "not_found": 404, "no_daemon": 503, "timeout": 504}
 
 Doctor = Callable[[], list[api.Check]]
@@ -167,7 +170,8 @@ class Page:
             content = {"error": {"code": failure.code, "message": failure.message}}
             return JSONResponse(content, STATUS_OF.get(failure.code, 409))
         finally:
-            self.live.hurry()
+            if method.name not in LOOKS:
+                self.live.hurry()
         return JSONResponse(result)
 
     def _call(self, method: api.Method[Any, Any], params: dict[str, object]) -> object:

@@ -230,6 +230,7 @@ class RoomCommands:
                 "public_key": room.self_key.hex().upper(),
                 "address": None if own.address is None else str(own.address),
                 "address6": str(own.address6),
+                "role": room.role,
             }
         return result
 

@@ -27,6 +27,9 @@ async function answer(response) {
   return body;
 }
 
+// Ask what a method of the control socket says that changes nothing.
+export const peek = (method, params) => post(`do/${method}`, params);
+
 // Call a method of the control socket. Parameters that are empty are left out.
 export async function call(method, params) {
   const given = Object.entries(params).filter(([, value]) => value !== "" && value !== null && value !== undefined);

@@ -1,9 +1,10 @@
-// Contacts and groups: how each is reached and what goes through; one that is opened shows how that went.
+// Contacts: how each is reached and what goes through; one that is opened shows how that went.
 
 import { ask, attempt, call } from "./actions.js";
 import { Chart, Spark } from "./chart.js";
 import { byId, h, keyed, named, setAttribute, setText } from "./dom.js";
 import { count, milliseconds, rate, size, span, together } from "./format.js";
+import * as groups from "./groups.js";
 import { state } from "./state.js";
 
 const SEARCHED = 8; // contacts from which on there is a search
@@ -138,35 +139,6 @@ function contactRow(first) {
 const order = (a, b) =>
   (a.link === "offline") - (b.link === "offline") || a.name.localeCompare(b.name) || a.number - b.number;
 
-function groupRow(first) {
-  let group = first;
-  const name = named("");
-  const about = h("span", { class: "muted" });
-  const ticket = h("button", { type: "button", onclick: () => attempt(ticket, async () => {
-    const made = await call("group.share", { group: group.id });
-    const { showTicket } = await import("./share.js");
-    location.hash = "#share";
-    await showTicket(made.invite);
-  }) }, "Ticket");
-  const leave = h("button", { type: "button", class: "danger", onclick: () => attempt(leave, async () => {
-    const sure = await ask({ title: `Leave ${group.name}?`, verb: "Leave", danger: true });
-    return sure && call(`${group.kind}.leave`, { group: group.id });
-  }) }, "Leave");
-  const buttons = h("p", { class: "buttons" }, group.kind === "group" ? ticket : null, leave);
-  const node = h("li", { class: "item" }, h("div", { class: "words" }, h("p", { class: "what" }, name), about), buttons);
-  return {
-    node,
-    update(newer) {
-      group = newer;
-      node.dataset.state = group.state;
-      setText(name, group.name);
-      const kind = group.kind === "conference" ? "conference" : group.public ? "public group" : "private group";
-      const others = count(group.members, "other");
-      setText(about, [kind, group.state === "online" ? others : group.state, group.reason].filter(Boolean).join(" · "));
-    },
-  };
-}
-
 export function update() {
   if (!state.status) return;
   const contacts = state.status.contacts.toSorted(order);
@@ -181,19 +153,10 @@ export function update() {
   byId("contacts-empty").hidden = contacts.length > 0;
   byId("contacts-list").parentElement.classList.toggle("none", contacts.length === 0);
   keyed(byId("contacts-list"), shown, (one) => one.number, contactRow);
-  const groups = (state.status.groups ?? []).filter((one) => one.state !== "invited");
-  keyed(byId("groups-list"), groups, (one) => one.id, groupRow);
+  groups.update();
 }
 
 export function start() {
   byId("contacts-filter").addEventListener("input", update);
-  byId("group-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const { name, public: isPublic } = event.target.elements;
-    attempt(event.submitter, async () => {
-      await call("group.create", { name: name.value.trim(), public: isPublic.checked });
-      name.value = "";
-      return true;
-    }, "Made; a ticket to it lets others in.");
-  });
+  groups.start();
 }

@@ -49,6 +49,9 @@ function ranges(numbers) {
   return found.map(([from, to]) => (from === to ? from || "any" : `${from}-${to}`)).join(",");
 }
 
+// Whether it leads to a contact: what they offer, or what we asked them for.
+export const isTheirs = (entry) => (entry.direction === "server") === (entry.origin === "remote");
+
 // Entries of one contact and one name are one thing to a person.
 export function together(entries) {
   const groups = new Map();

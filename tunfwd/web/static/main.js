@@ -13,7 +13,7 @@ const VIEWS = { contacts, services, share, activity, doctor };
 
 // Which parts of the state a view shows.
 const SHOWS = {
-  contacts: ["status", "samples", "ports"],
+  contacts: ["status", "samples", "ports", "offers"],
   services: ["offers", "ports", "status"],
   share: ["invites", "me"],
   activity: ["samples", "events"],

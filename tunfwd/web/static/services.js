@@ -3,11 +3,8 @@
 import { ask, attempt, call, copy } from "./actions.js";
 import { handleOf } from "./contacts.js";
 import { byId, h, keyed, named, setText } from "./dom.js";
-import { count, portList, size, span, together } from "./format.js";
+import { count, isTheirs, portList, size, span, together } from "./format.js";
 import { state } from "./state.js";
-
-// Whether it leads to a contact: what they offer, or what we asked them for.
-const isTheirs = (entry) => (entry.direction === "server") === (entry.origin === "remote");
 
 function stateOf(entry) {
   if (entry.interrupted_seconds != null) return `interrupted ${span(entry.interrupted_seconds)}, kept ${span(entry.kept_seconds ?? 0)} more`;
