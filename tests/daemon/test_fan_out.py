@@ -161,3 +161,29 @@ async def test_what_a_contact_sends_goes_to_one(autojump_clock: trio.testing.Moc
         await trio.sleep(0.5)
         assert [event.destination.port for event in joined.serving.kernel.datagrams] == [PORT]
         assert not joined.serving.daemon.datapath.fan_out.ports
+
+
+async def test_a_storm_of_answers_goes_to_who_asked_and_no_further(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A contact that answers one question a thousand times: nothing of ours goes out in return."""
+    async with Joined.running() as joined:
+        using, serving = joined.using, joined.serving
+        serving.kernel.answer = lambda event: b"here I am"
+        await joined.offer(Protocol.UDP, PORT)
+        using.kernel.send(4000, ALL, PORT, b"anybody?")
+        await trio.sleep(0.5)
+        [asked] = serving.kernel.datagrams
+        sent = joined.server.session.mappings[0].tx_bytes
+        for number in range(1000):
+            serving.kernel.stack.send_datagram(asked.destination, asked.source, b"and here %d" % number)
+            serving.kernel.wake()
+        await trio.sleep(5.0)
+        heard = using.kernel.datagrams
+        assert len(heard) > 100
+        assert {event.destination for event in heard} == {Endpoint(OWN, 4000)}
+        assert {event.source for event in heard} == {Endpoint(joined.address, PORT)}
+        assert joined.server.session.mappings[0].tx_bytes == sent
+        [entry] = using.daemon.datapath.fan_out.entries(trio.current_time())
+        assert (entry["broadcasts"], entry["copies"]) == (1, 1)
+        assert len(serving.kernel.datagrams) == 1
