@@ -449,7 +449,8 @@ def test_what_a_contact_is_called_cannot_forge_a_message(site: Site, filled: Dae
     name = "x\n\nevent: daemon\ndata: {}\n\n\u2028</script>"
     filled.answers["status"] = status(contact(name))
     with site.live() as told:
-        assert until(told, "status")["contacts"][0]["name"] == name
+        later = until(told, "status", lambda content: content["contacts"][0]["name"] != "bob")
+        assert later["contacts"][0]["name"] == name
 
 
 def test_a_page_that_is_open_does_not_hold_up_the_end(site: Site, filled: Daemon) -> None:
