@@ -8,26 +8,15 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from netns.node import Node
-from netns.topology import Topology
 
-from .hosts import (
-    TcpService,
-    UdpEcho,
-    connect,
-    datagram_socket,
-    echo,
-    eventually,
-    exchange,
-    folder_of_daemons,
-)
-from .plain_peer import ToxNode
+from .hosts import TcpService, UdpEcho, connect, datagram_socket, echo, eventually, exchange
+from .people import daemons
 
 pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(400)]
 
@@ -45,21 +34,8 @@ class People:
 
 @pytest.fixture(scope="module")
 def people() -> Iterator[People]:
-    with ExitStack() as stack:
-        folder = stack.enter_context(folder_of_daemons())
-        net = stack.enter_context(Topology(["ann", "ben", "cat", "node"]))
-        node = stack.enter_context(ToxNode(net["node"], folder / "node.tox"))
-        nodes = []
-        for name in ("ann", "ben", "cat"):
-            place = folder / name
-            place.mkdir()
-            tox: dict[str, Any] = {"local_discovery": False}
-            if name == "ben":
-                tox["bootstrap"] = [node.bootstrap]
-            nodes.append(stack.enter_context(Node(net[name], place, {"tox": tox})))
+    with daemons(lambda name, node: {"bootstrap": [node.bootstrap]} if name == "ben" else {}) as (nodes, *_):
         yield People(*nodes)
-        for one in nodes:
-            assert "Traceback" not in one.log, one.log[-4000:]
 
 
 def share(node: Node, *what: str) -> dict[str, Any]:

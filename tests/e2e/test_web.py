@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ from selenium.webdriver.common.keys import Keys
 
 from netns.browser import Browser, page
 from netns.node import FRIEND_TIME, Node
-from netns.topology import Topology
 
-from .hosts import TcpService, connect, echo, folder_of_daemons, read_exactly
+from .hosts import TcpService, connect, echo, read_exactly
+from .people import daemons
 from .plain_peer import ToxNode
 
 pytestmark = [pytest.mark.netns, pytest.mark.patient, pytest.mark.toxnet, pytest.mark.timeout(400)]
@@ -38,23 +38,15 @@ class People:
 
 @pytest.fixture(scope="module")
 def people() -> Iterator[People]:
-    with ExitStack() as stack:
-        folder = stack.enter_context(folder_of_daemons())
-        net = stack.enter_context(Topology(["ann", "ben", "cat", "node"]))
-        node = stack.enter_context(ToxNode(net["node"], folder / "node.tox"))
-        nodes = []
-        for name in ("ann", "ben", "cat"):
-            (folder / name).mkdir()
-            tox: dict[str, Any] = {"nickname": name, "local_discovery": False, "bootstrap": [node.bootstrap]}
-            nodes.append(stack.enter_context(Node(net[name], folder / name, {"tox": tox})))
-        browser = stack.enter_context(Browser(net["ann"], folder))
-        address = stack.enter_context(page(nodes[0]))
-        browser.open(address)
+    def tox(name: str, node: ToxNode) -> dict[str, Any]:
+        return {"nickname": name, "bootstrap": [node.bootstrap]}
+
+    with daemons(tox) as (nodes, net, folder):
         ann, ben, cat = nodes
-        yield People(ann, ben, cat, browser, address)
-        for one in nodes:
-            assert "Traceback" not in one.log, one.log[-4000:]
-        assert "Traceback" not in (nodes[0].folder / "web.log").read_text()
+        with Browser(net["ann"], folder) as browser, page(ann) as address:
+            browser.open(address)
+            yield People(ann, ben, cat, browser, address)
+        assert "Traceback" not in (ann.folder / "web.log").read_text()
 
 
 @pytest.fixture

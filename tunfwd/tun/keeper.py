@@ -10,7 +10,6 @@ device.
 
 import contextlib
 import errno
-import os
 import select
 import socket
 import time
@@ -24,7 +23,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from tunfwd.tun.connections import end_connections
-from tunfwd.tun.helper import become_helper
+from tunfwd.tun.helper import REPORT, start_helper
 from tunfwd.tun.monitor import EVERYTHING, drain, monitor
 from tunfwd.tun.sources import Source, decode, encode
 from tunfwd.tun.upkeep import Layout, Restored, missing, restore, withdraw
@@ -33,7 +32,6 @@ SETTLE: Final = 0.02  # s; changes that come together are looked at once
 LONGEST_PAUSE: Final = 5.0  # s between two rounds with somebody who takes away again what is put back
 SHARE: Final = 10  # times as long as a look took is rested before the next, where routes come and go all day
 PEACE: Final = 10.0  # s without a change, after which it is put back at once again
-REPORT: Final = 4096  # bytes at most
 REQUEST: Final = 1 << 16  # bytes at most; MAX_SOURCES of IPv6 have half of that
 
 
@@ -94,21 +92,13 @@ class Keeper:
 
 def keep(layout: Layout, confine: Callable[[], object]) -> Keeper:
     """Start the process; `confine` is what it calls before it begins. There must be no other threads."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            become_helper(theirs, "tunfwd-keeper", {Cap.NET_ADMIN})
-            watch = _Watch(layout, theirs)
-            watch.run(confine)
-            end_connections(layout.addresses, watch.own)
-        except Exception as error:
-            with contextlib.suppress(OSError):
-                theirs.send(f"the process that keeps {layout.name} as it is fails: {error!r}".encode())
-        finally:
-            os._exit(0)  # whatever the daemon has to tidy up is the daemon's
-    theirs.close()
-    return Keeper(pid, ours)
+
+    def work(channel: socket.socket) -> None:
+        watch = _Watch(layout, channel)
+        watch.run(confine)
+        end_connections(layout.addresses, watch.own)
+
+    return Keeper(*start_helper("tunfwd-keeper", f"keeps {layout.name} as it is", work, {Cap.NET_ADMIN}))
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ import trio
 from tunfwd.config.hooks import Hook
 from tunfwd.daemon.process.events import Cursor, Event, Events, TooManyReaders
 from tunfwd.events import KINDS, Kind
-from tunfwd.tun.helper import SIGNALS, become_helper
+from tunfwd.tun.helper import SIGNALS, start_helper
 
 RUN_TIME: Final = 60.0  # s that a program may take
 MAX_PACKET: Final = 32_768  # bytes of an event, or a report
@@ -101,20 +101,13 @@ def packet(event: Event) -> bytes:
 
 def start(hooks: Sequence[Hook], environment: Mapping[str, str]) -> Hooks:
     """Start the process. There must be no other threads. `environment` is what programs get, and more."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            become_helper(theirs, "tunfwd-hooks")
-            os.chdir("/")
-            _Runner(hooks, theirs, environment).run()
-        except Exception as error:
-            with contextlib.suppress(OSError):
-                theirs.send(f"the process that runs hooks fails: {error!r}".encode()[:MAX_PACKET])
-        finally:
-            os._exit(0)  # whatever the daemon has to tidy up is the daemon's
-    theirs.close()
-    return Hooks(hooks, ours, pid)
+
+    def work(channel: socket.socket) -> None:
+        os.chdir("/")
+        _Runner(hooks, channel, environment).run()
+
+    pid, channel = start_helper("tunfwd-hooks", "runs hooks", work)
+    return Hooks(hooks, channel, pid)
 
 
 class _Runner:
