@@ -198,15 +198,19 @@ def test_large_datagrams_are_cut_and_put_together(forward: Forwards, linked: boo
             exchange(client, bytes(range(256)) * (size // 256) + bytes(size % 256))
 
 
-@pytest.mark.device  # whose queue holds more than a socket's buffer
 def test_a_burst_loses_the_oldest_and_nothing_else_breaks(forward: Forwards) -> None:
     port = forward("udp")
     with UdpEcho(port.serving.host, port.port), client_of(port) as client:
         for number in range(20_000):
             client.send(number.to_bytes(4, "little") + bytes(1000))
-        seen: set[int] = set()
-        while len(seen) <= 1000:
-            seen.add(int.from_bytes(client.recv(2000)[:4], "little"))
+        client.settimeout(1)
+        seen = set()
+        try:
+            while True:
+                seen.add(int.from_bytes(client.recv(2000)[:4], "little"))
+        except TimeoutError:
+            pass
+        assert len(seen) > 500  # about what the link's queue holds, 1044; the client's own buffer holds 92
         exchange(client, b"after")
 
 
