@@ -104,6 +104,52 @@ def test_architecture_names_every_package(part: str) -> None:
     assert not {package for package in packages if f"`{package}/`" not in architecture}
 
 
+def missing_scripts(page: Path) -> Iterator[str]:
+    """What people are shown to type that begins with a script or module of the project, and is not there."""
+    for path in re.findall(r"(?<![\w/.-])(?:\./)?((?:scripts|netns)/[\w-]+)(?![\w.-])", page.read_text()):
+        if not (PROJECT / path).exists() and not (PROJECT / f"{path}.py").exists():
+            yield path
+    for module in re.findall(r"-m ((?:scripts|netns|tests)(?:\.[a-z_]+)+)(?![\w.])", page.read_text()):
+        place = PROJECT / module.replace(".", "/")
+        if not place.is_dir() and not place.with_suffix(".py").exists():
+            yield module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_scripts_that_a_page_shows_are_there(page: Path) -> None:
+    assert not list(missing_scripts(page))
+
+
+def steps_of(page: Path, heading: str) -> Iterator[tuple[str, list[Path]]]:
+    """What stands below a heading, item by item, with the files that each names, or else its section."""
+    below = page.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    assert below, heading
+    for part in re.split(r"^### ", below, flags=re.M)[1:]:
+        for step in re.split(r"\n(?:(?=\d+\. )|\n)", part):
+            for text in (step, part):
+                places = [PROJECT / path for path in re.findall(rf"`((?:{'|'.join(PARTS)})/[^`]*)`", text)]
+                if places:
+                    break
+            yield (
+                step,
+                [file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))],
+            )
+
+
+def names_missing(page: Path, heading: str) -> Iterator[tuple[str, list[str]]]:
+    """The names in code style that occur in none of the files that stand beside them."""
+    for step, files in steps_of(page, heading):
+        text = "\n".join(file.read_text() for file in files)
+        for code in (one for one in re.findall(r"`([^`\n]+)`", step) if "/" not in one):
+            for name in re.findall(r"[A-Za-z_]\w+", code.partition("(")[0])[-1:]:
+                if not re.search(rf"\b{name}\b", text):
+                    yield code, [name_of(file) for file in files[:3]]
+
+
+def test_where_to_add_something_names_what_is_there() -> None:
+    assert not list(names_missing(PROJECT / "docs" / "architecture.md", "Where do I add …"))
+
+
 # What pages say of commands and of the configuration, held to the program
 
 
