@@ -34,7 +34,28 @@ def test_as_a_dictionary_would(script: list[tuple[str, int, int]]) -> None:
                 assert [model[o] for o in expired] == sorted(model[o] for o in expired)
                 for o in expired:
                     del model[o]
-        assert timers.next() == min(model.values(), default=None)
+        earliest, told = min(model.values(), default=None), timers.next()
+        assert (told is None) == (earliest is None)
+        assert told is None or earliest is None or told <= earliest
+
+
+@given(st.lists(actions, max_size=60))
+def test_who_asks_when_to_expire_is_in_time_and_comes_to_an_end(script: list[tuple[str, int, int]]) -> None:
+    timers: Timers[int] = Timers()
+    for action, owner, time in script:
+        match action:
+            case "set":
+                timers.set(owner, time)
+            case "cancel":
+                timers.cancel(owner)
+    calls, expired = 0, []
+    left = dict(timers._deadlines)
+    while (due := timers.next()) is not None:
+        calls += 1
+        expired += [(due, owner) for owner in timers.expire(due)]
+    assert expired == sorted(((left[owner], owner) for _, owner in expired), key=lambda entry: entry[0])
+    assert {owner for _, owner in expired} == left.keys()
+    assert calls <= 2 * len(script)
 
 
 def test_owners_that_come_and_go_leave_little_behind() -> None:
@@ -51,6 +72,8 @@ def test_a_deadline_moved_again_and_again_stays_one() -> None:
     timers: Timers[str] = Timers()
     for i in range(10_000):
         timers.set("later", float(i))
+    assert timers.next() == 0.0
+    assert timers.expire(0.0) == []  # it has moved: seen when it comes up, and not with each move
     assert timers.next() == 9999.0
     for i in range(10_000):
         timers.set("earlier", float(-i))

@@ -72,7 +72,7 @@ def ip_packet(data: bytes) -> None:
         header = vnet.parse(data)
     except Malformed:
         return
-    assert len(header) == 6
+    assert header.flags < 256 > header.gso_type
     assert vnet.LENGTH == found.start < found.payload <= found.end <= len(data)
     assert len(found.source) == len(found.destination) == (4 if found.version == 4 else 16)
     for parse in (_tcp, _udp, _icmp):

@@ -66,8 +66,8 @@ def dissect(frame: bytes) -> Seen:
     segment = tcp.parse(frame, packet.payload, packet.end)
     length = 20 + len(segment.options)
     assert header.flags == vnet.FLAG_NEEDS_CSUM
-    assert header[2] == network + length
-    assert header[4:] == (network, 16)
+    assert header.header_length == network + length
+    assert (header.checksum_start, header.checksum_offset) == (network, 16)
     transport = len(frame) - packet.payload
     pseudo = packet.source + packet.destination + struct.pack(">HH", 6, transport)
     assert frame[packet.payload + 16 : packet.payload + 18] == ones_complement_sum(pseudo).to_bytes(2, "big")

@@ -244,7 +244,7 @@ def test_datagram_out(program: bytes, host: bytes) -> None:
     (frame,) = sent(stack)
     header, parsed = vnet.parse(frame), ip.parse(frame, vnet.LENGTH)
     network = 20 if len(host) == 4 else 40
-    assert header == (1, 0, network + 8, 0, network, 6)
+    assert header == vnet.Header(1, 0, network + 8, 0, network, 6)
     assert (parsed.source, parsed.destination, parsed.dont_fragment) == (host, program, len(host) == 16)
     received = udp.parse(frame, parsed.payload, parsed.end)
     assert tuple(received) == (53, 5353, pseudo_header_sum(host, program, ip.UDP, 14), b"answer")

@@ -132,18 +132,24 @@ def test_bytes_that_begin_like_a_packet(version: int, rest: bytes, data: st.Data
     assert packet.payload <= packet.end <= len(body)
 
 
+def fields(segment: tcp.Segment) -> tuple[int, ...]:
+    """All but the options and the payload."""
+    ports = segment.source_port, segment.destination_port
+    return *ports, segment.sequence, segment.acknowledgment, segment.flags, segment.window
+
+
 def test_a_syn_of_linux() -> None:
     packet = ip.parse(LINUX_SYN)
-    assert tuple(packet) == (4, A4, B4, ip.TCP, 0, 20, 60, True, None)
+    assert packet == ip.Packet(4, A4, B4, ip.TCP, 0, 20, 60, True, None)
     segment = tcp.parse(LINUX_SYN, packet.payload, packet.end)
-    assert segment[:6] == (60380, 80, 0x15FC1888, 0, tcp.SYN, 64240)
+    assert fields(segment) == (60380, 80, 0x15FC1888, 0, tcp.SYN, 64240)
     assert tcp.parse_options(segment.options) == tcp.Options(1460, 10, True)
     assert checksum(LINUX_SYN[20:], pseudo_header_sum(A4, B4, ip.TCP, 40)) == 0
 
 
 def test_a_datagram_of_linux() -> None:
     packet = ip.parse(LINUX_DATAGRAM)
-    assert tuple(packet) == (6, A6, B6, ip.UDP, 0, 40, 53, True, None)
+    assert packet == ip.Packet(6, A6, B6, ip.UDP, 0, 40, 53, True, None)
     assert tuple(udp.parse(LINUX_DATAGRAM, packet.payload, packet.end)) == (46108, 53, 0x0CB7, b"hello")
     assert checksum(LINUX_DATAGRAM[40:], pseudo_header_sum(A6, B6, ip.UDP, 13)) == 0
     built = ip.build_header(A6, B6, ip.UDP, 13) + udp.build_header(46108, 53, 5, 0x0CB7) + b"hello"
@@ -244,7 +250,7 @@ def test_segment_round_trip(
         flags=flags, window=window, checksum=0x1234, options=options,
     ) + payload  # fmt: skip
     segment = tcp.parse(data, 0, len(data))
-    assert segment[:6] == (source, destination, sequence % 2**32, acknowledgment % 2**32, flags, window)
+    assert fields(segment) == (source, destination, sequence % 2**32, acknowledgment % 2**32, flags, window)
     assert segment.options == options
     assert segment.payload == payload
     assert data[16:18] == b"\x12\x34"
@@ -351,5 +357,5 @@ def test_other_unreachables_are_the_host_and_the_rest_is_nothing() -> None:
 def test_virtio_header_is_little_endian() -> None:
     header = vnet.build(vnet.GSO_TCPV4, 0x0102, 0x0304, 0x0506, 0x0708)
     assert header == bytes((1, 1, 2, 1, 4, 3, 6, 5, 8, 7))
-    assert vnet.parse(header + b"rest") == (1, 1, 0x0102, 0x0304, 0x0506, 0x0708)
+    assert vnet.parse(header + b"rest") == vnet.Header(1, 1, 0x0102, 0x0304, 0x0506, 0x0708)
     assert len(vnet.PLAIN) == vnet.LENGTH

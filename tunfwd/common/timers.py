@@ -13,8 +13,8 @@ class Timers(Generic[T]):
     """One deadline for each owner; an owner without one is not referred to.
 
     A heap of (time, serial) that is put right only when its top comes due. A deadline that moves later leaves
-    its entry alone until that comes up; one that is superseded or cancelled leaves two numbers behind, until
-    most entries are so.
+    its entry alone until then; one that is superseded or cancelled leaves two numbers behind, until most
+    entries are so.
     """
 
     def __init__(self) -> None:
@@ -60,14 +60,18 @@ class Timers(Generic[T]):
         self._entries.clear()
 
     def next(self) -> float | None:
-        """Return the earliest deadline, or None."""
-        if not self._heap:
-            return None
-        time, serial = self._heap[0]
-        if serial in self._owners and self._deadlines[self._owners[serial]] == time:
-            return time
-        self._settle()
-        return self._heap[0][0] if self._heap else None
+        """Return when to call `expire`: not after the earliest deadline; None where there is none.
+
+        It may be before that where a deadline has moved later, and then nothing expires: deadlines that move
+        with each packet cost a call too many now and then, and no work for each packet.
+        """
+        heap = self._heap
+        while heap:
+            time, serial = heap[0]
+            if serial in self._owners:
+                return time
+            heappop(heap)
+        return None
 
     def expire(self, now: float) -> list[T]:
         """Take out and return the owners whose deadline has come, earliest first."""

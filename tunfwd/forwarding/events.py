@@ -42,11 +42,14 @@ class Failed:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class Readable:
     """`flow.read` has something, or `flow.at_end` is true."""
 
     flow: Flow
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,16 @@ class Writable:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class DatagramArrived:
     """A datagram of a UDP flow."""
 
     flow: Flow
     payload: bytes
+
+    def __init__(self, flow: Flow, payload: bytes) -> None:
+        self.flow = flow
+        self.payload = payload
 
 
 @dataclass(frozen=True, slots=True)

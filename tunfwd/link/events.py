@@ -11,7 +11,7 @@ class ControlReceived:
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class StreamReadable:
     """There is something to read where there was nothing.
 
@@ -19,6 +19,9 @@ class StreamReadable:
     """
 
     id: int
+
+    def __init__(self, id: int) -> None:
+        self.id = id
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,16 @@ class StreamClosed:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class DatagramReceived:
     """A datagram of a flow."""
 
     id: int
     data: bytes
+
+    def __init__(self, id: int, data: bytes) -> None:
+        self.id = id
+        self.data = data
 
 
 @dataclass(frozen=True, slots=True)

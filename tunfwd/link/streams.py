@@ -294,7 +294,7 @@ class Streams:
 
     def on_stream(self, frame: StreamFrame) -> bool:
         """Take in data of a stream; False where there is no room, and its packet is to count as lost."""
-        id_, offset, data, fin = frame
+        id_, offset, data, fin = frame.id, frame.offset, frame.data, frame.fin
         stream = self._streams.get(id_)
         if stream is None:
             if id_ == CONTROL:

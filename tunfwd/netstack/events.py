@@ -48,11 +48,14 @@ class ConnectFailed:
     """REFUSED, UNREACHABLE or TIMED_OUT."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class Readable:
     """There is something to read; not told again before read() was called."""
 
     connection: Connection
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,22 +5,49 @@ and partial sum, segmentation. A wrong value would still work on this machine, a
 forwarded to another.
 """
 
+import struct
+from typing import Final
+
 from tunfwd.netstack.types import Frame
 from tunfwd.wire import ip, tcp, udp, vnet
 from tunfwd.wire.checksum import Buffer, checksum, ones_complement_sum
+
+# All headers of a segment without options that is not to be cut: what is before the length of the packet,
+# that length, what follows, the checksum of IPv4, both addresses, and the TCP header.
+_PLAIN_V4: Final = struct.Struct(">12sH6sH8s HHIIBBHHH")
+_PLAIN_V6: Final = struct.Struct(">14sH2s32s HHIIBBHHH")
+_MASK: Final = 0xFFFFFFFF
 
 
 class Path:
     """Two addresses of one family, packed, and the MTU (bytes) between them."""
 
-    __slots__ = ("_addresses_sum", "destination", "mtu", "network_length", "source")
+    __slots__ = (
+        "_addresses",
+        "_addresses_sum",
+        "_first",
+        "_second",
+        "_second_sum",
+        "destination",
+        "mtu",
+        "network_length",
+        "source",
+    )
 
     def __init__(self, source: bytes, destination: bytes, mtu: int) -> None:
         self.source = source
         self.destination = destination
         self.mtu = mtu
         self.network_length = ip.HEADER_LENGTH_V4 if len(source) == 4 else ip.HEADER_LENGTH_V6
-        self._addresses_sum = ones_complement_sum(source + destination)
+        self._addresses = source + destination
+        self._addresses_sum = ones_complement_sum(self._addresses)
+        plain = self._headers(vnet.GSO_NONE, 0, 0, 0, 0, sequence=0, acknowledgment=0, flags=0, window=0)
+        length_at = vnet.LENGTH + (2 if len(source) == 4 else 4)
+        self._first = plain[:length_at]
+        """All that is the same in each plain segment, up to the length of the packet …"""
+        self._second = plain[length_at + 2 : length_at + (8 if len(source) == 4 else 4)]
+        """… and from there on, up to the checksum of IPv4 or the addresses."""
+        self._second_sum = ones_complement_sum(self._first[vnet.LENGTH :] + self._second, self._addresses_sum)
 
     @property
     def mss(self) -> int:
@@ -51,13 +78,54 @@ class Path:
         mss: int = 0,
     ) -> Frame:
         """Return a TCP segment; with a payload above `mss` (bytes), a super-segment for the kernel to cut."""
+        size = len(payload)
+        if options or size > mss:
+            gso_type, gso_size = vnet.GSO_NONE, 0
+            if size > mss:
+                gso_type = vnet.GSO_TCPV4 if len(self.source) == 4 else vnet.GSO_TCPV6
+                gso_size = mss
+            header = self._headers(
+                gso_type,
+                gso_size,
+                size,
+                source_port,
+                destination_port,
+                sequence=sequence,
+                acknowledgment=acknowledgment,
+                flags=flags,
+                window=window,
+                options=options,
+            )
+        else:
+            header = self._plain_headers(
+                source_port,
+                destination_port,
+                sequence,
+                acknowledgment,
+                flags,
+                window,
+                tcp.HEADER_LENGTH + size,
+            )
+        return [header, payload] if size else [header]
+
+    def _headers(
+        self,
+        gso_type: int,
+        gso_size: int,
+        size: int,
+        source_port: int,
+        destination_port: int,
+        *,
+        sequence: int,
+        acknowledgment: int,
+        flags: int,
+        window: int,
+        options: bytes = b"",
+    ) -> bytes:
+        """Return all headers of a segment with `size` bytes of payload."""
         transport_length = tcp.HEADER_LENGTH + len(options)
-        length = transport_length + len(payload)
-        gso_type, gso_size = vnet.GSO_NONE, 0
-        if len(payload) > mss:
-            gso_type = vnet.GSO_TCPV4 if len(self.source) == 4 else vnet.GSO_TCPV6
-            gso_size = mss
-        header = (
+        length = transport_length + size
+        return (
             vnet.build(
                 gso_type,
                 self.network_length + transport_length,
@@ -77,7 +145,55 @@ class Path:
                 options=options,
             )
         )
-        return [header, payload] if payload else [header]
+
+    def _plain_headers(
+        self,
+        source_port: int,
+        destination_port: int,
+        sequence: int,
+        acknowledgment: int,
+        flags: int,
+        window: int,
+        length: int,
+    ) -> bytes:
+        """Return the same as `_headers` in one step, where nothing is special; `length` is TCP's part."""
+        offset = tcp.HEADER_LENGTH << 2
+        transport_sum = self._pseudo_header_sum(ip.TCP, length)
+        sequence &= _MASK
+        acknowledgment &= _MASK
+        if len(self.source) == 16:
+            return _PLAIN_V6.pack(
+                self._first,
+                length,
+                self._second,
+                self._addresses,
+                source_port,
+                destination_port,
+                sequence,
+                acknowledgment,
+                offset,
+                flags,
+                window,
+                transport_sum,
+                0,
+            )
+        total = ip.HEADER_LENGTH_V4 + length
+        return _PLAIN_V4.pack(
+            self._first,
+            total,
+            self._second,
+            0xFFFF ^ ((self._second_sum + total) % 0xFFFF or 0xFFFF),
+            self._addresses,
+            source_port,
+            destination_port,
+            sequence,
+            acknowledgment,
+            offset,
+            flags,
+            window,
+            transport_sum,
+            0,
+        )
 
     def datagrams(
         self, source_port: int, destination_port: int, payloads: list[bytes], identification: int

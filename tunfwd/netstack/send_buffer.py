@@ -7,7 +7,8 @@ are unwrapped; SYN is not counted here, FIN is.
 """
 
 from collections import deque
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from tunfwd.netstack.byte_queue import ByteQueue
 from tunfwd.wire.checksum import Buffer
@@ -17,13 +18,20 @@ WRITABLE = CAPACITY // 4  # bytes of space that end a shortage
 DUPLICATE_THRESHOLD: Final = 3  # duplicate acknowledgments that tell of a loss; RFC 5681 3.2
 
 
-class Piece(NamedTuple):
+@dataclass(init=False, slots=True)
+class Piece:
     """What one frame carries."""
 
     sequence: int
     data: Buffer
     push: bool
     fin: bool
+
+    def __init__(self, sequence: int, data: Buffer, push: bool, fin: bool) -> None:
+        self.sequence = sequence
+        self.data = data
+        self.push = push
+        self.fin = fin
 
 
 class SendBuffer:

@@ -126,7 +126,7 @@ class Stack:
         if whole is None:
             return
         payload, first = whole
-        packet = packet._replace(start=0, payload=0, end=len(payload), fragment=None, dont_fragment=False)
+        packet = replace(packet, start=0, payload=0, end=len(payload), fragment=None, dont_fragment=False)
         header = vnet.Header(0, vnet.GSO_NONE, 0, 0, 0, 0)
         if packet.protocol == ip.TCP:
             self._receive_tcp(payload, packet, header, now)

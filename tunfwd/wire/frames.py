@@ -7,6 +7,7 @@ little-endian.
 
 import struct
 import zlib
+from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from tunfwd.common.errors import Malformed
@@ -80,7 +81,8 @@ class Ping(NamedTuple):
     """Asks for an Ack and nothing else."""
 
 
-class Ack(NamedTuple):
+@dataclass(init=False, slots=True)
+class Ack:
     """Packets received, newest first: each range from its lowest number to its highest, below `largest`."""
 
     largest: int  # low 32 bits
@@ -89,14 +91,26 @@ class Ack(NamedTuple):
         tuple[int, int], ...
     ]  # (distance to the lowest, distance to the highest); the first ends in 0
 
+    def __init__(self, largest: int, delay: float, ranges: tuple[tuple[int, int], ...]) -> None:
+        self.largest = largest
+        self.delay = delay
+        self.ranges = ranges
 
-class Stream(NamedTuple):
+
+@dataclass(init=False, slots=True)
+class Stream:
     """Bytes of a stream from `offset`; `fin`: the stream ends with them."""
 
     id: int
     offset: int
     data: bytes
     fin: bool
+
+    def __init__(self, id: int, offset: int, data: bytes, fin: bool) -> None:
+        self.id = id
+        self.offset = offset
+        self.data = data
+        self.fin = fin
 
 
 class ResetStream(NamedTuple):
@@ -127,11 +141,16 @@ class MaxData(NamedTuple):
     limit: int
 
 
-class Datagram(NamedTuple):
+@dataclass(init=False, slots=True)
+class Datagram:
     """A datagram of a flow, whole; sent once."""
 
     id: int
     data: bytes
+
+    def __init__(self, id: int, data: bytes) -> None:
+        self.id = id
+        self.data = data
 
 
 class Fragment(NamedTuple):

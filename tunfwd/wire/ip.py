@@ -4,6 +4,7 @@ Addresses are packed bytes, 4 or 16 of them: that is what tables are keyed by, a
 """
 
 import struct
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tunfwd.common.errors import Malformed
@@ -43,7 +44,8 @@ class Fragment(NamedTuple):
     more: bool
 
 
-class Packet(NamedTuple):
+@dataclass(init=False, slots=True)
+class Packet:
     """An IP packet in a buffer: data[start:end], its upper-layer payload data[payload:end]."""
 
     version: int
@@ -55,6 +57,28 @@ class Packet(NamedTuple):
     end: int
     dont_fragment: bool  # always true of IPv6, where no router fragments
     fragment: Fragment | None
+
+    def __init__(
+        self,
+        version: int,
+        source: bytes,
+        destination: bytes,
+        protocol: int,
+        start: int,
+        payload: int,
+        end: int,
+        dont_fragment: bool,
+        fragment: Fragment | None,
+    ) -> None:
+        self.version = version
+        self.source = source
+        self.destination = destination
+        self.protocol = protocol
+        self.start = start
+        self.payload = payload
+        self.end = end
+        self.dont_fragment = dont_fragment
+        self.fragment = fragment
 
 
 def parse(data: Buffer, start: int = 0) -> Packet:

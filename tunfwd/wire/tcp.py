@@ -2,6 +2,7 @@
 
 import struct
 from builtins import memoryview  # where mypyc looks for the type of a field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tunfwd.common.errors import Malformed
@@ -28,7 +29,8 @@ _WINDOW_SCALE: Final = 3
 _SACK_PERMITTED: Final = 4
 
 
-class Segment(NamedTuple):
+@dataclass(init=False, slots=True)
+class Segment:
     """A segment in a buffer; sequence numbers and window as on the wire (32 bits, unscaled)."""
 
     source_port: int
@@ -39,6 +41,26 @@ class Segment(NamedTuple):
     window: int
     options: Buffer
     payload: memoryview
+
+    def __init__(
+        self,
+        source_port: int,
+        destination_port: int,
+        sequence: int,
+        acknowledgment: int,
+        flags: int,
+        window: int,
+        options: Buffer,
+        payload: memoryview,
+    ) -> None:
+        self.source_port = source_port
+        self.destination_port = destination_port
+        self.sequence = sequence
+        self.acknowledgment = acknowledgment
+        self.flags = flags
+        self.window = window
+        self.options = options
+        self.payload = payload
 
 
 class Options(NamedTuple):

@@ -5,7 +5,8 @@ checksums to whoever needs them. Fields are little-endian: tun.Device asks for t
 """
 
 import struct
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from tunfwd.wire.checksum import Buffer
 
@@ -23,7 +24,8 @@ GSO_ECN: Final = 0x80  # a bit beside the type: CWR is set in the first segment 
 _HEADER: Final = struct.Struct("<BBHHHH")
 
 
-class Header(NamedTuple):
+@dataclass(init=False, slots=True)
+class Header:
     """Offsets and lengths in bytes, from the first byte of the IP header."""
 
     flags: int
@@ -33,13 +35,30 @@ class Header(NamedTuple):
     checksum_start: int
     checksum_offset: int
 
+    def __init__(
+        self,
+        flags: int,
+        gso_type: int,
+        header_length: int,
+        gso_size: int,
+        checksum_start: int,
+        checksum_offset: int,
+    ) -> None:
+        self.flags = flags
+        self.gso_type = gso_type
+        self.header_length = header_length
+        self.gso_size = gso_size
+        self.checksum_start = checksum_start
+        self.checksum_offset = checksum_offset
+
 
 PLAIN = _HEADER.pack(0, GSO_NONE, 0, 0, 0, 0)  # a packet that is complete as it stands
 
 
 def parse(frame: Buffer) -> Header:
     """Return the header of a frame of at least LENGTH bytes."""
-    return Header._make(_HEADER.unpack_from(frame))
+    flags, gso_type, header_length, gso_size, checksum_start, checksum_offset = _HEADER.unpack_from(frame)
+    return Header(flags, gso_type, header_length, gso_size, checksum_start, checksum_offset)
 
 
 def build(

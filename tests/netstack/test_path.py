@@ -1,0 +1,50 @@
+"""The headers of segments that are not special, against the general way to build them."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunfwd.netstack.path import Path
+from tunfwd.wire import vnet
+
+ports = st.integers(0, 0xFFFF)
+numbers = st.integers(0, 1 << 40)
+hosts = st.one_of(
+    st.tuples(st.binary(min_size=4, max_size=4), st.binary(min_size=4, max_size=4)),
+    st.tuples(st.binary(min_size=16, max_size=16), st.binary(min_size=16, max_size=16)),
+)
+
+
+@given(hosts, ports, ports, numbers, numbers, st.integers(0, 63), ports, st.integers(0, 1400))
+def test_plain_headers(
+    addresses: tuple[bytes, bytes],
+    source: int,
+    destination: int,
+    sequence: int,
+    acknowledgment: int,
+    flags: int,
+    window: int,
+    size: int,
+) -> None:
+    path = Path(*addresses, 1500)
+    header, *payload = path.segment(
+        source,
+        destination,
+        sequence=sequence,
+        acknowledgment=acknowledgment,
+        flags=flags,
+        window=window,
+        payload=bytes(size),
+        mss=1440,
+    )
+    assert b"".join(payload) == bytes(size)
+    assert header == path._headers(
+        vnet.GSO_NONE,
+        0,
+        size,
+        source,
+        destination,
+        sequence=sequence,
+        acknowledgment=acknowledgment,
+        flags=flags,
+        window=window,
+    )
