@@ -117,7 +117,7 @@ class SendStream:
 
     def ready(self, credit: int) -> int:
         """Return how many new bytes may be sent, by what is written, the stream's credit and the link's."""
-        return min(self.written - self.sent, self.limit - self.sent, credit)
+        return min(min(self.written, self.limit) - self.sent, credit)  # of two at a time compiles to C
 
     def has_pending(self, credit: int) -> bool:
         """Whether `take` has something."""

@@ -13,12 +13,12 @@ from tunfwd.wire import tcp
 class SegmentWriter:
     """Knows what every segment of the connection has in common."""
 
-    __slots__ = ("_path", "_ports", "_receive", "_send", "sack_permitted")
+    __slots__ = ("_destination", "_path", "_receive", "_send", "_source", "sack_permitted")
 
     def __init__(self, path: Path, ports: tuple[int, int], send: SendBuffer, receive: ReceiveBuffer) -> None:
         """`ports` are ours and the peer's."""
         self._path = path
-        self._ports = ports
+        self._source, self._destination = ports
         self._send = send
         self._receive = receive
         self.sack_permitted = True
@@ -28,7 +28,8 @@ class SegmentWriter:
         scale = WINDOW_SCALE if self._receive.window_scale else None
         options = tcp.Options(self._path.mss, scale, self.sack_permitted)
         return self._path.segment(
-            *self._ports,
+            self._source,
+            self._destination,
             sequence=self._send.una - 1,
             acknowledgment=self._receive.next if answer else 0,
             flags=tcp.SYN | tcp.ACK if answer else tcp.SYN,
@@ -39,7 +40,8 @@ class SegmentWriter:
     def data(self, piece: Piece) -> Frame:
         """Return a segment, or a super-segment, with data or FIN."""
         return self._path.segment(
-            *self._ports,
+            self._source,
+            self._destination,
             sequence=piece.sequence,
             acknowledgment=self._receive.next,
             flags=tcp.ACK | (tcp.PSH if piece.push else 0) | (tcp.FIN if piece.fin else 0),
@@ -52,7 +54,8 @@ class SegmentWriter:
         """Return an empty segment. A probe bears an acknowledged number, and so has to be answered."""
         blocks = self._receive.sack_blocks() if self.sack_permitted else []
         return self._path.segment(
-            *self._ports,
+            self._source,
+            self._destination,
             sequence=self._send.una - 1 if probe else self._send.next,
             acknowledgment=self._receive.next,
             flags=tcp.ACK,
@@ -63,7 +66,8 @@ class SegmentWriter:
     def reset(self) -> Frame:
         """Return a reset of what is there."""
         return self._path.segment(
-            *self._ports,
+            self._source,
+            self._destination,
             sequence=self._send.next,
             acknowledgment=self._receive.next,
             flags=tcp.RST | tcp.ACK,
@@ -72,9 +76,13 @@ class SegmentWriter:
     def refusal(self) -> Frame:
         """Return a reset that answers a SYN."""
         return self._path.segment(
-            *self._ports, sequence=0, acknowledgment=self._receive.next, flags=tcp.RST | tcp.ACK
+            self._source,
+            self._destination,
+            sequence=0,
+            acknowledgment=self._receive.next,
+            flags=tcp.RST | tcp.ACK,
         )
 
     def reset_unknown(self, acknowledgment: int) -> Frame:
         """Return a reset that answers an acknowledgment of what was never sent (RFC 9293 3.5.2)."""
-        return self._path.segment(*self._ports, sequence=acknowledgment, flags=tcp.RST)
+        return self._path.segment(self._source, self._destination, sequence=acknowledgment, flags=tcp.RST)

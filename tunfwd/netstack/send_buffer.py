@@ -219,7 +219,7 @@ class SendBuffer:
         unsent, room = self._unsent.size, self.edge - self.next
         if room <= 0 or self._fin_sent:
             return None
-        length = min(unsent, room, self.max_payload)
+        length = min(min(unsent, room), self.max_payload)  # noqa: PLW3301 of two at a time compiles to C
         if length < unsent:
             if length > self.mss:
                 length -= length % self.mss
