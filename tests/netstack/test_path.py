@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunfwd.netstack.path import Path
-from tunfwd.wire import vnet
+from tunfwd.wire import udp, vnet
 
 ports = st.integers(0, 0xFFFF)
 numbers = st.integers(0, 1 << 40)
@@ -48,3 +48,14 @@ def test_plain_headers(
         flags=flags,
         window=window,
     )
+
+
+@given(hosts, ports, ports, st.integers(0, 1400), st.integers(0, 1 << 32))
+def test_plain_datagrams(
+    addresses: tuple[bytes, bytes], source: int, destination: int, size: int, identification: int
+) -> None:
+    path = Path(*addresses, 1500)
+    ((header, payload),) = path.datagrams(source, destination, [bytes(size)], identification)
+    assert payload == bytes(size)
+    length = udp.HEADER_LENGTH + size
+    assert header == path._datagram_headers(vnet.GSO_NONE, 0, source, destination, length, identification)

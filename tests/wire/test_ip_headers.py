@@ -150,7 +150,8 @@ def test_a_syn_of_linux() -> None:
 def test_a_datagram_of_linux() -> None:
     packet = ip.parse(LINUX_DATAGRAM)
     assert packet == ip.Packet(6, A6, B6, ip.UDP, 0, 40, 53, True, None)
-    assert tuple(udp.parse(LINUX_DATAGRAM, packet.payload, packet.end)) == (46108, 53, 0x0CB7, b"hello")
+    datagram = udp.parse(LINUX_DATAGRAM, packet.payload, packet.end)
+    assert datagram == udp.Datagram(46108, 53, 0x0CB7, memoryview(b"hello"))
     assert checksum(LINUX_DATAGRAM[40:], pseudo_header_sum(A6, B6, ip.UDP, 13)) == 0
     built = ip.build_header(A6, B6, ip.UDP, 13) + udp.build_header(46108, 53, 5, 0x0CB7) + b"hello"
     assert built[4:] == LINUX_DATAGRAM[4:]  # less the flow label
@@ -301,7 +302,8 @@ def test_sack_option() -> None:
 @given(PORT, PORT, st.binary(max_size=80), st.binary(max_size=4))
 def test_udp_round_trip(source: int, destination: int, payload: bytes, padding: bytes) -> None:
     data = udp.build_header(source, destination, len(payload), 7) + payload + padding
-    assert tuple(udp.parse(data, 0, len(data))) == (source, destination, 7, payload)
+    expected = udp.Datagram(source, destination, 7, memoryview(payload))
+    assert udp.parse(data, 0, len(data)) == expected
 
 
 @pytest.mark.parametrize("length", [0, 7, 13])

@@ -4,33 +4,38 @@ Each virtual address has a queue of its own, so that what a contact sends too mu
 """
 
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Final
 
 from tunfwd.netstack.path import Path
 from tunfwd.netstack.types import Endpoint, Frame
 from tunfwd.wire import ip, udp
 
 MAX_QUEUED: Final = 1024  # datagrams of one virtual address; the oldest gives way
+MAX_PATHS: Final = 256  # that are remembered
 MAX_PAYLOAD_V4 = ip.MAX_PACKET - ip.HEADER_LENGTH_V4 - udp.HEADER_LENGTH  # bytes
 MAX_PAYLOAD_V6 = ip.MAX_PACKET - udp.HEADER_LENGTH
 
 
-class _Queued(NamedTuple):
-    source: Endpoint
-    destination: Endpoint
-    payload: bytes
+class _Queued:
+    __slots__ = ("destination", "payload", "source")
+
+    def __init__(self, source: Endpoint, destination: Endpoint, payload: bytes) -> None:
+        self.source = source
+        self.destination = destination
+        self.payload = payload
 
 
 class DatagramQueue:
     """What `send_datagram` was given since frames were last asked for."""
 
-    __slots__ = ("_identification", "_mtu", "_queues", "_segmentation", "dropped")
+    __slots__ = ("_identification", "_mtu", "_paths", "_queues", "_segmentation", "dropped")
 
     def __init__(self, mtu: int, segmentation: bool, identification: int) -> None:
         self._mtu = mtu
         self._segmentation = segmentation
         self._identification = identification
         self._queues: dict[bytes, deque[_Queued]] = {}
+        self._paths: dict[tuple[bytes, bytes], Path] = {}
         self.dropped = 0
 
     def __bool__(self) -> bool:
@@ -57,12 +62,21 @@ class DatagramQueue:
 
     def _build(self, queue: deque[_Queued], frames: list[Frame]) -> None:
         while queue:
-            source, destination, payload = queue.popleft()
-            path = Path(source.address, destination.address, self._mtu)
+            first = queue.popleft()
+            source, destination, payload = first.source, first.destination, first.payload
+            path = self._path(source.address, destination.address)
             payloads = [payload]
             if self._segmentation and path.network_length + udp.HEADER_LENGTH + len(payload) <= self._mtu:
                 _join(payloads, source, destination, queue)
             frames += path.datagrams(source.port, destination.port, payloads, self.next_identification())
+
+    def _path(self, source: bytes, destination: bytes) -> Path:
+        path = self._paths.get((source, destination))
+        if path is None:
+            if len(self._paths) >= MAX_PATHS:
+                self._paths.clear()
+            path = self._paths[source, destination] = Path(source, destination, self._mtu)
+        return path
 
     def next_identification(self) -> int:
         """Return a number for a packet that is, or may come to be, in fragments."""

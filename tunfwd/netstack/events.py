@@ -87,7 +87,7 @@ class Closed:
     connection: Connection
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class Datagram:
     """A UDP datagram for a host that is online."""
 
@@ -98,6 +98,20 @@ class Datagram:
     """Whether Stack.too_big is the way to say that it cannot be carried; always true of IPv6."""
     packet: memoryview
     """How the IP packet began that it came in, for errors to quote; empty where none is to answer it."""
+
+    def __init__(
+        self,
+        source: Endpoint,
+        destination: Endpoint,
+        payload: memoryview,
+        dont_fragment: bool,
+        packet: memoryview,
+    ) -> None:
+        self.source = source
+        self.destination = destination
+        self.payload = payload
+        self.dont_fragment = dont_fragment
+        self.packet = packet
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,32 @@ from tunfwd.netstack.types import Frame
 from tunfwd.wire import ip, tcp, udp, vnet
 from tunfwd.wire.checksum import Buffer, checksum, ones_complement_sum
 
-# All headers of a segment without options that is not to be cut: what is before the length of the packet,
-# that length, what follows, the checksum of IPv4, both addresses, and the TCP header.
-_PLAIN_V4: Final = struct.Struct(">12sH6sH8s HHIIBBHHH")
-_PLAIN_V6: Final = struct.Struct(">14sH2s32s HHIIBBHHH")
+# All headers of a packet in which nothing is special: what comes before its length, that length; of IPv4 the
+# identification, what follows it, and the checksum, of IPv6 the rest up to the addresses; both addresses;
+# then the header of TCP without options, or of UDP.
+_TCP_V4: Final = struct.Struct(">12sHH4sH8s HHIIBBHHH")
+_TCP_V6: Final = struct.Struct(">14sH2s32s HHIIBBHHH")
+_UDP_V4: Final = struct.Struct(">12sHH4sH8s HHHH")
+_UDP_V6: Final = struct.Struct(">14sH2s32s HHHH")
+_TCP_OFFSET: Final = tcp.HEADER_LENGTH << 2
 _MASK: Final = 0xFFFFFFFF
+
+
+class _Plain:
+    """What all packets of one protocol on a path have in common, in which nothing is special."""
+
+    __slots__ = ("first", "second", "total")
+
+    def __init__(self, headers: bytes, is_v4: bool, addresses_sum: int) -> None:
+        """`headers` are those of one such packet, without a payload."""
+        length_at = vnet.LENGTH + (2 if is_v4 else 4)
+        second_at = length_at + (4 if is_v4 else 2)
+        self.first = headers[:length_at]
+        """Up to the length of the packet."""
+        self.second = headers[second_at : second_at + (4 if is_v4 else 2)]
+        """From there on, less the identification of IPv4, up to its checksum, or the addresses."""
+        self.total = ones_complement_sum(self.first[vnet.LENGTH :] + self.second, addresses_sum)
+        """The sum of those parts of an IPv4 header."""
 
 
 class Path:
@@ -25,9 +46,8 @@ class Path:
     __slots__ = (
         "_addresses",
         "_addresses_sum",
-        "_first",
-        "_second",
-        "_second_sum",
+        "_plain_tcp",
+        "_plain_udp",
         "destination",
         "mtu",
         "network_length",
@@ -41,13 +61,8 @@ class Path:
         self.network_length = ip.HEADER_LENGTH_V4 if len(source) == 4 else ip.HEADER_LENGTH_V6
         self._addresses = source + destination
         self._addresses_sum = ones_complement_sum(self._addresses)
-        plain = self._headers(vnet.GSO_NONE, 0, 0, 0, 0, sequence=0, acknowledgment=0, flags=0, window=0)
-        length_at = vnet.LENGTH + (2 if len(source) == 4 else 4)
-        self._first = plain[:length_at]
-        """All that is the same in each plain segment, up to the length of the packet …"""
-        self._second = plain[length_at + 2 : length_at + (8 if len(source) == 4 else 4)]
-        """… and from there on, up to the checksum of IPv4 or the addresses."""
-        self._second_sum = ones_complement_sum(self._first[vnet.LENGTH :] + self._second, self._addresses_sum)
+        self._plain_tcp: _Plain | None = None
+        self._plain_udp: _Plain | None = None
 
     @property
     def mss(self) -> int:
@@ -157,38 +172,44 @@ class Path:
         length: int,
     ) -> bytes:
         """Return the same as `_headers` in one step, where nothing is special; `length` is TCP's part."""
-        offset = tcp.HEADER_LENGTH << 2
+        plain = self._plain_tcp
+        if plain is None:
+            headers = self._headers(
+                vnet.GSO_NONE, 0, 0, 0, 0, sequence=0, acknowledgment=0, flags=0, window=0
+            )
+            plain = self._plain_tcp = _Plain(headers, len(self.source) == 4, self._addresses_sum)
         transport_sum = self._pseudo_header_sum(ip.TCP, length)
         sequence &= _MASK
         acknowledgment &= _MASK
         if len(self.source) == 16:
-            return _PLAIN_V6.pack(
-                self._first,
+            return _TCP_V6.pack(
+                plain.first,
                 length,
-                self._second,
+                plain.second,
                 self._addresses,
                 source_port,
                 destination_port,
                 sequence,
                 acknowledgment,
-                offset,
+                _TCP_OFFSET,
                 flags,
                 window,
                 transport_sum,
                 0,
             )
         total = ip.HEADER_LENGTH_V4 + length
-        return _PLAIN_V4.pack(
-            self._first,
+        return _TCP_V4.pack(
+            plain.first,
             total,
-            self._second,
-            0xFFFF ^ ((self._second_sum + total) % 0xFFFF or 0xFFFF),
+            0,
+            plain.second,
+            0xFFFF ^ ((plain.total + total) % 0xFFFF or 0xFFFF),
             self._addresses,
             source_port,
             destination_port,
             sequence,
             acknowledgment,
-            offset,
+            _TCP_OFFSET,
             flags,
             window,
             transport_sum,
@@ -209,12 +230,29 @@ class Path:
             summed = checksum(message, self._pseudo_header_sum(ip.UDP, length)) or 0xFFFF
             message = b"%b%b%b" % (message[:6], summed.to_bytes(2, "big"), message[8:])
             return self.fragments(ip.UDP, message, identification)
-        several = len(payloads) > 1
-        header = (
+        if len(payloads) == 1:
+            header = self._plain_datagram_headers(source_port, destination_port, length, identification)
+        else:
+            header = self._datagram_headers(
+                vnet.GSO_UDP_L4, size, source_port, destination_port, length, identification
+            )
+        return [[header, *payloads]]
+
+    def _datagram_headers(
+        self,
+        gso_type: int,
+        gso_size: int,
+        source_port: int,
+        destination_port: int,
+        length: int,
+        identification: int,
+    ) -> bytes:
+        """Return all headers of datagrams that are `length` bytes together, one header of UDP included."""
+        return (
             vnet.build(
-                vnet.GSO_UDP_L4 if several else vnet.GSO_NONE,
+                gso_type,
                 self.network_length + udp.HEADER_LENGTH,
-                size if several else 0,
+                gso_size,
                 self.network_length,
                 udp.CHECKSUM_OFFSET,
             )
@@ -226,7 +264,41 @@ class Path:
                 self._pseudo_header_sum(ip.UDP, length),
             )
         )
-        return [[header, *payloads]]
+
+    def _plain_datagram_headers(
+        self, source_port: int, destination_port: int, length: int, identification: int
+    ) -> bytes:
+        """Return the same as `_datagram_headers` in one step, for one datagram."""
+        plain = self._plain_udp
+        if plain is None:
+            headers = self._datagram_headers(vnet.GSO_NONE, 0, 0, 0, udp.HEADER_LENGTH, 0)
+            plain = self._plain_udp = _Plain(headers, len(self.source) == 4, self._addresses_sum)
+        transport_sum = self._pseudo_header_sum(ip.UDP, length)
+        if len(self.source) == 16:
+            return _UDP_V6.pack(
+                plain.first,
+                length,
+                plain.second,
+                self._addresses,
+                source_port,
+                destination_port,
+                length,
+                transport_sum,
+            )
+        total = ip.HEADER_LENGTH_V4 + length
+        identification &= 0xFFFF
+        return _UDP_V4.pack(
+            plain.first,
+            total,
+            identification,
+            plain.second,
+            0xFFFF ^ ((plain.total + total + identification) % 0xFFFF or 0xFFFF),
+            self._addresses,
+            source_port,
+            destination_port,
+            length,
+            transport_sum,
+        )
 
     def fragments(self, protocol: int, message: bytes, identification: int) -> list[Frame]:
         """Return a message whose checksum is complete, in as many packets as the MTU asks for."""

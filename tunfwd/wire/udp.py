@@ -2,7 +2,8 @@
 
 import struct
 from builtins import memoryview  # where mypyc looks for the type of a field
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from tunfwd.common.errors import Malformed
 from tunfwd.wire.checksum import Buffer
@@ -14,13 +15,20 @@ MAX_SEGMENTS: Final = 64  # datagrams in one super-segment; UDP_MAX_SEGMENTS of 
 _HEADER: Final = struct.Struct(">HHHH")
 
 
-class Datagram(NamedTuple):
+@dataclass(init=False, slots=True)
+class Datagram:
     """A datagram in a buffer; checksum 0 means that the sender computed none (IPv4 only)."""
 
     source_port: int
     destination_port: int
     checksum: int
     payload: memoryview
+
+    def __init__(self, source_port: int, destination_port: int, checksum: int, payload: memoryview) -> None:
+        self.source_port = source_port
+        self.destination_port = destination_port
+        self.checksum = checksum
+        self.payload = payload
 
 
 def parse(data: Buffer, start: int, end: int) -> Datagram:
