@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Final, Protocol, TypeVar
-from weakref import finalize
 
 import trio
 from outcome import Outcome
@@ -93,7 +92,6 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        finalize(self, os.close, self._wakeup)
         self._epoll.register(self._wakeup, READABLE)
         self._watchers: dict[int, Watcher] = {}
         self._places: list[_Place] = []
@@ -102,6 +100,9 @@ class Loop:
         self._is_woken = False
         self._is_waiting = False
         self._is_host = False
+
+    def __del__(self) -> None:
+        os.close(self._wakeup)
 
     # -- who is called
 

@@ -66,6 +66,7 @@ def arrive(daemon: Daemon, peer: Peer, count: int = 1) -> None:
         daemon.contacts.lossy(peer.contact, b"\xc8" + bytes(20))
 
 
+@pytest.mark.interpreted
 async def test_who_is_not_behind_goes_first(daemon: Daemon, work: Work) -> None:
     """In each round one turn of the flood, and all that a friend has sent before it."""
     eve, bob = daemon.befriend("eve"), daemon.befriend("bob")
@@ -84,6 +85,7 @@ async def test_who_is_not_behind_goes_first(daemon: Daemon, work: Work) -> None:
     assert work.packets["bob"] == 300
 
 
+@pytest.mark.interpreted
 async def test_a_flood_leaves_time_to_others(daemon: Daemon, work: Work) -> None:
     """Beside a friend it rests after each turn, for as long as the turn was."""
     eve, bob = daemon.befriend("eve"), daemon.befriend("bob")
@@ -99,6 +101,7 @@ async def test_a_flood_leaves_time_to_others(daemon: Daemon, work: Work) -> None
     assert work.packets["eve"] * DEAR <= (work.now - began) / (1 + REST) + TURN_ALONE
 
 
+@pytest.mark.interpreted
 async def test_alone_it_has_all_the_time_there_is(daemon: Daemon, work: Work) -> None:
     eve = daemon.befriend("eve")
     work.cost(eve, DEAR)
@@ -109,6 +112,7 @@ async def test_alone_it_has_all_the_time_there_is(daemon: Daemon, work: Work) ->
     assert not daemon.is_behind
 
 
+@pytest.mark.interpreted
 async def test_two_that_are_behind_take_turns(daemon: Daemon, work: Work) -> None:
     eve, mallory = daemon.befriend("eve"), daemon.befriend("mallory")
     for peer in (eve, mallory):
@@ -120,6 +124,7 @@ async def test_two_that_are_behind_take_turns(daemon: Daemon, work: Work) -> Non
     assert abs(work.packets["eve"] - work.packets["mallory"]) <= TURN_ALONE / DEAR
 
 
+@pytest.mark.interpreted
 async def test_an_inbox_is_bounded_and_nothing_is_left_over(daemon: Daemon, work: Work) -> None:
     eve = daemon.befriend("eve")
     work.cost(eve, CHEAP)
@@ -131,6 +136,7 @@ async def test_an_inbox_is_bounded_and_nothing_is_left_over(daemon: Daemon, work
     assert not eve.inbox
 
 
+@pytest.mark.interpreted
 async def test_dear_packets_are_taken_in_one_by_one(daemon: Daemon, work: Work) -> None:
     """However many wait, a turn is over by not much more than what one of them costs."""
     eve, bob = daemon.befriend("eve"), daemon.befriend("bob")
@@ -146,6 +152,7 @@ async def test_dear_packets_are_taken_in_one_by_one(daemon: Daemon, work: Work) 
     assert work.packets["eve"] - before == 1
 
 
+@pytest.mark.interpreted
 async def test_what_came_before_a_contact_left_is_read(daemon: Daemon, work: Work) -> None:
     eve = daemon.befriend("eve")
     work.cost(eve, CHEAP)
@@ -155,6 +162,7 @@ async def test_what_came_before_a_contact_left_is_read(daemon: Daemon, work: Wor
     assert not eve.inbox
 
 
+@pytest.mark.interpreted
 async def test_who_is_removed_has_no_turn(daemon: Daemon, work: Work) -> None:
     eve, bob = daemon.befriend("eve"), daemon.befriend("bob")
     work.cost(eve, DEAR)

@@ -123,6 +123,7 @@ ENTRIES: dict[str, Callable[[Scene], None]] = {
 }
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("method", ENTRIES)
 async def test_a_session_that_fails_begins_anew_alone(
     method: str,
@@ -152,6 +153,7 @@ async def test_a_session_that_fails_begins_anew_alone(
     await scene.bob_is_back()
 
 
+@pytest.mark.interpreted
 async def test_a_fault_that_stays_is_met_ever_more_rarely(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: trio.abc.Clock
 ) -> None:
@@ -179,6 +181,7 @@ async def test_what_the_owner_fails_over_is_the_contacts_loss_too(
     await scene.bob_is_back()
 
 
+@pytest.mark.interpreted
 async def test_an_end_that_fails_to_end_is_let_go() -> None:
     scene = Scene()
     scene.ends[scene.bob].flow_ended = fail  # type: ignore[method-assign]
@@ -189,6 +192,7 @@ async def test_an_end_that_fails_to_end_is_let_go() -> None:
     assert scene.alice.session.is_online
 
 
+@pytest.mark.interpreted
 async def test_a_timer_that_fails() -> None:
     scene = Scene()
     scene.bob.session.handle_timeout = fail  # type: ignore[method-assign]
@@ -227,6 +231,7 @@ def syn(scene: Scene, port: int = APPLICATION) -> None:
     scene.daemon.settle()
 
 
+@pytest.mark.interpreted
 async def test_a_connection_that_cannot_be_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
     sent: list[object] = []
@@ -254,6 +259,7 @@ def flow_of(scene: Scene) -> Flow:
     return flow
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("where", ["stack", "relay"])
 async def test_a_connection_that_fails_is_reset_with_its_flow(
     where: str, monkeypatch: pytest.MonkeyPatch
@@ -280,6 +286,7 @@ async def test_a_connection_that_fails_is_reset_with_its_flow(
     assert [end.over for end in scene.ends.values()] == [[], []]
 
 
+@pytest.mark.interpreted
 async def test_a_frame_that_fails_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
     stack = scene.daemon.stack

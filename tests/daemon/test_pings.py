@@ -28,6 +28,7 @@ def losing(joined: Joined, prefix: bytes, count: int) -> None:
     engine.lossy = lossy  # type: ignore[method-assign]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("lost", [PING, PONG])
 async def test_a_ping_that_is_lost_is_followed_by_another(
     lost: bytes, autojump_clock: trio.testing.MockClock
@@ -42,6 +43,7 @@ async def test_a_ping_that_is_lost_is_followed_by_another(
         assert took < 0.5, "the round trip of the Ping that was answered"
 
 
+@pytest.mark.interpreted
 async def test_pings_end_with_who_asked(autojump_clock: trio.testing.MockClock) -> None:
     async with Joined.running() as joined:
         await trio.sleep(1)

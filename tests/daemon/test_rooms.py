@@ -103,6 +103,7 @@ async def test_killing_it_is_one_packet() -> None:
     assert not daemon.content.offers
 
 
+@pytest.mark.interpreted
 async def test_a_group_at_rest_costs_nothing(autojump_clock: trio.testing.MockClock) -> None:
     """No member is looked at in a round of toxcore's, and none has a timer: as with friends."""
     daemon, group = with_members(MANY, greeted=True)
@@ -122,6 +123,7 @@ async def test_a_group_at_rest_costs_nothing(autojump_clock: trio.testing.MockCl
     assert daemon.tox.calls == {"connection_status": MANY}
 
 
+@pytest.mark.interpreted
 async def test_packets_of_one_member_concern_that_member_alone() -> None:
     daemon, group = with_members(MANY, greeted=True)
     made = offer(daemon, group)

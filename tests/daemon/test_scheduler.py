@@ -38,6 +38,7 @@ def whose_turn(scheduler: Scheduler) -> Peer | None:
     return None if turn is None else turn[0]
 
 
+@pytest.mark.interpreted
 async def test_each_packet_is_served_once(autojump_clock: trio.testing.MockClock) -> None:
     async with Joined.running(Settings(CARRIER_FEATURES)) as joined:
         kernel = joined.serving.kernel

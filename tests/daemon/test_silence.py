@@ -24,6 +24,7 @@ def status_of(one: dict[str, Any]) -> Any:
     return one["contacts"][0]["silent_seconds"]
 
 
+@pytest.mark.interpreted
 async def test_a_contact_that_is_dead_is_silent_before_it_is_offline(
     impatient: None, alice: Living, bob: Living
 ) -> None:

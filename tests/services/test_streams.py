@@ -385,6 +385,7 @@ async def test_an_unread_stream_stops_the_service(poller: Poller, listener: List
     await recorder.until(lambda: len(recorder.received) == sent)
 
 
+@pytest.mark.interpreted
 async def test_waiting_for_a_reader_is_idle(poller: Poller, listener: Listener) -> None:
     """Unread data, an unread end, and both directions ended: none of them may keep the poller busy."""
     stream, recorder, service = await connect(poller, listener, appetite=0)
@@ -436,6 +437,7 @@ async def test_our_end_first(poller: Poller, listener: Listener) -> None:
     assert [event for event in recorder.events if event != "readable"] == ["connected", "eof", "closed"]
 
 
+@pytest.mark.interpreted
 async def test_the_service_s_end_first(poller: Poller, listener: Listener) -> None:
     stream, recorder, service = await connect(poller, listener)
     await service.send_all(b"all there is")
@@ -518,6 +520,7 @@ async def test_a_reset_after_the_service_s_end(poller: Poller, listener: Listene
     await recorder.until_event("aborted")
 
 
+@pytest.mark.interpreted
 async def test_a_reset_met_by_a_write_is_no_end(poller: Poller, listener: Listener) -> None:
     """The write takes the error from the socket, which then reads as if it had ended in order."""
     stream, recorder, service = await connect(poller, listener)

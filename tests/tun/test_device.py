@@ -129,6 +129,7 @@ def acknowledge(device: Device, port: int, sequence: int, syn: bool) -> None:
     assert device.write([NO_OFFLOAD, ipv4("10.77.3.9", "10.77.0.1", 6, segment)])
 
 
+@pytest.mark.interpreted
 def test_an_older_kernel_offloads_less(namespace: None, monkeypatch: pytest.MonkeyPatch) -> None:
     best = Device.open("tunfwd0")
     assert best.offload == 0x6F

@@ -36,5 +36,5 @@ class Carrier:
         return MAX_PACKET - len(self.lossy) - 4
 
 
-FRIEND = Carrier("friend", b"\xa7", b"\xc8", b"\xc9", MAX_PACKET)
-GROUP = Carrier("group", b"\xa7\xa7", b"\xa7\xc8", b"\xa7\xc9", GROUP_CHUNK)
+FRIEND: Final[Carrier] = Carrier("friend", b"\xa7", b"\xc8", b"\xc9", MAX_PACKET)
+GROUP: Final[Carrier] = Carrier("group", b"\xa7\xa7", b"\xa7\xc8", b"\xa7\xc9", GROUP_CHUNK)

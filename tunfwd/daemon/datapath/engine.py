@@ -40,7 +40,7 @@ from tunfwd.loop import NEVER, READABLE, WRITABLE, Loop, current_time
 from tunfwd.netstack import events as stack_events
 from tunfwd.netstack.stack import Stack
 from tunfwd.netstack.types import Frame
-from tunfwd.tox.contacts import ContactOffline
+from tunfwd.tox.contacts import Contact, ContactOffline
 from tunfwd.tun.device import Device, DeviceLost
 from tunfwd.tun.nodevice import NoDevice
 
@@ -70,6 +70,34 @@ class MappingHandler(Protocol):
 
     def changed(self, peer: Peer, mapping: Mapping) -> None:
         """A mapping has a new state."""
+
+
+class Observer(Protocol):
+    """Sees what contacts and the engine say to each other, and changes nothing of it."""
+
+    def came(self, peer: Peer) -> None:
+        """There is a new contact."""
+
+    def left(self, peer: Peer) -> None:
+        """A contact is no more."""
+
+    def ended(self) -> None:
+        """The daemon has parted from everybody."""
+
+    def moved(self, peer: Peer) -> None:
+        """A contact is online, offline, or reached by another path."""
+
+    def lossless(self, peer: Peer, data: bytes) -> None:
+        """A packet came."""
+
+    def taking_in(self, peer: Peer, count: int) -> None:
+        """So many lossy packets are about to be taken in."""
+
+    def served(self, peer: Peer) -> None:
+        """A contact had its turn."""
+
+    def sending(self, peer: Peer) -> Contact:
+        """Return to whom packets are about to be sent: the contact, or what stands in for it."""
 
 
 class Engine:
@@ -119,6 +147,7 @@ class Engine:
         """Told of a contact that has a ticket of ours, by its token."""
         self.on_claim_answered: Callable[[Peer, bytes, bool], None] = lambda _peer, _token, _valid: None
         """Told what a contact says of a ticket of its, by its token."""
+        self.observer: Observer | None = None
         self.lost: DeviceLost | None = None
         """Why there is no TUN device any more."""
         self.device_lost = trio.Event()
@@ -195,7 +224,7 @@ class Engine:
             self._attend(peer, self._take_in, peer, len(peer.inbox))
         peer.inbox.clear()
         self._attend(peer, peer.session.offline, now)
-        self._scheduler.touch(peer)
+        self._moved(peer)
 
     def part(self, peer: Peer) -> None:
         """The contact has gone, and what is under way will not go on."""
@@ -207,16 +236,23 @@ class Engine:
         peer.offline_since = None
         peer.heard = current_time()
         self._attend(peer, peer.session.online, current_time())
-        self._scheduler.touch(peer)
+        self._moved(peer)
 
     def moved(self, peer: Peer) -> None:
         """The contact is reached by another path."""
         self._attend(peer, peer.session.path_changed, current_time())
+        self._moved(peer)
+
+    def _moved(self, peer: Peer) -> None:
         self._scheduler.touch(peer)
+        if self.observer is not None:
+            self.observer.moved(peer)
 
     def lossless(self, peer: Peer, data: bytes) -> None:
         """A packet came."""
         peer.packets += 1
+        if self.observer is not None:
+            self.observer.lossless(peer, data)
         self._attend(peer, peer.session.receive_lossless, data, current_time())
         self._scheduler.expect_round(peer)
 
@@ -367,10 +403,14 @@ class Engine:
             self._write_frames()  # first: a program waits for it, a contact for nothing but acknowledgements
         self._send(peer)
         self._set_deadline(peer)
+        if self.observer is not None:
+            self.observer.served(peer)
         return done
 
     def _take_in(self, peer: Peer, count: int) -> None:
         """Give the session lossy packets that wait."""
+        if self.observer is not None:
+            self.observer.taking_in(peer, count)
         inbox, session, now = peer.inbox, peer.session, current_time()
         for _ in range(min(count, len(inbox))):
             session.receive_lossy(inbox.popleft(), now)
@@ -422,7 +462,8 @@ class Engine:
                 self.on_claim_answered(peer, token, valid)
 
     def _send(self, peer: Peer) -> None:
-        session, contact = peer.session, peer.contact
+        session = peer.session
+        contact = peer.contact if self.observer is None else self.observer.sending(peer)
         try:
             for lossy in session.lossy_to_send(current_time(), brief=not self._scheduler.is_alone):
                 contact.send_lossy(lossy)
@@ -491,6 +532,8 @@ class Engine:
             self._attend(peer, peer.session.close, now)
             self._attend(peer, self._serve_until, peer)
         self.round()
+        if self.observer is not None:
+            self.observer.ended()
 
     async def end(self) -> None:
         """Leave, and give Tox the moment that it takes until the contacts have heard of it."""
@@ -506,6 +549,8 @@ class Engine:
         """Look after a new contact."""
         self._peers.add(peer)
         self._scheduler.touch(peer)
+        if self.observer is not None:
+            self.observer.came(peer)
 
     def remove(self, peer: Peer) -> None:
         """A contact is no more; it is offline already."""
@@ -515,3 +560,5 @@ class Engine:
         self._blocked.discard(peer)
         self._deadlines.cancel(peer)
         self._peers.remove(peer)
+        if self.observer is not None:
+            self.observer.left(peer)

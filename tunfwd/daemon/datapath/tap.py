@@ -1,13 +1,12 @@
-"""Lets traces see a contact's packets, in an engine that knows nothing of it.
+"""Lets traces see a contact's packets, in an engine that knows nothing of them.
 
-While there is a trace, the engine is of a class that overrides what is to be seen; without one it is what it
-was, so that being able to look costs nothing.
+While there is a trace, the engine has an observer; without one it asks whether it has, and nothing else.
 """
 
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from tunfwd.daemon.datapath.engine import Engine
 from tunfwd.daemon.datapath.trace import Trace
@@ -22,7 +21,7 @@ Start = Callable[[Peer], Trace]
 
 
 class Tap:
-    """The traces of an engine."""
+    """The traces of an engine: its observer, while there are any."""
 
     def __init__(self, engine: Engine, peers: Peers) -> None:
         self._engine = engine
@@ -72,100 +71,62 @@ class Tap:
             self.sweep(peer)
         self._switch()
 
+    def _switch(self) -> None:
+        self._engine.observer = self if self.traces or self._start is not None else None
+
+    # -- what the engine tells
+
     def came(self, peer: Peer) -> None:
-        """There is a new contact."""
+        """See Observer."""
         if self._start is not None:
             trace = self._followed[peer] = self._start(peer)
             self.add(peer, trace)
 
-    def _switch(self) -> None:
-        engine = self._engine
-        if self.traces or self._start is not None:
-            engine.__class__ = TappedEngine
-            cast(TappedEngine, engine).tap = self
-        else:
-            engine.__class__ = Engine
+    def left(self, peer: Peer) -> None:
+        """See Observer."""
+        self.end(peer, "contact_removed")
 
-
-class TappedEngine(Engine):
-    """An engine whose packets are seen."""
-
-    tap: Tap
-
-    def add(self, peer: Peer) -> None:
-        """See Engine."""
-        super().add(peer)
-        self.tap.came(peer)
-
-    def remove(self, peer: Peer) -> None:
-        """See Engine."""
-        tap = self.tap
-        super().remove(peer)
-        tap.end(peer, "contact_removed")
-
-    def leave(self) -> None:
-        """See Engine: it is the end, of traces, too."""
-        super().leave()
-        for peer in list(self.tap.traces):
-            self.tap.end(peer, "daemon_ended")
-
-    def online(self, peer: Peer) -> None:
-        """See Engine."""
-        super().online(peer)
-        self._tell_state(peer)
-
-    def offline(self, peer: Peer) -> None:
-        """See Engine."""
-        super().offline(peer)
-        self._tell_state(peer)
+    def ended(self) -> None:
+        """See Observer: it is the end of traces, too."""
+        for peer in list(self.traces):
+            self.end(peer, "daemon_ended")
 
     def moved(self, peer: Peer) -> None:
-        """See Engine."""
-        super().moved(peer)
-        self._tell_state(peer)
+        """See Observer."""
+        for trace in self.traces.get(peer, ()):
+            trace.state(state_of(peer), current_time())
 
     def lossless(self, peer: Peer, data: bytes) -> None:
-        """See Engine."""
-        for trace in self.tap.traces.get(peer, ()):
+        """See Observer."""
+        for trace in self.traces.get(peer, ()):
             survives(TRACE, partial(trace.received, lossless=True), data, current_time())
-        super().lossless(peer, data)
 
-    def _take_in(self, peer: Peer, count: int) -> None:
-        if traces := self.tap.traces.get(peer):
+    def taking_in(self, peer: Peer, count: int) -> None:
+        """See Observer."""
+        if traces := self.traces.get(peer):
             link, now, inbox = peer.session.link, current_time(), peer.inbox
             for trace in traces:
                 survives(TRACE, trace.begin, link, now)
                 for packet in islice(inbox, count):
                     survives(TRACE, trace.received, packet, now)
-        super()._take_in(peer, count)
 
-    def _serve_until(self, peer: Peer, until: float = float("inf")) -> bool:
-        done = super()._serve_until(peer, until)
-        if traces := self.tap.traces.get(peer):
+    def served(self, peer: Peer) -> None:
+        """See Observer."""
+        if traces := self.traces.get(peer):
             link, now = peer.session.link, current_time()
             for trace in traces:
                 survives(TRACE, trace.look, link, now)
             if any(trace.over is not None for trace in traces):
-                self.tap.sweep(peer)
-        return done
+                self.sweep(peer)
 
-    def _send(self, peer: Peer) -> None:
-        traces = self.tap.traces.get(peer)
+    def sending(self, peer: Peer) -> Contact:
+        """See Observer."""
+        traces = self.traces.get(peer)
         if not traces:
-            super()._send(peer)
-            return
+            return peer.contact
         for trace in traces:
             survives(TRACE, trace.begin, peer.session.link, current_time())
-        contact = peer.contact
-        peer.contact = _Overheard(contact, traces)
-        try:
-            super()._send(peer)
-        finally:
-            peer.contact = contact
-
-    def _tell_state(self, peer: Peer) -> None:
-        for trace in self.tap.traces.get(peer, ()):
-            trace.state(state_of(peer), current_time())
+        return _Overheard(peer.contact, traces)
 
 
 class _Overheard(Contact):
