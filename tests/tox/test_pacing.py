@@ -1,10 +1,12 @@
 """When the loop goes round, by the clock alone."""
 
 from dataclasses import dataclass
+from unittest.mock import Mock
 
 import pytest
 
-from tunfwd.tox.pacing import BURST, LINGER, LONGEST, ROUND, Pacing
+from tunfwd.tox.contacts import Friend
+from tunfwd.tox.pacing import BURST, CALM, LINGER, LONGEST, ROUND, Pacing
 
 
 @dataclass
@@ -24,6 +26,38 @@ def test_idle_loop_keeps_toxcores_interval() -> None:
     earliest, latest = Pacing().next_round(100.0, 0.05)
     assert earliest <= 100.0
     assert latest == pytest.approx(100.05)
+
+
+class Toxcore:
+    """Says its interval, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def interval(self) -> float:
+        self.asked += 1
+        return 0.02
+
+
+def test_toxcore_is_seldom_asked_for_its_interval_as_that_takes_longer_than_a_round() -> None:
+    pacing, toxcore = Pacing(), Toxcore()
+    for number in range(1000):
+        assert pacing.interval(100.0 + number / 1000, toxcore.interval) == 0.02
+    assert toxcore.asked == pytest.approx(1 / CALM, abs=1)
+
+
+def test_toxcore_is_asked_in_each_round_while_lossless_packets_may_be_under_way() -> None:
+    pacing, toxcore = Pacing(), Toxcore()
+    friend = Friend(Mock(), pacing, Mock(), 0, bytes(32), "")
+    pacing.interval(100.0, toxcore.interval)
+    assert friend.send_lossless(b"\xa7")
+    for number in range(10):
+        pacing.interval(100.0 + number * 0.09 * LINGER, toxcore.interval)
+    assert toxcore.asked == 11
+    friend.send_lossy(b"\xc8")
+    for number in range(10):
+        pacing.interval(100.0 + LINGER + number / 1000, toxcore.interval)
+    assert toxcore.asked == 12
 
 
 def test_loop_that_hears_of_everything_rests_longer() -> None:

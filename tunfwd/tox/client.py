@@ -281,10 +281,13 @@ class Client:
         self._is_ready = False
         self._iterate()
         now = time.monotonic()  # not trio's clock, which begins anew with each run of trio
-        earliest, latest = self._pacing.next_round(now, self._tox.iteration_interval / 1000)
+        earliest, latest = self._pacing.next_round(now, self._pacing.interval(now, self._interval))
         now_here = current_time()
         self._latest = now_here + latest - now
         self._wait_until(now_here + earliest - now if earliest > now else 0.0)
+
+    def _interval(self) -> float:
+        return self._tox.iteration_interval / 1000
 
     def _wait_until(self, quiet_until: float) -> None:
         """Wait for the socket and for `_latest`, but for nothing before `quiet_until`; 0.0: at once."""

@@ -118,6 +118,7 @@ class Friend(Contact):
         """See Contact."""
         if self.full:
             return False
+        self._pacing.lossless = True
         if self.connection is not UDP:
             self._pacing.relayed = True
         try:

@@ -25,6 +25,7 @@ member is bounded here. The receiving side is given only one packet a round of t
 lost one: after each lossless packet of a group comes another round at once.
 """
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 ROUND: Final = 0.004  # s between rounds while something goes on that no socket announces
@@ -59,11 +60,16 @@ class Pacing:
     def __init__(self) -> None:
         self.relayed = False
         """Set by a contact behind a relay for each packet: there is no socket to wait for."""
+        self.lossless = False
+        """Set by a friend for each lossless packet: toxcore may have to send it again, and says when."""
         self.backlog = False
         """Set by a lossless packet of a group: toxcore hands out one stored packet a round after a loss."""
         self.all_udp = False
         """Whether there is UDP, and no contact is reached through a relay."""
         self._relayed_until = 0.0
+        self._lossless_until = 0.0
+        self._interval = CALM
+        self._asked_at = -CALM
         self._refused: list[Queue] = []
         self._spent: list[Queue] = []
         self._waiting: list[Queue] = []
@@ -88,6 +94,20 @@ class Pacing:
                 queue.full = False
             else:
                 self._waiting.append(queue)
+
+    def interval(self, now: float, ask: Callable[[], float]) -> float:
+        """Return toxcore's own interval, in seconds, which `ask` asks it for.
+
+        It then looks at all files of all friends (256 each), which takes longer than the round itself where
+        there are many. Without lossless packets of ours it has hardly ever anything to tell.
+        """
+        if self.lossless:
+            self.lossless = False
+            self._lossless_until = now + LINGER
+        if now < self._lossless_until or now >= self._asked_at + CALM:
+            self._interval = ask()
+            self._asked_at = now
+        return self._interval
 
     def next_round(self, now: float, interval: float) -> tuple[float, float]:
         """Return when the next round may be, whatever happens, and when it must be.
