@@ -110,7 +110,7 @@ def test_a_user_finds_their_own_daemon_first(
     tunfwd: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(paths, "SYSTEM", paths.SYSTEM._replace(socket=tmp_path / "system.sock"))
+    monkeypatch.setattr(paths, "SYSTEM", paths.SYSTEM._replace(socket=str(tmp_path / "system.sock")))
     own = tmp_path / "tunfwd" / "control.sock"
     result = tunfwd("status", TUNFWD_SOCKET="")
     assert result.code == 3
@@ -278,7 +278,8 @@ def test_offers_are_completed_by_name_or_by_id(daemon: Any, process: Run) -> Non
 
 
 LOADED = (  # what a run of the script has loaded, but for what Python and who measures this had before
-    "import sys\n"
+    "import os, sys\n"
+    "os._exit = sys.exit\n"
     "before = set(sys.modules)\n"
     "sys.argv[1:] = {arguments}\n"
     "from tunfwd.cli.entry import main\n"
@@ -336,6 +337,10 @@ def test_status_loads_what_it_uses_and_nothing_else(
         "uuid",
         "difflib",
         "subprocess",
+        "pathlib",
+        "urllib",
+        "ipaddress",
+        "shutil",
     }
     assert not slow & modules
 

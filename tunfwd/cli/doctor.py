@@ -150,7 +150,7 @@ def _sockets(session: Session) -> Iterator[api.Check]:
         return  # _configuration has said it
     for path in paths:
         try:
-            status = path.stat()
+            status = os.stat(path)
         except OSError:
             continue  # no daemon there, or not for us: _daemon tells
         mode = stat.S_IMODE(status.st_mode)

@@ -5,7 +5,6 @@ may be a peer's. JSON carries them as they are, escaped to ASCII.
 """
 
 import json
-import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,13 +46,19 @@ def show_json(content: Mapping[str, object]) -> None:
     print(json.dumps({"schema": SCHEMA, **content}, indent=2))
 
 
+def _terminal() -> int:
+    import shutil  # noqa: PLC0415  which loads what unpacks archives: only where there is a terminal
+
+    return shutil.get_terminal_size().columns
+
+
 def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Print a listing; `empty` says what to do where there is nothing, on stderr: it is no data."""
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
         note(empty)
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = _terminal() if sys.stdout.isatty() else None
     for line in table(headers, cells, width):
         print(line)
 

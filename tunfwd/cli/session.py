@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tunfwd.common.errors import UserError
@@ -69,22 +68,23 @@ class Session:
             f"no daemon runs (nothing answers at {' or '.join(tried)}); start one with: tunfwd daemon",
         )
 
-    def sockets(self) -> Iterator[Path]:
+    def sockets(self) -> Iterator[str]:
         """Yield where the daemon may be, in the order to try. Raises ConfigurationError."""
         if explicit := self.socket or os.environ.get(paths.SOCKET_VARIABLE):
-            yield Path(explicit)
+            yield explicit
         elif named := self.config or os.environ.get(paths.CONFIG_VARIABLE):
-            yield _configured(Path(named), os.environ)
+            yield _configured(named, os.environ)
         else:
             if os.geteuid() != 0:
                 yield _socket_of(paths.of_user(os.environ))
             yield _socket_of(paths.SYSTEM)
 
 
-def _socket_of(places: paths.Places) -> Path:
+def _socket_of(places: paths.Places) -> str:
     """Return the socket of a daemon that lives at `places`, unless its configuration has another."""
     try:
-        text = places.config.read_text(encoding="utf-8")
+        with open(places.config, encoding="utf-8") as file:
+            text = file.read()
     except (OSError, UnicodeDecodeError):  # none, another user's, or one that no daemon has started with
         return places.socket
     import tomllib  # noqa: PLC0415  only where there is a file to read
@@ -96,7 +96,7 @@ def _socket_of(places: paths.Places) -> Path:
     return _configured(places.config, {})
 
 
-def _configured(config: Path, environ: "os._Environ[str] | dict[str, str]") -> Path:
+def _configured(config: str, environ: "os._Environ[str] | dict[str, str]") -> str:
     from tunfwd.config.document import load  # noqa: PLC0415  only where a file says something about it
 
-    return load(config, environ=environ).socket
+    return os.fspath(load(config, environ=environ).socket)

@@ -359,15 +359,15 @@ def load(
     """
     places = paths.of(os.geteuid() if euid is None else euid, environ)
     named = path or environ.get(paths.CONFIG_VARIABLE)
-    file = _absolute(named) if named else places.config
+    file = _absolute(named) if named else Path(places.config)
     text = _text(file, required=bool(named))
     document = Document() if text is None else parse(text, str(file))
     return Config(
         file=None if text is None else file,
         place=file,
-        state=_from_environment(environ, paths.STATE_VARIABLE, _absolute, places.state),
+        state=_from_environment(environ, paths.STATE_VARIABLE, _absolute, Path(places.state)),
         socket=_from_environment(
-            environ, paths.SOCKET_VARIABLE, _absolute, document.control.socket or places.socket
+            environ, paths.SOCKET_VARIABLE, _absolute, document.control.socket or Path(places.socket)
         ),
         group=document.control.group or environ.get(paths.GROUP_VARIABLE) or None,
         user=document.daemon.user,

@@ -41,7 +41,9 @@ def leave_root(config: Config) -> None:
         if config.state.exists() and not config.state.is_dir():
             raise ConfigurationError(f"the state directory {config.state} is a file")
         hand_over(config.state, user)
-        if not sockets.exists() or sockets == paths.SYSTEM.socket.parent:  # others may be for more than us
+        if (
+            not sockets.exists() or sockets == Path(paths.SYSTEM.socket).parent
+        ):  # others may be for more than us
             hand_over(sockets, user, 0o700 if gid is None else 0o711)
         privileges.become(user, () if gid is None else (gid,))  # a member may give the socket to the group
     except privileges.PrivilegeError as error:
