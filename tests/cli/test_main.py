@@ -11,11 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 import trio
 
 from tunfwd.cli.entry import AT_ONCE
-from tunfwd.cli.main import COMMANDS
+from tunfwd.cli.main import COMMANDS, SUMMARIES, root
 from tunfwd.common.errors import ConfigurationError, UserError
 from tunfwd.config import paths
 from tunfwd.daemon import main as daemon_main
@@ -301,6 +302,30 @@ def loaded(environment: dict[str, str], *arguments: str) -> set[str]:
 def test_client_commands_load_neither_the_engine_nor_tox(environment: dict[str, str]) -> None:
     heavy = {"trio", "cffi", "pyroute2", "pytun", "asyncio", "segno", "tomllib"}
     assert not heavy & loaded(environment, "version")
+
+
+def test_help_and_completion_load_no_command(environment: dict[str, str]) -> None:
+    assert "tunfwd.cli.offers" not in loaded(environment, "--help")
+    completing = {"_TUNFWD_COMPLETE": "bash_complete", "COMP_WORDS": "tunfwd of", "COMP_CWORD": "1"}
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "from tunfwd.cli.entry import main; main()"],
+        env=environment | completing,
+        timeout=30,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.splitlines() == ["plain,offer", "plain,offers"]
+    assert "tunfwd.cli.main" in run.stderr
+    assert "tunfwd.cli.offers" not in run.stderr
+
+
+def test_help_has_of_each_command_what_it_says_itself() -> None:
+    context = click.Context(root)
+    commands = {name: root.get_command(context, name) for name in COMMANDS}
+    assert {
+        name: command.get_short_help_str(200) for name, command in commands.items() if command
+    } == SUMMARIES
 
 
 def test_status_loads_what_it_uses_and_nothing_else(

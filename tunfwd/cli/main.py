@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from tunfwd import __version__
 from tunfwd.cli import outcome
@@ -58,6 +59,50 @@ COMMANDS: Final = {  # name -> module:attribute, in the order of `tunfwd --help`
     "version": "tunfwd.cli.overview:version",
     "help": "tunfwd.cli.main:help_",
 }
+SUMMARIES: Final = {  # what each does, as its own help begins: to show it takes no module of theirs
+    "daemon": "Run the daemon, in the foreground.",
+    "stop": "End the daemon, in order: contacts are told.",
+    "id": "Show our Tox address, for others to add, and more.",
+    "share": "Share services, such as 8080/tcp, by a ticket.",
+    "join": "Join by a ticket that somebody shares.",
+    "invites": "List the tickets that we have shared, and who has joined.",
+    "status": "Show every contact: address, link, traffic.",
+    "friend": "Befriend people, to reach them and be reached.",
+    "rename": "Call a friend, or a group, by another name here.",
+    "group": "Groups: each member is a contact with an address of its own.",
+    "conference": "Conferences: those members who are friends can be reached.",
+    "game": "Play on a LAN that is a group.",
+    "offer": "Offer services of this machine, such as 8080/tcp.",
+    "offers": "List offers, ours and theirs.",
+    "accept": "Accept an offer.",
+    "deny": "Decline an offer or request; they are told.",
+    "leave": "End our use of an offer, which stays.",
+    "request": "Ask a contact for ports of its, such as 22/tcp.",
+    "allow": "Allow a request: let a contact in.",
+    "ports": "List accepted offers, where each is reached, its traffic.",
+    "connections": "List connections: from whom, to what, since when.",
+    "kill": "End an offer, accepted or not, and its connections.",
+    "run": "Run a program that reaches contacts, without root.",
+    "pause": "Refuse connections to an offer for now.",
+    "resume": "Take connections to a paused offer again.",
+    "change": "Change an offer: its name, target, port.",
+    "nodes": "List the nodes by which the network is joined.",
+    "dns": "Have the system's resolver know the names of contacts.",
+    "watch": "Show contacts, paths and rates live; take decisions by a key.",
+    "web": "Show contacts, ports, tickets and rates in a browser.",
+    "events": "List what has happened, or follow what happens.",
+    "notify": "Show requests, offers and invitations on the desktop.",
+    "metrics": "Print the daemon's figures in the text format of Prometheus.",
+    "trace": "Write down what the link to a contact does, until you end it.",
+    "ping": "Measure the round trip to a contact over Tox.",
+    "service": "Have systemd run the daemon, from boot on.",
+    "reload": "Have the daemon read its configuration again.",
+    "backup": "Write identity and state into one file.",
+    "restore": "Bring back the identity and state of a backup.",
+    "doctor": "Look for what is wrong here or in the daemon.",
+    "version": "Show the versions of this command and of the daemon.",
+    "help": "Show how a command is used, as its --help does.",
+}
 MEANT: Final = {  # what people type, and what does it here
     **dict.fromkeys(("start", "up", "serve", "server"), "daemon"),
     **dict.fromkeys(("down", "quit", "exit", "shutdown", "restart"), "stop"),
@@ -78,6 +123,11 @@ MEANT: Final = {  # what people type, and what does it here
 }
 
 
+def _summary(name: str, limit: int = 45) -> str:
+    """Return what a command does, in so many characters."""
+    return click.Command(name, help=SUMMARIES[name]).get_short_help_str(limit)
+
+
 class _Commands(click.Group):
     """A group that imports its commands when they are asked for."""
 
@@ -91,6 +141,16 @@ class _Commands(click.Group):
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        room = formatter.width - 6 - max(map(len, COMMANDS))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(name, room)) for name in COMMANDS])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=_summary(name)) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
