@@ -22,6 +22,7 @@ from pathlib import Path
 import trio
 
 from netns.topology import Topology
+from scripts.benchmarks.ending import tidily
 from tunfwd.tox.binding import memory
 from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import Contact, Invitation
@@ -347,7 +348,7 @@ if __name__ == "__main__":
     elif os.geteuid() != 0:
         sys.exit("carrier: network namespaces need root")
     else:
-        with Topology(["here", "there"]) as net:
+        with tidily(), Topology(["here", "there"]) as net:
             here, there = net
             again = [sys.executable, *sys.argv, "--hosts", str(here.address), there.namespace]
             sys.exit(here.run(again, timeout=TIME_LIMIT, check=False, capture_output=False).returncode)

@@ -20,6 +20,7 @@ import trio
 from pyroute2 import netns
 
 from netns.topology import Host, Topology
+from scripts.benchmarks.ending import tidily
 from tunfwd.daemon.contacts.offers import Offers, Policy
 from tunfwd.daemon.datapath.datapath import Datapath, Machine
 from tunfwd.daemon.peers import Peer
@@ -168,4 +169,5 @@ def measure(seconds: float = 5.0, port: int = 9000, *, link: bool = True) -> dic
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 5.0), indent=1))
+    with tidily():
+        print(json.dumps(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 5.0), indent=1))

@@ -30,6 +30,7 @@ from tabulate import tabulate
 
 from netns.node import Node, befriend, stop_all
 from netns.topology import Host, Topology
+from scripts.benchmarks.ending import tidily
 from tunfwd.tox.client import Client
 from tunfwd.tox.contacts import Contact
 from tunfwd.tox.friends import parse_address
@@ -456,7 +457,8 @@ def main() -> None:
     elif arguments.serve:
         serve()
     else:
-        rows = measure(arguments.kinds or list(KINDS), arguments.seconds, arguments.rounds)
+        with tidily():
+            rows = measure(arguments.kinds or list(KINDS), arguments.seconds, arguments.rounds)
         print(tabulate(rows, HEADINGS))
         print("Delays and ratios: median / p99.")
 

@@ -23,7 +23,8 @@ from typing import Final
 from tabulate import tabulate
 
 from netns.node import Node, stop_all
-from netns.topology import Topology, sweep
+from netns.topology import Topology
+from scripts.benchmarks.ending import tidily
 from tunfwd.control import api
 from tunfwd.control.client import Client
 from tunfwd.link import link
@@ -161,10 +162,8 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("bench: network namespaces need root")
     print(f"# the packet path is {'Python' if link.__file__.endswith('.py') else 'C'}", flush=True)
-    try:
+    with tidily():
         rows = measure(tuple(map(int, arguments.contacts.split(","))), arguments.seconds)
-    finally:
-        sweep()
     print(
         tabulate(
             rows, headers=("contacts", "of a core", "sleeps a second", "MB of its own"), disable_numparse=True

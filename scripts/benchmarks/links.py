@@ -25,6 +25,7 @@ from netns.control import ask
 from netns.link import Conditions
 from netns.node import Node, befriend
 from netns.topology import Host, Topology, control_path
+from scripts.benchmarks.ending import tidily
 
 APP = str(Path(__file__).with_name("app.py"))
 PORT = 9000
@@ -183,7 +184,8 @@ def main() -> None:
     round_trips = [rtt / 1e3 for rtt in arguments.rtt or []] or ROUND_TRIPS
     losses = [loss / 1e2 for loss in arguments.loss or []] or LOSSES
     cells = QUICK if arguments.quick else [(rtt, loss) for rtt in round_trips for loss in losses]
-    with Topology(["alice", "bob", "carol", "dave"], conditions=Conditions()) as net, ways(net) as found:
+    names = ["alice", "bob", "carol", "dave"]
+    with tidily(), Topology(names, conditions=Conditions()) as net, ways(net) as found:
         if not any(way.name == "kernel bbr" for way in found):
             print("# this kernel has no BBR")
         wanted = [way for way in found if not arguments.only or way.name in (*arguments.only, "tunfwd")]

@@ -21,7 +21,7 @@ from statistics import median
 from tabulate import tabulate
 
 from netns.node import TUNFWD, Node
-from netns.topology import sweep
+from scripts.benchmarks.ending import tidily
 from scripts.benchmarks.whole import Figures, Pair, milliseconds, pair
 
 METRICS = "127.0.0.1:9177"
@@ -118,11 +118,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench: network namespaces need root")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is taken away
-    try:
+    with tidily():
         rows = measure(arguments.seconds, arguments.rounds)
-    finally:
-        sweep()
     print(tabulate(rows, headers=("what", *TURNS), disable_numparse=True))
 
 

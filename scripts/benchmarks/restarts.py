@@ -25,6 +25,7 @@ from tabulate import tabulate
 from netns.networks import SIX, Internet, Nat, NodeKind, Site, Udp
 from netns.node import Node, stop_all
 from netns.topology import Topology
+from scripts.benchmarks.ending import tidily
 from tunfwd.common.errors import UserError
 from tunfwd.control import api
 from tunfwd.control.client import Client
@@ -201,11 +202,12 @@ def main() -> None:
     if unknown := set(options.networks) - set(NETWORKS):
         parser.error(f"no such network: {', '.join(sorted(unknown))}; there are {', '.join(NETWORKS)}")
     rows = []
-    for network in options.networks or NETWORKS:
-        for series in measure(
-            network, options.how.split(","), options.restarts, options.seed, members=options.members
-        ):
-            rows.append(series.row)
+    with tidily():
+        for network in options.networks or NETWORKS:
+            for series in measure(
+                network, options.how.split(","), options.restarts, options.seed, members=options.members
+            ):
+                rows.append(series.row)
     print(
         tabulate(
             rows, ["network", "how", "restarts", "median", "longest", f"not within {BACK:.0f} s"], "pipe"

@@ -11,7 +11,6 @@ programs (packet.py). Machines differ and are shared: compare the ratios of one 
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,9 @@ from tabulate import tabulate
 
 from netns.link import Conditions
 from netns.node import Config, Node, befriend, stop_all
-from netns.topology import Host, Topology, sweep
+from netns.topology import Host, Topology
 from scripts.benchmarks import core, counted, packet, peers
+from scripts.benchmarks.ending import tidily
 from tunfwd.netstack import stack
 
 HOSTS = ("alice", "bob")
@@ -316,14 +316,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench: network namespaces need root")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is taken away
-    try:
+    with tidily():
         if arguments.packet:
             packet_costs(arguments.seconds, arguments.peers)
             return
         rows = measure(arguments.seconds)
-    finally:
-        sweep()  # what a measurement left that was a process of its own
     print(tabulate(rows, headers=("what", "measured", "", "wanted"), disable_numparse=True))
 
 
