@@ -1,9 +1,11 @@
-"""The benchmark takes away what it made, however it ends."""
+"""A benchmark takes away what it made, however and whenever it ends."""
 
+import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,19 @@ import pytest
 from netns.topology import OWNED_LABEL, labels
 
 pytestmark = [pytest.mark.netns, pytest.mark.toxnet]
+
+MARK = "TUNFWD_BENCHMARK"  # in the environment of all that a benchmark starts
+IN_THE_MIDST = """
+import time
+from scripts.benchmarks.ending import tidily
+with tidily():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        print("tidied")
+"""
 
 
 def made_by(process: int) -> set[str]:
@@ -20,15 +35,56 @@ def made_by(process: int) -> set[str]:
     return {label for label in labels() if (owned := OWNED_LABEL.fullmatch(label)) and owned[1] in owners}
 
 
-def test_a_benchmark_that_is_told_to_end_leaves_no_namespace() -> None:
-    command = [sys.executable, "-m", "scripts.benchmarks.whole", "--packet", "--seconds", "1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as benchmark:
-        deadline = time.monotonic() + 60
+def marked(mark: str) -> list[str]:
+    """The command lines of all that runs with this mark."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue  # it has ended meanwhile
+    return found
+
+
+@contextmanager
+def python(*arguments: str, mark: str = "") -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, *arguments]
+    environment = os.environ | {MARK: mark}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("said", "number"), [("# bare carrier, friend", signal.SIGTERM), ("# tunfwd", signal.SIGINT)]
+)
+def test_a_benchmark_that_is_told_to_end_leaves_neither_namespace_nor_process(
+    said: str, number: signal.Signals
+) -> None:
+    mark = f"{os.getpid()} {said}"
+    arguments = ("-m", "scripts.benchmarks.whole", "--packet", "--seconds", "1")
+    with python(*arguments, mark=mark) as benchmark:
+        assert benchmark.stdout is not None
+        assert any(line.strip() == said for line in benchmark.stdout)
         while not (made := made_by(benchmark.pid)):
             assert benchmark.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(1)  # into what it measures
-        benchmark.send_signal(signal.SIGTERM)
-        assert benchmark.wait(60) == 128 + signal.SIGTERM
+        benchmark.send_signal(number)
+        assert benchmark.wait(60) == 128 + number
     assert not made & labels()
+    assert marked(mark) == []
+
+
+def test_what_is_being_taken_away_is_taken_away_whatever_signals_come() -> None:
+    with python("-c", IN_THE_MIDST) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+        assert process.stdout.read() == "tidied\n"
+        assert process.wait(60) in {128 + one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
