@@ -1,6 +1,6 @@
 """Measure what contacts and mappings cost by their number: processor time, lines executed, memory.
 
-    python -m scripts.benchmarks.growth [--contacts N,N] [--mappings N,N]
+    scripts/bench --growth [--contacts N,N] [--mappings N,N]
 
 In memory and in virtual time: two daemons without toxcore, device or kernel (tests/daemon/simulated.py) who
 know each other N times over, so that each has N contacts with a tunfwd at the other end. All figures are of
@@ -303,7 +303,10 @@ def run(measure: Callable[[ArgT], Awaitable[ResultT]], argument: ArgT) -> Result
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench --growth", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--growth", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--contacts", default=CONTACTS, type=numbers)
     parser.add_argument("--mappings", default=MAPPINGS, type=numbers)
     arguments = parser.parse_args()
