@@ -117,6 +117,7 @@ class Acquainted:
             for host in (both.one, both.other):
                 await nursery.start(host.daemon.poller.run)
                 await nursery.start(host.daemon.engine.run)
+                await nursery.start(host.daemon.services.run)
                 nursery.start_soon(host.kernel.run)
             nursery.start_soon(both._carry, both.one, both.other)
             nursery.start_soon(both._carry, both.other, both.one)
@@ -232,6 +233,7 @@ async def of_mappings(count: int) -> Row:
             costs["offered, accepted"] = _share(await cost(offer), count // 2)
         [(peer, _)] = both.peers
         assert [mapping.accepted for mapping in peer.session.mappings] == [True] * (count // 2 * 2)
+        costs["a second of idleness"] = _share(await cost(both.rest), 2 * IDLE * count)
         for name in ("status", "offer.list", "ports"):
             costs[name.replace("offer.list", "offers")] = _share(await cost(call(name)), count)
         costs["cut off, back"] = _share(await cost(both.part_and_meet), count)
@@ -287,7 +289,7 @@ def table(name: str, rows: dict[int, Row]) -> str:
     """Lay out what each of so many costs: KB, and microseconds / steps."""
     heads = [name, *next(iter(rows.values()))]
     lines = [[count, *map(_cell, row.values())] for count, row in rows.items()]
-    return tabulate(lines, headers=heads, disable_numparse=True)
+    return tabulate(lines, headers=heads, disable_numparse=True, tablefmt="pipe")
 
 
 def _cell(value: "Cost | float") -> str:

@@ -2,9 +2,10 @@
 
     scripts/bench --idle [--contacts N,N] [--seconds N]
 
-Real daemons over real Tox, all in one network and at the same time: for each number one whose friends are
-there, and one whose friends are not. The friends that are there are whole daemons without a device, many in a
-process (crowd.py); those that are not are keys that nobody has. Nothing is forwarded.
+Real daemons over real Tox, all in one network, into which another node leads, and at the same time: for each
+number one whose friends are there, and one whose friends are not. Those that are there are whole daemons
+without a device, many in a process (crowd.py); those that are not are keys that nobody has. Nothing is
+forwarded.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from tunfwd.link import link
 CONTACTS: Final = (0, 1, 10, 50)
 SECONDS: Final = 60.0
 SETTLE: Final = 30.0  # s after all are there; toxcore asks a lot at first
+NODE: Final = "node"  # by which all find into the network
 OTHERS: Final = 2  # people in the network of a daemon that knows nobody who is there
 JOIN_TIME: Final = 180.0  # s
 
@@ -108,12 +110,14 @@ def measure(counts: tuple[int, ...], seconds: float) -> list[list[object]]:
     crowds = [f"crowd{number}" for number in range(len(wanted))]
     with (
         tempfile.TemporaryDirectory(dir="/tmp") as folder,
-        Topology([*names, *crowds]) as net,
+        Topology([NODE, *names, *crowds]) as net,
         ExitStack() as stack,
     ):
         cases: list[Case] = []
         stack.callback(lambda: stop_all([case.node for case in cases]))
-        bootstrap: list[str] = []
+        Path(folder, NODE).mkdir()
+        first = stack.enter_context(Node(net[NODE], Path(folder, NODE), {"tox": {"local_discovery": False}}))
+        bootstrap = [first.bootstrap()]
         for name, crowd, (online, count) in zip(names, crowds, wanted, strict=True):
             for place in (name, crowd):
                 Path(folder, place).mkdir()
@@ -121,7 +125,6 @@ def measure(counts: tuple[int, ...], seconds: float) -> list[list[object]]:
             case = Case(online, count, Node(net[name], Path(folder, name), {"tox": tox}))
             cases.append(case)
             case.node.start()
-            bootstrap = bootstrap or [case.node.bootstrap()]
             assert case.node.daemon is not None
             case.process = case.node.daemon.pid
             addresses = [nobody(number) for number in range(count)]

@@ -185,7 +185,8 @@ def packet_costs(seconds: float, with_peers: bool) -> None:
                     ways.append(way)
     ends = calls_of_a_trip()
     ways[1].figures |= packet.calls(ends)
-    print(tabulate(packet.rows(ways, bare), headers=packet.heads(ways), disable_numparse=True))
+    rows, heads = packet.rows(ways, bare), packet.heads(ways)
+    print(tabulate(rows, headers=heads, disable_numparse=True, tablefmt="pipe"))
     for end, counts in zip(packet.ENDS, ends, strict=True):
         parts = ", ".join(f"{kind} {count:.0f}" for kind, count in counts.items())
         print(f"calls of Python of a round trip, {end}: {parts}")

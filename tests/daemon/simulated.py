@@ -71,6 +71,10 @@ class SimulatedListeners:
         self.users: dict[int, set[int]] = {}
         self.questions = 0
 
+    def ports(self, protocol: Protocol) -> set[int]:
+        self.questions += 1
+        return {port for (its, port), there in self.table.items() if its is protocol and there}
+
     def at(self, protocol: Protocol, port: int) -> list[Listener]:
         self.questions += 1
         return list(self.table.get((protocol, port), ()))

@@ -208,6 +208,21 @@ async def test_a_service_is_decided_as_it_appears_and_forgotten_with_its_offer(
     assert machine.daemon.content.services == []
 
 
+async def test_the_kernel_is_asked_once_for_all_services_that_are_missing(
+    autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    machine = Machine()
+    contact = machine.daemon.content.offers[0].contact
+    offers = [StandingOffer(contact, "tcp", port) for port in range(20_000, 21_000)]
+    machine.daemon.content.offers += offers
+    await nursery.start(machine.daemon.services.run)
+    await trio.sleep(10.5 * WATCH)
+    assert machine.daemon.listeners.questions <= 11
+    machine.listen("127.0.0.1")
+    await trio.sleep(WATCH)
+    assert [known.port for known in machine.daemon.content.services] == [PORT]
+
+
 async def test_a_flood_of_connections_asks_the_kernel_once(autojump_clock: object) -> None:
     machine = Machine()
     machine.listen("0.0.0.0")

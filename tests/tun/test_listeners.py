@@ -48,6 +48,7 @@ def test_every_listener_is_found_with_its_owner(opened: ExitStack, protocol: Pro
         four = bound(opened, protocol, "127.0.0.1")
         six = bound(opened, protocol, "::1")
         bound(opened, protocol, "127.0.0.1", port=PORT + 1)
+        assert {PORT, PORT + 1} <= table.ports(protocol)
         assert set(table.at(protocol, PORT)) == {
             Listener(ip_address("127.0.0.1"), os.getuid(), os.fstat(four.fileno()).st_ino),
             Listener(ip_address("::1"), os.getuid(), os.fstat(six.fileno()).st_ino, v6only=True),

@@ -92,6 +92,12 @@ class Listeners:
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
         self._asked = 0
 
+    def ports(self, protocol: Protocol) -> set[int]:
+        """Return all ports that anybody listens at."""
+        number, states = AWAITS[protocol]
+        messages = (self._ask(family, number, states) for family in (socket.AF_INET, socket.AF_INET6))
+        return {int.from_bytes(message[SPORT], "big") for found in messages for message in found}
+
     def at(self, protocol: Protocol, port: int) -> list[Listener]:
         """Return all that listen at a port, whichever address they do it at."""
         return [_listener(entry) for entry in self._find(*AWAITS[protocol], port)]

@@ -65,6 +65,9 @@ class Unreachable(Exception):
 class Table(Interface):
     """The kernel's table of listening sockets."""
 
+    def ports(self, protocol: Protocol) -> set[int]:
+        """Return all ports that anybody listens at."""
+
     def at(self, protocol: Protocol, port: int) -> list[Listener]:
         """Return all that listen at a port."""
 
@@ -129,10 +132,16 @@ class LocalServices:
         """Decide about services as they appear, until cancelled."""
         task_status.started()
         while True:
-            self.prune()
-            for protocol, port in _offered(self._content) - {_key(known) for known in self._content.services}:
-                self.look(protocol, port)
+            offered = self.prune()
+            self._look_for(offered - {_key(known) for known in self._content.services})
             await trio.sleep(WATCH)
+
+    def _look_for(self, missing: set[tuple[Protocol, int]]) -> None:
+        """Decide about those services that have appeared, by one question, however many are missing."""
+        for protocol in {protocol for protocol, _ in missing}:
+            for port in self._table.ports(protocol):
+                if (protocol, port) in missing:
+                    self.look(protocol, port)
 
     def way_to(
         self, target: Target, source: Source, protocol: Protocol, known_as: KnownAs = None
@@ -194,8 +203,8 @@ class LocalServices:
                 self._keep(protocol, port, first)
         self._asked.pop((protocol, port), None)
 
-    def prune(self) -> None:
-        """Forget the services that are not offered any more."""
+    def prune(self) -> set[tuple[Protocol, int]]:
+        """Forget the services that are not offered any more; return those that are."""
         offered = _offered(self._content)
         kept = [known for known in self._content.services if _key(known) in offered]
         if len(kept) < len(self._content.services):
@@ -205,9 +214,11 @@ class LocalServices:
             del self._sockets[forgotten]
         for forgotten in self._asked.keys() - offered:
             del self._asked[forgotten]
+        return offered
 
     def _known(self, protocol: Protocol, port: int) -> KnownService | None:
-        return next((known for known in self._content.services if _key(known) == (protocol, port)), None)
+        at_port = (known for known in self._content.services if known.port == port)
+        return next((known for known in at_port if _key(known) == (protocol, port)), None)
 
     def _decide(self, protocol: Protocol, port: int, known: KnownService | None, known_as: KnownAs) -> Way:
         listeners = self._table.at(protocol, port)
