@@ -70,6 +70,10 @@ def luanti(data: bytes) -> str | None:
     return "a peer id, as to who connects" if data[:4] == b"OEt\x03" and len(data) == 14 else None
 
 
+def warzone2100(data: bytes) -> str | None:
+    return "whether a version may join" if len(data) == 4 else None
+
+
 def mumble(data: bytes) -> str | None:
     return (
         f"version {'.'.join(map(str, data[1:4]))}" if len(data) == 24 and data[4:12] == b"tunfwd!!" else None
@@ -150,6 +154,22 @@ TRIALS: Final = {
         port=30000,
         to=None,
         answer=luanti,
+    ),
+    "warzone2100": Trial(
+        package="warzone2100",
+        server="/usr/games/warzone2100 --configdir={folder} --autohost=lan.json --headless --nosound"
+        " --gameport=2100",
+        files={
+            "autohost/lan.json": '{"challenge": {"map": "Vision", "maxPlayers": 2, "scavengers": 0,'
+            ' "alliances": 0, "powerLevel": 1, "bases": 1, "techLevel": 1, "name": "LAN party",'
+            ' "spectatorHost": true, "openSpectatorSlots": 1}, "player_0": {"team": 0},'
+            ' "player_1": {"team": 1}}'
+        },
+        question=bytes.fromhex("0000100000000001"),  # of a version that there never was
+        port=2100,
+        to=None,
+        protocol="tcp",
+        answer=warzone2100,
     ),
     "mumble": Trial(
         package="mumble-server",

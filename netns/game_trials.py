@@ -124,7 +124,7 @@ def attempt(name: str, trial: Trial, host: Node, player: Node) -> Row:
     """Have the game's server on one host, and look for it from another. Raises DemoError, NodeError."""
     folder = prepared(host, name, trial)
     with started(host, trial.server, folder, "server") as log:
-        listening = ["ss", "-Hlnu", f"sport = :{trial.port}"]
+        listening = ["ss", "-Hln", f"--{trial.protocol}", f"sport = :{trial.port}"]
         until(lambda: host.host.run(listening).stdout, SERVER_TIME, f"{trial.package} listens", log)
         host.cli("game", "host", name, "--group", GROUP)
         [address] = {
@@ -140,7 +140,7 @@ def attempt(name: str, trial: Trial, host: Node, player: Node) -> Row:
         client = played(player, trial, address, folder, log) if trial.client else "-"
     for node in (host, player):
         node.cli("kill", name, check=False)
-    asked = f"{trial.to or 'the host'}, {trial.port}/udp"
+    asked = f"{trial.to or 'the host'}, {trial.port}/{trial.protocol}"
     return Row(name, f"{trial.package} {version(trial.package)}", asked, f"{address}: {answer}", client)
 
 
@@ -162,7 +162,7 @@ def played(player: Node, trial: Trial, address: str, folder: Path, server_log: P
 
 def found(player: Node, trial: Trial, address: str) -> str:
     """Ask until the server has answered, from the address where players are told that it is."""
-    hear = ["--hear", f"{trial.hear}"] if trial.hear is not None else []
+    how = ["--hear", f"{trial.hear}"] if trial.hear is not None else ["--tcp"] * (trial.protocol == "tcp")
     command = [
         sys.executable,
         "-m",
@@ -170,7 +170,7 @@ def found(player: Node, trial: Trial, address: str) -> str:
         trial.question.hex(),
         trial.to or address,
         f"{trial.port}",
-        *hear,
+        *how,
     ]
     answers: list[list[str]] = []
 

@@ -1,6 +1,7 @@
 """Asks everybody one question by UDP, as a game's LAN search does, and prints who answers with what, as JSON.
 
 python -m netns.lan_ask QUESTION ADDRESS PORT [--hear PORT] [--wait SECONDS]
+python -m netns.lan_ask QUESTION ADDRESS PORT --tcp [--wait SECONDS]    # one host, where games have no search
 """
 
 import json
@@ -40,15 +41,28 @@ def ask(question: bytes, address: str, port: int, hear: int | None, wait: float)
     return list(found.items())
 
 
+def ask_one(question: bytes, address: str, port: int, wait: float) -> list[tuple[str, str]]:
+    """Return the address, and what it answers by TCP within `wait` seconds; nothing where it does not."""
+    try:
+        with socket.create_connection((address, port), wait) as asking:
+            asking.sendall(question)
+            answer = asking.recv(4096)
+    except OSError:
+        return []
+    return [(address, answer.hex())]
+
+
 @click.command()
 @click.argument("question", type=bytes.fromhex)
 @click.argument("address")
 @click.argument("port", type=int)
 @click.option("--hear", type=int)
+@click.option("--tcp", is_flag=True)
 @click.option("--wait", default=1.0, show_default=True)
-def main(question: bytes, address: str, port: int, hear: int | None, wait: float) -> None:
+def main(question: bytes, address: str, port: int, hear: int | None, tcp: bool, wait: float) -> None:
     """Print the answers as JSON."""
-    print(json.dumps(ask(question, address, port, hear, wait)))
+    answers = ask_one(question, address, port, wait) if tcp else ask(question, address, port, hear, wait)
+    print(json.dumps(answers))
 
 
 if __name__ == "__main__":
