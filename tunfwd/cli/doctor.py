@@ -23,7 +23,8 @@ MARKS: Final = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 def doctor(ctx: click.Context, as_json: bool) -> int:
     """Look for what is wrong here or in the daemon.
 
-    Checks libtoxcore, privileges, configuration, control socket and daemon; exits with 1 if one is an error.
+    Checks libtoxcore, privileges, configuration, control socket, daemon, firewall and what `tunfwd run`
+    takes; exits with 1 if one is an error.
     """
     found = list(checks(Session.of(ctx)))
     healthy = all(check["ok"] for check in found)
