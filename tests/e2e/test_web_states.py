@@ -247,6 +247,10 @@ def test_who_is_in_a_group_and_what_they_offer(browser: Browser, daemon: Daemon,
     assert "You are alice · 10.77.5.1 · founder" in browser.text("#groups-list .details")
     assert browser.script("return document.documentElement.scrollWidth") == width
     assert buttons(browser) == ["Kick", "Ban", "Kick", "Ban", "Ban"]
+    said = browser.script(
+        "return [...document.querySelectorAll('#groups-list .list button')].map((one) => one.ariaLabel)"
+    )
+    assert said[:2] == ["Kick <b>eve</b>", "Ban <b>eve</b>"], "which of them, to who only hears it"
     browser.button("Members", "#groups-list")
     browser.until(lambda: not browser.find_all("#groups-list .details"), "it is closed")
     browser.look_like()

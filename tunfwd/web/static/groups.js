@@ -49,6 +49,8 @@ function memberRow(first, room) {
       member = newer;
       node.dataset.state = member.link;
       setText(called, member.name);
+      setAttribute(kick, "aria-label", `Kick ${member.name}`);
+      setAttribute(ban, "aria-label", `Ban ${member.name}`);
       const link = member.reachable ? LINKS[member.link] : "not reachable";
       setText(about, [link, member.address ?? member.address6, member.advice].filter(Boolean).join(" · "));
       const offers = offersOf(`${room.of().kind}:${room.of().name}/${member.name}`);
@@ -62,7 +64,7 @@ function memberRow(first, room) {
 
 function bannedRow(one, room) {
   const back = h("button", { type: "button", onclick: () => attempt(back, () =>
-    call("group.unban", { group: room.of().id, member: one.public_key }), `${one.name} may be here again.`) }, "Unban");
+    call("group.unban", { group: room.of().id, member: one.public_key }), `${one.name} may be here again.`), "aria-label": `Unban ${one.name}` }, "Unban");
   const { node, about } = line(one.name, h("p", { class: "buttons" }, back));
   setText(about, `banned · ${one.public_key.slice(0, 8)}…`);
   return { node };
@@ -183,6 +185,7 @@ function groupRow(first) {
       group = newer;
       node.dataset.state = group.state;
       setText(name, group.name);
+      setAttribute(who, "aria-label", `Members of ${group.name}`);
       const kind = group.kind === "conference" ? "conference" : group.public ? "public group" : "private group";
       const others = count(group.members, "other");
       setText(about, [kind, group.state === "online" ? others : group.state, group.reason].filter(Boolean).join(" · "));
