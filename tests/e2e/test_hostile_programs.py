@@ -299,7 +299,11 @@ def test_connections_that_are_never_used_nor_closed(forward: Forwards, alice: No
 def control(node: Node) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     made.settimeout(30)
-    made.connect(str(node.folder / "control.sock"))
+    try:
+        made.connect(str(node.folder / "control.sock"))
+    except OSError:  # too many wait to be let in
+        made.close()
+        raise
     return made
 
 
