@@ -1,4 +1,5 @@
 import os
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -9,8 +10,9 @@ from tunfwd.tun.device import Device
 from tunfwd.tun.keeper import Keeper, keep
 from tunfwd.tun.upkeep import Layout, set_guards
 
-from .namespace import network_namespace
+from .namespace import ip, network_namespace
 
+TIME = 30.0  # s at most
 OWN4 = IPv4Interface("10.77.0.1/16")
 OWN6 = IPv6Interface("fd12:3456:789a::1/48")
 
@@ -23,9 +25,12 @@ def namespace() -> Iterator[None]:
 
 @pytest.fixture
 def device(namespace: None) -> Iterator[Device]:
-    """A device that is up, with addresses."""
+    """A device that is up, with addresses, which the kernel takes for its own: IPv6's a moment later."""
     device = Device.open("tunfwd0")
     assert network.configure(device.name, OWN4, OWN6) is None
+    deadline = time.monotonic() + TIME
+    while "local" not in ip("-6", "route", "get", str(OWN6.ip)):
+        assert time.monotonic() < deadline
     yield device
     device.close()
 
