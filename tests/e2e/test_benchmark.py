@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,18 +62,20 @@ def python(*arguments: str, mark: str = "") -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize(
-    ("said", "number"), [("# bare carrier, friend", signal.SIGTERM), ("# tunfwd", signal.SIGINT)]
+    ("arguments", "processes", "number"),
+    [
+        (["scripts.benchmarks.whole", "--packet", "--seconds", "1"], 2, signal.SIGTERM),  # the bare carrier
+        (["scripts.benchmarks.idle", "--contacts", "1"], 6, signal.SIGINT),  # daemons, and who they know
+    ],
 )
 def test_a_benchmark_that_is_told_to_end_leaves_neither_namespace_nor_process(
-    said: str, number: signal.Signals
+    arguments: list[str], processes: int, number: signal.Signals
 ) -> None:
-    mark = f"{os.getpid()} {said}"
-    arguments = ("-m", "scripts.benchmarks.whole", "--packet", "--seconds", "1")
-    with python(*arguments, mark=mark) as benchmark:
-        assert benchmark.stdout is not None
-        assert any(line.strip() == said for line in benchmark.stdout)
-        while not (made := made_by(benchmark.pid)):
+    mark = f"{os.getpid()} {arguments[0]}"
+    with python("-m", *arguments, mark=mark) as benchmark:
+        while not (made := made_by(benchmark.pid)) or len(marked(mark)) <= processes:
             assert benchmark.poll() is None
+            time.sleep(0.05)
         benchmark.send_signal(number)
         assert benchmark.wait(60) == 128 + number
     assert not made & labels()
