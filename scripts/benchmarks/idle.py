@@ -169,7 +169,10 @@ def main() -> None:
         rows = measure(tuple(map(int, arguments.contacts.split(","))), arguments.seconds)
     print(
         tabulate(
-            rows, headers=("contacts", "of a core", "sleeps a second", "MB of its own"), disable_numparse=True
+            rows,
+            headers=("contacts", "of a core", "sleeps a second", "MB of its own"),
+            disable_numparse=True,
+            tablefmt="pipe",
         )
     )
 
