@@ -14,12 +14,14 @@ class Echo:
     """Returns each datagram, and each byte of stream 2; reads everything else."""
 
     def __init__(self, node: Node) -> None:
+        self.total = 0  # bytes read of streams
         node.app = self
 
     def step(self, node: Node) -> None:
         while (event := node.link.next_event()) is not None:
             if type(event) is links.StreamReadable:
                 data = node.link.stream_read(event.id, 1 << 30)
+                self.total += len(data)
                 if event.id == 2:
                     node.link.stream_write(2, data)
             elif type(event) is links.DatagramReceived:
@@ -108,6 +110,27 @@ def latencies(
         times.sort()
         found += [times[len(times) // 2] - rtt, times[len(times) * 95 // 100] - rtt]
     return found[0], found[1], found[2], found[3]
+
+
+def beside_bulk(
+    rate: float, rtt: float, *, queue: float = 0.1, jitter: float = 0.001, seconds: float = 20.0
+) -> tuple[float, float]:
+    """Return the 99th percentile of the stream's round trips above the base, and the goodput.
+
+    Both from the third second on. `jitter`: as much as event loops and timers add.
+    """
+    there = Conditions(rate=rate, delay=rtt / 2, queue=rate * queue, jitter=jitter)
+    clock, a, b = pair(there, 3, links.Bbr, Conditions(delay=rtt / 2, jitter=jitter))
+    pinger = Pinger(a, bulk=True)
+    echo = Echo(b)
+    a.pump()
+    pinger.ask(a)
+    clock.run(3.0)
+    pinger.stream_times.clear()
+    before = echo.total
+    clock.run(3.0 + seconds)
+    times = sorted(pinger.stream_times)
+    return times[len(times) * 99 // 100] - rtt, (echo.total - before) / (rate * seconds)
 
 
 def shares(

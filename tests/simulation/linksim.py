@@ -43,6 +43,7 @@ class Clock:
 class Conditions:
     rate: float = 0.0  # bytes/s; 0: without limit
     delay: float = 0.005  # s, one way
+    jitter: float = 0.0  # s: each packet's delay is uniform within delay ± jitter; the order is kept
     queue: float = 0.0  # bytes at the bottleneck; 0: without limit
     loss: float = 0.0  # probabilities, for each packet
     duplicate: float = 0.0
@@ -58,6 +59,7 @@ class Pipe:
         self.conditions = conditions
         self.rng = rng
         self.busy_until = 0.0
+        self._last_arrival = 0.0  # of those that keep their order
         self.up = True
         self.delivered_bytes = 0
         self.overflows = 0
@@ -77,6 +79,9 @@ class Pipe:
         if c.corrupt and self.rng.random() < c.corrupt:
             packet = self._corrupt(packet)
         arrive = leave + c.delay
+        if c.jitter:
+            arrive = max(arrive + self.rng.uniform(-c.jitter, c.jitter), self._last_arrival)
+            self._last_arrival = arrive
         if c.reorder and self.rng.random() < c.reorder:
             arrive += self.rng.random() * 4 * c.delay
         self.delivered_bytes += len(packet)

@@ -5,7 +5,7 @@ The figures the design promises, with a margin for the seed.
 
 import pytest
 
-from tests.simulation.bottleneck import goodput, latencies, shares
+from tests.simulation.bottleneck import beside_bulk, goodput, latencies, shares
 from tunfwd import link as links
 
 pytestmark = pytest.mark.heavy
@@ -49,6 +49,24 @@ def test_second_stream_and_datagrams_under_load() -> None:
     assert datagram < 0.03
     assert stream_worst < 0.06
     assert datagram_worst < 0.06
+
+
+@pytest.mark.parametrize(
+    ("rate", "rtt", "queue", "most"),
+    [
+        (1e6, 0.02, 0.05, 0.025),
+        (1e6, 0.02, 0.1, 0.025),
+        (1e6, 0.02, 1.0, 0.025),
+        (1e6, 0.1, 0.25, 0.08),
+        (12.5e6, 0.02, 0.1, 0.02),
+    ],
+)
+def test_who_has_little_to_say_waits_for_no_probe_and_no_standing_queue(
+    rate: float, rtt: float, queue: float, most: float
+) -> None:
+    p99, share = beside_bulk(rate, rtt, queue=queue, seconds=20.0 if rate < 1e7 else 6.0)
+    assert p99 < most
+    assert share > 0.93
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,18 @@ Models the path by the most it delivers and the least it delays, sends at that r
 much in flight. One file, because it is one algorithm: functions carry the draft's names in lower case and
 stand in its order: what happens on an Ack, the states, the model, the control parameters.
 
-One thing differs, and it is the point of using BBR here: **loss without a queue is not congestion**. The
+Two things differ. One is the point of using BBR here: **loss without a queue is not congestion**. The
 draft slows down for 2 % of loss while probing, and for any loss at all between probes, which costs a radio
 link with 1 % of random loss half of its speed. Here a loss counts that way only while round trips show a
 queue (QUEUE_GAIN, QUEUE_FLOOR). Where they show none, it takes loss so heavy that the buffer must be too
 short to show (SHALLOW_LOSS). And losses do not lower the short-term bounds in Drain and ProbeBW_DOWN, where
 the queue is that of our own probe and on its way out.
+
+The other: **somebody with little to say is not to wait behind a queue of ours**, while he shares the link
+(Path.shared_at). The draft lets a probe fill up to 2.25 of what the path holds; and a rate taken for a few
+percent too much, as it is where round trips vary by a millisecond, fills twice of it in between. Then, here,
+a probe has a quarter more in flight than before it, a queue that shows in two rounds is drained
+(SHARED_DRAIN_GAIN), and bursts are of one packet.
 """
 
 from enum import Enum, StrEnum
@@ -39,6 +45,8 @@ QUANTUM_TIME: Final = 0.001  # s
 MAX_QUANTUM: Final = 65536  # bytes
 QUEUE_GAIN: Final = 1.25  # ours: a round trip this much above the least shows a queue …
 QUEUE_FLOOR: Final = 0.004  # s, ours: … and by this much, which an event loop's own delays stay under
+SHARED_TIME: Final = 3.0  # s, ours: the longest between two probes, so that a word between them is enough
+SHARED_DRAIN_GAIN: Final = 0.75  # ours
 # ours: loss that counts without a queue; a 25 % probe against a tiny buffer loses 20 %
 SHALLOW_LOSS: Final = 0.08
 
@@ -79,6 +87,7 @@ CWND_GAIN: Final = dict.fromkeys(State, DEFAULT_CWND_GAIN) | {
     State.PROBE_RTT: PROBE_RTT_CWND_GAIN,
 }
 PROBE_BW: Final = frozenset((State.DOWN, State.CRUISE, State.REFILL, State.UP))
+DRAINABLE: Final = frozenset((State.DOWN, State.CRUISE))
 ADAPTING: Final = frozenset((State.CRUISE, State.PROBE_RTT))  # ours: the draft has DRAIN and DOWN too
 
 
@@ -138,6 +147,7 @@ class Bbr:
         # Probing for more
         self._ack_phase = AckPhase.INIT
         self._probe_sample = False
+        self._up_rtt = INFINITE  # ours: the round trip when the probe began; INFINITE: nobody waits
         self._probe_up_rounds = 0
         self._probe_up_acked = 0
         self._acked_per_increase = INFINITE
@@ -188,8 +198,15 @@ class Bbr:
             self._bw_latest = sample.rate
             self._inflight_latest = sample.delivered
         self.bw = min(self.max_bw, self._bw_short)
-        self._set_pacing_rate(PACING_GAIN[self.state])
-        self.quantum = int(min(max(self.pacing_rate * QUANTUM_TIME, 2 * self.path.packet_size), MAX_QUANTUM))
+        shared = now - self.path.shared_at < SHARED_TIME
+        gain = PACING_GAIN[self.state]
+        if shared and self.state in DRAINABLE and self._is_queued():
+            gain = SHARED_DRAIN_GAIN
+        self._set_pacing_rate(gain)
+        packets = 1 if shared else 2
+        self.quantum = int(
+            min(max(self.pacing_rate * QUANTUM_TIME, packets * self.path.packet_size), MAX_QUANTUM)
+        )
         self._set_cwnd(sample)
 
     def on_packet_lost(self, size: int, in_flight: int, snapshot: SendSnapshot, now: float) -> None:
@@ -286,8 +303,10 @@ class Bbr:
         self._start_round()
         self._enter(State.REFILL)
 
-    def _start_up(self, sample: Sample) -> None:
+    def _start_up(self, sample: Sample, now: float) -> None:
         self._probe_sample = True
+        shared = now - self.path.shared_at < SHARED_TIME
+        self._up_rtt = (self.path.smoothed_rtt or INFINITE) if shared else INFINITE
         self._ack_phase = AckPhase.STARTING
         self._start_round()
         self._reset_full_bw()
@@ -308,7 +327,7 @@ class Bbr:
                 self._enter(State.CRUISE)
         elif self.state is State.REFILL:
             if self._round_start:
-                self._start_up(sample)
+                self._start_up(sample, now)
         elif self.state is State.UP and self._is_time_to_go_down(sample):
             self._probe_too_high = False
             self._start_down(now)
@@ -432,11 +451,13 @@ class Bbr:
 
     def _is_congestion(self, lost: int, in_flight: int, threshold: float = LOSS_THRESHOLD) -> bool:
         """Whether this much lost, of this much in flight, is the path's queue running over (see the head)."""
-        if min(self._round_rtt, self._last_round_rtt) > max(
-            QUEUE_GAIN * self.min_rtt, self.min_rtt + QUEUE_FLOOR
-        ):
+        if self._is_queued():
             return lost > threshold * in_flight
         return lost > max(SHALLOW_LOSS * in_flight, STARTUP_LOSSES * self.path.packet_size)
+
+    def _is_queued(self) -> bool:
+        least = min(self._round_rtt, self._last_round_rtt)
+        return least > max(QUEUE_GAIN * self.min_rtt, self.min_rtt + QUEUE_FLOOR)
 
     def _on_inflight_too_high(self, in_flight: int, app_limited: bool, now: float) -> None:
         self._probe_too_high = True
@@ -509,6 +530,8 @@ class Bbr:
 
     def _set_cwnd(self, sample: Sample) -> None:
         most = self._quantized(self._bdp(CWND_GAIN[self.state]) + self._extra_acked)
+        if self.state is State.UP and self._up_rtt != INFINITE:
+            most = min(most, self._quantized(PACING_GAIN[State.UP] * self.bw * self._up_rtt))
         cwnd = float(self.cwnd)
         if self.full_bw_reached:
             cwnd = min(cwnd + sample.acked, most)

@@ -42,6 +42,7 @@ class Path:
         "in_recovery",
         "lost",
         "packet_size",
+        "shared_at",
         "smoothed_rtt",
     )
 
@@ -58,6 +59,7 @@ class Path:
         self.cwnd_limited = False  # the window has stopped us in this round trip
         self.in_recovery = False
         self.smoothed_rtt: float | None = None
+        self.shared_at = float("-inf")  # when somebody with little to say last shared a packet with others
 
     def snapshot(self, now: float) -> SendSnapshot:
         """Return what packets sent now are to remember."""

@@ -431,6 +431,7 @@ class Link:
         if self._builder.is_shared:
             self._builder.is_shared = False
             self._brief_until = now + BRIEF_TIME
+            path.shared_at = now
         sent = path.in_flight - first_in_flight
         if sent:
             self._pacer.sent(sent, controller.pacing_rate)
