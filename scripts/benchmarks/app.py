@@ -194,14 +194,17 @@ def at_once(address: tuple[str, int], count: int) -> float:
     return time.perf_counter() - started
 
 
-def loaded_round_trips(address: tuple[str, int], congestion: str = "") -> list[float]:
-    """Return round trips of one byte while another connection is kept full, in s."""
-    load = threading.Thread(target=upload, args=(address, LOAD_TIME, congestion), daemon=True)
+def beside_upload(
+    address: tuple[str, int], seconds: float = LOAD_TIME, congestion: str = ""
+) -> tuple[list[float], float]:
+    """Return round trips of one byte while another connection is kept full, in s, and its MB/s."""
+    rates: list[float] = []
+    load = threading.Thread(target=lambda: rates.append(upload(address, seconds, congestion)), daemon=True)
     load.start()
     time.sleep(2)
     times = round_trips(address, 0.005, load.is_alive)
     load.join()
-    return times
+    return times, rates[0]
 
 
 def datagrams(address: tuple[str, int], seconds: float) -> dict[str, float]:
@@ -263,6 +266,12 @@ def delays(address: tuple[str, int]) -> dict[str, float]:
     }
 
 
+def beside(address: tuple[str, int], seconds: float = LOAD_TIME, congestion: str = "") -> dict[str, float]:
+    """Measure what has to be quick while there is much."""
+    times, rate = beside_upload(address, seconds, congestion)
+    return {**_quantiles("loaded", times), "loaded_upload": rate}
+
+
 def rates(address: tuple[str, int], seconds: float) -> dict[str, float]:
     """Measure what has to be much."""
     return {
@@ -283,8 +292,10 @@ def main(arguments: list[str]) -> None:
             result = rates((host, int(port)), float(seconds))
         case ["idle", host, port]:
             result = _quantiles("idle", round_trips((host, int(port))))
-        case ["loaded", host, port, *congestion]:
-            result = _quantiles("loaded", loaded_round_trips((host, int(port)), *congestion))
+        case ["loaded", host, port]:
+            result = beside((host, int(port)))
+        case ["loaded", host, port, seconds, *congestion]:
+            result = beside((host, int(port)), float(seconds), *congestion)
         case ["datagrams", host, port, seconds]:
             result = datagrams((host, int(port)), float(seconds))
         case ["upload", host, port, seconds, *congestion]:

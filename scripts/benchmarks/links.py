@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tabulate import tabulate
@@ -31,12 +31,15 @@ APP = str(Path(__file__).with_name("app.py"))
 PORT = 9000
 RATE = 100e6  # bit/s
 ROUND_TRIPS = (0.010, 0.050, 0.200)  # s
+PARTS = ("throughput", "sharing", "queueing")
 LOSSES = (0.0, 0.001, 0.01, 0.03)
 QUICK = ((0.010, 0.0), (0.050, 0.01), (0.200, 0.0))
-SLOW = Conditions(rate=8e6, delay=0.010, queue=0.1)
+SLOW = Conditions(rate=8e6, delay=0.010)
+QUEUES = (0.010, 0.050, 0.100, 0.250, 1.0)  # s that the slow link's queue holds
 SHARED = Conditions(rate=20e6, delay=0.020, queue=0.1)
 SHARING_TIME = 30.0  # s
-SETTLING_TIME = 8.0  # s
+SETTLING_TIME = 12.0  # s; a link believes in the least round trip for 10
+BESIDE_TIME = 20.0  # s of upload that round trips are measured beside
 ROUNDS = 100  # that a transfer goes on for at least, lest it be all start-up
 REST = 2.0  # s between transfers: whatever the last one left in queues is gone
 TIME_LIMIT = 240.0  # s for one measurement
@@ -118,9 +121,13 @@ def throughput(
     net: Topology, found: Sequence[Way], seconds: float, cells: Sequence[tuple[float, float]]
 ) -> None:
     """Print the table of rates."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    settled = None
     for round_trip, loss in cells:
         change(net, Conditions(rate=RATE, delay=round_trip / 2, loss=loss))
+        if settled != round_trip:
+            settle(found)
+            settled = round_trip
         rates = {way.name: way.upload(max(seconds, ROUNDS * round_trip)) for way in found}
         ours, bbr = rates["tunfwd"] or 0.0, rates.get("kernel bbr")
         told = [f"{rate:.1f}" if rate is not None else "-" for rate in rates.values()]
@@ -151,22 +158,24 @@ def sharing(net: Topology, found: Sequence[Way]) -> None:
     print(tabulate(rows, headers=("one", "the other"), disable_numparse=True), flush=True)
 
 
-def queueing(net: Topology, found: Sequence[Way]) -> None:
+def queueing(net: Topology, found: Sequence[Way], queues: Sequence[float]) -> None:
     """Print the table of round trips beside a full connection."""
     change(net, SLOW)
-    settle(found)
+    measured = [way for way in found if way.name != "no link"]
+    idle = {way.name: way.run("idle")["idle_median"] for way in measured}
     rows = []
-    for way in found:
-        if way.name == "no link":
-            continue
-        time.sleep(REST)
-        idle = way.run("idle")["idle_median"]
-        loaded = way.run("loaded", *filter(None, [way.congestion]))
-        median, p99 = loaded["loaded_median"], loaded["loaded_p99"]
-        rows.append((way.name, *(f"{t * 1e3:.1f} ms" for t in (idle, median, p99, median - idle))))
-    rate, queue = SLOW.rate / 1e6, SLOW.queue * 1e3
-    print(f"\nOne byte there and back over {rate:.0f} Mbit/s with {queue:.0f} ms of queue, median:\n")
-    heads = ("", "idle", "beside a full upload", "p99", "above idle")
+    for queue in queues:
+        change(net, replace(SLOW, queue=queue))
+        settle(found)
+        for way in measured:
+            time.sleep(REST)
+            loaded = way.run("loaded", BESIDE_TIME, *filter(None, [way.congestion]))
+            median, p99 = loaded["loaded_median"], loaded["loaded_p99"]
+            times = (f"{t * 1e3:.1f} ms" for t in (idle[way.name], median, p99, p99 - idle[way.name]))
+            rows.append((f"{queue * 1e3:.0f} ms", way.name, *times, f"{loaded['loaded_upload'] * 8:.2f}"))
+            print("#", *rows[-1], flush=True)
+    print(f"\nOne byte there and back beside a full upload over {SLOW.rate / 1e6:.0f} Mbit/s:\n")
+    heads = ("queue", "", "idle", "median", "p99", "p99 above idle", "upload, Mbit/s")
     print(tabulate(rows, headers=heads, disable_numparse=True))
 
 
@@ -177,6 +186,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three links instead of twelve")
     parser.add_argument("--rtt", type=float, metavar="MS", action="append", help="only this round trip")
     parser.add_argument("--loss", type=float, metavar="PERCENT", action="append", help="only this loss")
+    parser.add_argument("--queue", type=float, metavar="MS", action="append", help="only this queue")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this table; may be repeated")
     parser.add_argument("--only", metavar="WAY", action="append", help="measure this one; may be repeated")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
@@ -189,9 +200,13 @@ def main() -> None:
         if not any(way.name == "kernel bbr" for way in found):
             print("# this kernel has no BBR")
         wanted = [way for way in found if not arguments.only or way.name in (*arguments.only, "tunfwd")]
-        throughput(net, wanted, arguments.seconds, cells)
-        sharing(net, wanted)
-        queueing(net, wanted)
+        parts = arguments.part or PARTS
+        if "throughput" in parts:
+            throughput(net, wanted, arguments.seconds, cells)
+        if "sharing" in parts:
+            sharing(net, wanted)
+        if "queueing" in parts:
+            queueing(net, wanted, [queue / 1e3 for queue in arguments.queue or []] or QUEUES)
 
 
 if __name__ == "__main__":
