@@ -27,6 +27,8 @@ FRAME_LIMIT: Final = 10 + 40 + 65_535  # bytes: virtio_net_hdr and the largest I
 # as long as with 256 KB, and the transfer was up to a tenth faster.
 READ_FRAMES: Final = 256
 READ_BYTES: Final = 256 << 10
+SMALL_FRAME: Final = 4096  # bytes; a larger one is of bulk, and more of it is to be expected
+LOOK_AGAIN: Final = 16  # calls after which more than one frame is looked for
 
 # ioctl requests, linux/if_tun.h
 TUNSETOFFLOAD: Final = 0x400454D0
@@ -90,6 +92,8 @@ class Device:
         """Bytes of an IP packet that is no super-segment."""
         self.offload = Offload.NONE
         self.statistics = Statistics()
+        self._calm = 0
+        """How often in a row `read` has found one frame, and no second one."""
 
     @classmethod
     def open(cls, name: str, mtu: int = 1500) -> "Device":
@@ -133,7 +137,11 @@ class Device:
         return self._fd
 
     def read(self) -> list[bytes]:
-        """Return the frames that are waiting: all of them, or the first READ_FRAMES or READ_BYTES."""
+        """Return frames that are waiting: all of them, or the first READ_FRAMES or READ_BYTES.
+
+        Where one small frame came at a time of late, only that one: to look in vain for a second costs more
+        than the rest. If there is one, the device is still readable; now and then it is looked for.
+        """
         frames: list[bytes] = []
         size = 0
         fd = self._fd
@@ -142,8 +150,13 @@ class Device:
                 frame = os.read(fd, FRAME_LIMIT)
                 frames.append(frame)
                 size += len(frame)
+                if self._calm and size < SMALL_FRAME and len(frames) == 1:
+                    self._calm = (self._calm + 1) % LOOK_AGAIN
+                    break
+            else:
+                self._calm = 0
         except BlockingIOError:
-            pass
+            self._calm = 1 if len(frames) == 1 else 0
         except OSError as error:
             raise DeviceLost(f"the TUN device {self.name} is gone: {error.strerror}") from error
         self.statistics.frames_read += len(frames)
