@@ -185,6 +185,7 @@ async def test_who_may_not_reach_contacts_cannot_by_datagrams(proxy: Proxy) -> N
             assert said == b"\x05\x00" + answer(Reply.NOT_ALLOWED)
 
 
+@pytest.mark.interpreted
 async def test_there_is_no_end_of_patience_with_an_association(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ async def test_what_is_not_there_is_told_as_it_is(proxy: Proxy) -> None:
         assert await proxy.reply(server, port) is Reply.HOST_UNREACHABLE
 
 
+@pytest.mark.interpreted
 async def test_who_says_nothing_is_not_waited_for(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socks, "PATIENCE", 0.05)
     async with await proxy.open() as silent:
@@ -132,6 +133,7 @@ async def test_garbage_ends_at_once_and_leaves_nothing(proxy: Proxy) -> None:
     assert proxy.server.undecided == 0
 
 
+@pytest.mark.interpreted
 async def test_too_many_that_say_nothing(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socks, "MAX_UNDECIDED", 1)
     async with await proxy.open() as first:

@@ -181,6 +181,7 @@ async def test_a_name_that_cannot_be_resolved(poller: Poller, resolver: Resolver
     flow.close()
 
 
+@pytest.mark.interpreted
 async def test_a_name_that_is_resolved_later(
     poller: Poller, resolver: Resolver, service: trio.socket.SocketType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

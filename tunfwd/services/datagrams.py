@@ -109,18 +109,22 @@ class ServiceFlow:
 
     async def _resolve(self) -> None:
         with self._resolving:
-            while not self._addresses:
-                failure = Reason.TIMED_OUT
-                with trio.move_on_after(RESOLVE_TIMEOUT):
-                    try:
-                        self._addresses = await resolve_datagram(self.target)
-                        break
-                    except ConnectFailed as failed:
-                        failure = failed.failure
+            while (failure := await self._look_up()) is not None:
                 self._give_up(failure)
                 await trio.sleep(RESOLVE_AGAIN)
             if not self._resolving.cancel_called:
                 self._try_next(Reason.UNREACHABLE)
+
+    async def _look_up(self) -> Reason | None:
+        """Ask for the service's addresses; return why there are none, if so."""
+        failure: Reason | None = Reason.TIMED_OUT
+        with trio.move_on_after(RESOLVE_TIMEOUT):
+            try:
+                self._addresses = await resolve_datagram(self.target)
+                failure = None
+            except ConnectFailed as failed:
+                failure = failed.failure
+        return failure
 
     # Addresses
 
@@ -326,7 +330,9 @@ class ServiceFlow:
         if handler is not None:
             handler.datagram_failed(self, Reason.UNREACHABLE)
 
-    discard = close
+    def discard(self) -> None:
+        """See Watcher."""
+        self.close()
 
     def _close_socket(self) -> None:
         self.forget_beside()

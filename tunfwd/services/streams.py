@@ -376,4 +376,10 @@ class CallerStream(SocketStream):
         self.handler = None
         self.abort()
 
-    unreachable = ignore = refuse
+    def unreachable(self) -> None:
+        """Tell the program that the host cannot be reached."""
+        self.refuse()
+
+    def ignore(self) -> None:
+        """Answer as a dead host does."""
+        self.refuse()
