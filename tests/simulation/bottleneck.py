@@ -133,6 +133,24 @@ def beside_bulk(
     return times[len(times) * 99 // 100] - rtt, (echo.total - before) / (rate * seconds)
 
 
+def after_a_fall(seed: int) -> float:
+    """Return the round trip half a minute after a path has fallen to a twelfth of its rate.
+
+    It has a second of queue, and somebody waits meanwhile.
+    """
+    there = Conditions(rate=12.5e6, delay=0.01, queue=1.25e6, jitter=0.001)
+    clock, a, b = pair(there, seed, links.Bbr, Conditions(delay=0.01, jitter=0.001))
+    pinger = Pinger(a, bulk=True)
+    Echo(b)
+    a.pump()
+    clock.run(8.0)
+    there.rate = there.queue = 1e6
+    clock.at(8.5, pinger.ask, a)
+    clock.run(38.0)
+    assert a.link.round_trip is not None
+    return a.link.round_trip
+
+
 def shares(
     first: type,
     second: type,

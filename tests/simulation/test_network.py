@@ -5,7 +5,7 @@ The figures the design promises, with a margin for the seed.
 
 import pytest
 
-from tests.simulation.bottleneck import beside_bulk, goodput, latencies, shares
+from tests.simulation.bottleneck import after_a_fall, beside_bulk, goodput, latencies, shares
 from tunfwd import link as links
 
 pytestmark = pytest.mark.heavy
@@ -67,6 +67,11 @@ def test_who_has_little_to_say_waits_for_no_probe_and_no_standing_queue(
     p99, share = beside_bulk(rate, rtt, queue=queue, seconds=20.0 if rate < 1e7 else 6.0)
     assert p99 < most
     assert share > 0.93
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_queue_that_a_fall_of_the_rate_has_left_goes_away(seed: int) -> None:
+    assert after_a_fall(seed) < 0.1
 
 
 @pytest.mark.parametrize(

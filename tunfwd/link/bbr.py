@@ -489,7 +489,8 @@ class Bbr:
         self._probe_rtt_expired = now > self._probe_rtt_time + PROBE_RTT_INTERVAL
         if sample.rtt >= 0 and (sample.rtt < self._probe_rtt_min or self._probe_rtt_expired):
             self._probe_rtt_min = sample.rtt
-            self._probe_rtt_time = now
+            if self._probe_rtt_expired or now - self.path.shared_at >= SHARED_TIME:
+                self._probe_rtt_time = now  # ours: a queue that is being drained puts off no ProbeRTT
         if self._probe_rtt_min < self.min_rtt or now > self._min_rtt_time + MIN_RTT_WINDOW:
             self.min_rtt = self._probe_rtt_min
             self._min_rtt_time = self._probe_rtt_time
