@@ -87,6 +87,7 @@ CWND_GAIN: Final = dict.fromkeys(State, DEFAULT_CWND_GAIN) | {
     State.PROBE_RTT: PROBE_RTT_CWND_GAIN,
 }
 PROBE_BW: Final = frozenset((State.DOWN, State.CRUISE, State.REFILL, State.UP))
+PROBING: Final = frozenset((State.REFILL, State.UP))
 DRAINABLE: Final = frozenset((State.DOWN, State.CRUISE))
 ADAPTING: Final = frozenset((State.CRUISE, State.PROBE_RTT))  # ours: the draft has DRAIN and DOWN too
 
@@ -379,6 +380,9 @@ class Bbr:
     def _check_probe_rtt(self, sample: Sample, now: float) -> None:
         if self.state is not State.PROBE_RTT and self._probe_rtt_expired and not self._idle_restart:
             self._save_cwnd()
+            if self.state in PROBING and self._bw_filter[1] > 0:
+                # ours: a cycle that is longer than the interval ends here, or the rate of old stays for good
+                self._bw_filter = [self._bw_filter[1], 0.0]
             self._enter(State.PROBE_RTT)
             self._probe_rtt_done = None
             self._ack_phase = AckPhase.STOPPING
