@@ -26,7 +26,7 @@ class ByteQueue:
         return self.size
 
     def append(self, chunk: Buffer) -> None:
-        """Add a chunk that is not empty; a small one is copied, a large one kept."""
+        """Append a chunk, which must not be empty; a small one is copied, a large one kept."""
         self.size += len(chunk)
         if len(chunk) >= _SMALL:
             self._chunks.append(chunk)
@@ -38,7 +38,7 @@ class ByteQueue:
             self._chunks.append(bytearray(chunk))
 
     def extend(self, other: "ByteQueue") -> None:
-        """Take over all that `other` holds; it must not be used afterwards."""
+        """Append all that `other` holds, which must not be used afterwards."""
         self.size += other.size
         self._chunks.extend(other._chunks)
 

@@ -1,10 +1,10 @@
 """One TCP connection between a virtual address and a program behind the kernel (RFC 9293).
 
-Fed by stack.py with segments and the time; asks it, in return, to be let send and to tell the owner. The data
-are kept by receive_buffer.py and send_buffer.py; here are the states, the timer and what is said on the wire.
+Fed by stack.py with segments and the time; in return asks it for a turn to send, and to tell the owner. The
+data are kept by receive_buffer.py and send_buffer.py; states, timer and choice of segments are here.
 
-Nothing is sent from within a call of the owner or on arrival of a segment, save duplicate acknowledgments:
-`transmit` sends all, once for each round of arrivals, and so acknowledges once however many segments came.
+Nothing is sent from within a call of the owner or on arrival of a segment, except duplicate acknowledgments:
+`transmit` sends everything, once for each round of arrivals, and so acknowledges any number of segments once.
 """
 
 from typing import Final, Protocol, assert_never
@@ -29,13 +29,13 @@ CONNECT_TIMEOUT: Final = 75.0  # s; RFC 9293 3.8.3 lets the owner choose less
 PATIENCE: Final = 130.0  # s a SYN waits for the owner; a Linux client gives up after 127 s
 TIME_WAIT: Final = 1.0  # s; RFC 9293 3.4.2 says 4 minutes; the path is a queue in this machine
 ACK_DELAY: Final = 0.002
-"""s that the acknowledgment of a small segment waits for an answer to go with; RFC 9293 3.8.6.3 allows 0.5 s.
+"""s that the acknowledgment of a small segment waits for data to go with; RFC 9293 3.8.6.3 allows 0.5 s.
 
 An answer over a short path comes within that. With a longer wait, a program that waits for an acknowledgment
 before it sends the rest of its question (Nagle's algorithm) would notice.
 """
 QUICK_AT_FIRST: Final = 16  # segments of a connection that are acknowledged at once, as Linux does
-QUICK: Final = 64  # the same, after an answer did not come in time: the path is long, or nobody answers
+QUICK: Final = 64  # the same, after data did not follow in time: the path is long, or nothing is answered
 MIN_MSS: Final = 88  # bytes; less would make a super-segment of more packets than the kernel cuts
 
 
@@ -68,7 +68,7 @@ class Listener(Protocol):
         """The handshake is complete."""
 
     def connect_failed(self, connection: "Connection", reason: Reason) -> None:
-        """The connection never came to be."""
+        """The connection could not be established."""
 
     def readable(self, connection: "Connection") -> None:
         """There is something to read."""
@@ -134,16 +134,16 @@ class Connection:
         self.local = Endpoint(path.source, ports[0])
         self.remote = Endpoint(path.destination, ports[1])
         self.share = share
-        """What its place is counted in; the table's."""
+        """Whose share it is counted in; kept by the table."""
         self.state = State.CLOSED
         self.syn_packet = b""
         """The IP packet of the SYN that is to be answered."""
         self.muted = False
-        """Whether the owner wants to hear no more."""
+        """Whether the owner has asked for no more events."""
         self.handler: StreamHandler | None = None
         """Where the owner passes its events to. The owner sets it; muting clears it."""
         self.will_send = False
-        """Whether `transmit` is going to be called; the stack's."""
+        """Whether `transmit` is scheduled; kept by the stack."""
         self.timer = ConnectionTimer()
         self._give_up = NEVER
         self._send = SendBuffer(sequence + 1, path.mss, path.max_payload)
@@ -169,7 +169,7 @@ class Connection:
     def accept(self) -> None:
         """Answer the SYN. Connected follows; what is written before is sent then."""
         if self.state is State.CLOSED:
-            return  # given up by its sender in the meantime, as an event says
+            return  # its sender has given up in the meantime, which an event says
         self._require(State.INCOMING)
         self._advance(Step.ACCEPT)
         self._environment.decided(self)
@@ -200,7 +200,7 @@ class Connection:
     def write(self, data: Buffer) -> int:
         """Take as much of `data` as there is room for, and return how many bytes that was.
 
-        Writable follows a short write. Nothing is taken once the connection is over, as an event says.
+        Writable follows a short write. Nothing is taken after the connection's last event.
         """
         if self._send.closing:
             raise Misuse("write after shutdown")
@@ -211,7 +211,7 @@ class Connection:
         return accepted
 
     def read(self, limit: int) -> bytes:
-        """Return up to `limit` bytes that have arrived; reading is what opens the window."""
+        """Return up to `limit` bytes that have arrived; reading opens the window."""
         data = self._receive.read(limit)
         self._readable_told = False
         if data:
@@ -336,7 +336,7 @@ class Connection:
             self._tell_data()
 
     def _owe_acknowledgment(self, length: int, now: float, *, is_end: bool) -> None:
-        """Acknowledge bulk and the end at once, and what is small with the answer, if that comes soon."""
+        """Acknowledge bulk data and FIN at once, a small segment with the answer, if that comes soon."""
         self._unacknowledged += length
         if is_end or self._unacknowledged >= self._send.mss:
             self._acknowledge = True
@@ -370,7 +370,7 @@ class Connection:
             self._acknowledge = True  # RFC 5961 5.2
             return False
         if acknowledgment < send.una:
-            return True  # old; what else it brings may be new
+            return True  # an old acknowledgment; the segment's data may be new
         moved = send.update_window(start, acknowledgment, segment.window << self._send_scale)
         if acknowledgment > send.una:
             send.acknowledge(acknowledgment)
@@ -388,11 +388,11 @@ class Connection:
 
     def _window_moved(self, now: float) -> None:
         if self.state is State.TIME_WAIT:
-            return  # a reader that goes on after its FIN: the wait is not put off
+            return  # a peer that reads on after its FIN: the wait is not extended
         if self.timer.purpose is Purpose.PROBE:
             self.timer.attempts = 0
             if self._send.in_flight:
-                self._send.retransmit()  # was dropped for want of a window
+                self._send.retransmit()  # it was dropped, as the window was too small
         self.timer.restart(self._send, now)
 
     def _establish(self, now: float) -> None:
@@ -434,7 +434,7 @@ class Connection:
     # What goes out
 
     def transmit(self, frames: list[Frame], now: float) -> bool:
-        """Append the frames that are due; whether there is more for another round."""
+        """Append the frames that are due; return whether more are due for another round."""
         more = False
         if self.state in SYNCHRONIZED:
             more = self._transmit_data(frames)
@@ -445,7 +445,7 @@ class Connection:
                 self.timer.follow(self._send, now)
         elif self._syn_due:
             frames.append(self._writer.syn(answer=self.state is State.SYN_RECEIVED))
-            if self.timer.purpose is Purpose.IDLE:  # a repeated SYN puts nothing off
+            if self.timer.purpose is Purpose.IDLE:  # a repeated SYN does not extend the wait
                 self.timer.start_syn(now, self._give_up)
         elif self._acknowledge and self.state is State.SYN_RECEIVED:
             frames.append(self._writer.acknowledgment())
@@ -476,7 +476,7 @@ class Connection:
         return min(self.timer.deadline, self.acknowledge_at)
 
     def handle_timeout(self, now: float) -> None:
-        """Do what the deadline was for."""
+        """Act on the deadline."""
         if self.acknowledge_at <= now:
             self.acknowledge_at = NEVER
             self._quick = QUICK
@@ -535,7 +535,7 @@ class Connection:
     # Ends
 
     def icmp_error(self, failure: Reason, sequence: int) -> None:
-        """Take in an ICMP error about a segment of ours; only one about a SYN ends a connection."""
+        """Process an ICMP error about a segment of ours; only one about a SYN ends a connection."""
         # RFC 5927
         if self.state is State.SYN_SENT and sequence == (self._send.una - 1) & 0xFFFFFFFF:
             self._fail(failure)

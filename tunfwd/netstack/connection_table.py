@@ -1,7 +1,7 @@
 """All connections, by their endpoints: how many there may be, and what port and sequence number one gets.
 
 Each virtual address has shares of its own: one of the connections that programs here open to it, one of those
-that are opened from it to services here. So no contact is in another's way, nor in its own, the other way.
+that are opened from it to services here. So no contact takes another's places, nor one direction the other's.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ MAX_CONNECTIONS: Final = 16384  # each way, in any state; and LEAST for each vir
 MAX_PER_ADDRESS: Final = 4096
 LEAST: Final = 256
 MAX_INCOMING: Final = 4096  # SYNs that wait for the owner; and LEAST_INCOMING for each virtual address beyond
-MAX_INCOMING_PER_ADDRESS: Final = 2048  # a program that opens a thousand at once waits for no repetition
+MAX_INCOMING_PER_ADDRESS: Final = 2048  # a program that opens a thousand at once needs no retransmission
 LEAST_INCOMING: Final = 64
 FIRST_EPHEMERAL_PORT: Final = 49152  # RFC 6335 6
 
@@ -91,11 +91,11 @@ class ConnectionTable:
         return self._new(local, remote, self._from_hosts, now)
 
     def decided(self, connection: Connection) -> None:
-        """Count one SYN less that waits for the owner."""
+        """Count a SYN as no longer waiting for the owner."""
         self._undecided.give_back(connection.local.address)
 
     def remove(self, connection: Connection) -> None:
-        """Free the endpoints of a connection."""
+        """Release the endpoints of a connection."""
         key = _key(connection.local, connection.remote)
         if self._connections.get(key) is connection:
             del self._connections[key]

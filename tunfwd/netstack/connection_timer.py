@@ -1,4 +1,4 @@
-"""The one timer of a connection: what it runs for, when it ends, how often it has ended in vain.
+"""The one timer of a connection: its purpose, its deadline, and how often it has expired without progress.
 
 Kept by connection.py; stack.py finds it when it is due.
 """
@@ -9,19 +9,19 @@ from typing import Final
 from tunfwd.netstack.send_buffer import SendBuffer
 from tunfwd.netstack.types import NEVER
 
-SYN_TIMEOUT = 0.3  # s before the first SYN or SYN/ACK is sent again; RFC 6298 2.1 says 1 s for the Internet
+SYN_TIMEOUT: Final = 0.3  # s before the first SYN or SYN/ACK is resent; RFC 6298 2.1 says 1 s, for any path
 SYN_ACK_ATTEMPTS: Final = 6  # doublings of 0.3 s make 38 s
 RETRANSMISSION_TIMEOUT: Final = 0.2  # s; RFC 6298 2.4 says 1 s; a kernel here answers in 40 ms at the latest
 MAX_ATTEMPTS: Final = 9  # doublings of 0.2 s make 102 s; RFC 9293 3.8.3 wants at least 100 s
 PROBE_INTERVAL: Final = 0.3  # s before the first probe of a closed window
-PROBE_SILENCE: Final = 100.0  # s without any answer to probes before the peer is taken for gone
+PROBE_SILENCE: Final = 100.0  # s without any answer to probes, after which the peer is considered gone
 MAX_INTERVAL: Final = 60.0  # s; RFC 6298 2.5
 KEEP_ALIVE: Final = 7200.0  # s of silence; RFC 9293 3.8.4
 KEEP_ALIVE_INTERVAL: Final = 75.0  # s between keep-alive probes
 
 
 class Purpose(enum.Enum):
-    """What happens at the deadline."""
+    """What the timer runs for."""
 
     IDLE = enum.auto()
     RETRANSMIT = enum.auto()
@@ -44,7 +44,7 @@ class ConnectionTimer:
         self.attempts = 0
         """Expirations since the peer last made progress."""
         self.heard = 0.0
-        """When the peer was last heard of."""
+        """When a segment of the peer last arrived."""
 
     def start(self, purpose: Purpose, deadline: float) -> None:
         """Run for `purpose` until `deadline`."""
@@ -52,7 +52,7 @@ class ConnectionTimer:
         self.deadline = deadline
 
     def stop(self) -> None:
-        """Run for nothing; attempts still count."""
+        """Stop; attempts are still counted."""
         self.start(Purpose.IDLE, NEVER)
 
     def start_syn(self, now: float, give_up: float) -> None:
@@ -61,7 +61,7 @@ class ConnectionTimer:
         self.start(Purpose.RETRANSMIT, min(now + interval, now + MAX_INTERVAL, give_up))
 
     def follow(self, send: SendBuffer, now: float) -> None:
-        """Run for what the state of the sending half calls for; if that is so already, go on."""
+        """Run for what the state of the sending half requires; if it does so already, leave the deadline."""
         in_flight = send.next > send.una
         if in_flight and not send.window_closed:
             purpose, interval = Purpose.RETRANSMIT, RETRANSMISSION_TIMEOUT
@@ -86,13 +86,13 @@ class ConnectionTimer:
 
     @property
     def exhausted(self) -> bool:
-        """Whether retransmissions have been in vain for too long."""
+        """Whether retransmissions have gone unanswered for too long."""
         return self.attempts > MAX_ATTEMPTS
 
     def peer_is_gone(self, now: float) -> bool:
-        """Whether probes have been in vain for too long: not one was answered."""
+        """Whether no probe has been answered for too long."""
         return self.attempts > MAX_ATTEMPTS and now > self.heard + PROBE_SILENCE
 
     def peer_is_awake(self, now: float) -> bool:
-        """Whether a keep-alive probe can wait, since the peer was heard in the meantime."""
+        """Whether a keep-alive probe can wait, as the peer was heard in the meantime."""
         return now < self.heard + KEEP_ALIVE

@@ -1,6 +1,6 @@
 """UDP on its way out: bounded queues, and runs of equal datagrams joined for the kernel to cut apart.
 
-Each virtual address has a queue of its own, so that what a contact sends too much of is lost to itself.
+Each virtual address has a queue of its own, so that a contact that sends too much loses datagrams of its own.
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ class _Queued:
 
 
 class DatagramQueue:
-    """What `send_datagram` was given since frames were last asked for."""
+    """Datagrams that were sent since frames were last asked for."""
 
     __slots__ = ("_identification", "_mtu", "_paths", "_queues", "_segmentation", "dropped")
 
@@ -85,7 +85,7 @@ class DatagramQueue:
 
 
 def _join(payloads: list[bytes], source: Endpoint, destination: Endpoint, queue: deque[_Queued]) -> None:
-    """Add what follows in the queue with the same endpoints and size, the last one possibly shorter."""
+    """Append the datagrams that follow with the same endpoints and size; the last may be shorter."""
     size, total = len(payloads[0]), len(payloads[0])
     while queue and size and len(payloads) < udp.MAX_SEGMENTS:
         following = queue[0]

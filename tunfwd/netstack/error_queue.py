@@ -1,7 +1,7 @@
 """ICMP errors on their way out, at a bounded rate (RFC 1812 4.3.2.8, RFC 4443 2.4 (f)).
 
-The rate is shared out among the virtual addresses that errors come from: a contact that is asked in vain very
-often does not keep programs from hearing that another has gone.
+The rate is shared among the virtual addresses that errors come from: errors about a contact that is asked for
+closed ports very often do not suppress those about another.
 """
 
 from typing import Final
@@ -13,12 +13,12 @@ from tunfwd.wire.checksum import Buffer
 
 WINDOW: Final = 0.5  # s
 RATE: Final = 500  # errors in a window: icmp_msgs_per_sec of Linux
-BURST = 250  # errors of one address in a window. Linux has 50; a page that makes many connections needs more
+BURST: Final = 250  # errors of one address in a window; Linux has 50, a page with many connections needs more
 MAX_QUEUED: Final = 1024  # errors since frames were last asked for; of one address half as many
 
 
 class ErrorQueue:
-    """Errors that were decided on, and may be sent if not too many were of late."""
+    """Errors to be sent, as far as the rate allows."""
 
     __slots__ = ("_queue", "_queued", "_sent", "_until", "suppressed")
 
@@ -38,7 +38,7 @@ class ErrorQueue:
     ) -> None:
         """Tell `destination` what became of the packet `quote`.
 
-        It comes from `source`, the address in question: the kernel drops what claims to be its own.
+        The error comes from `source`, the address in question: the kernel drops packets from its own.
         """
         if not self._queued.take(source):
             self.suppressed += 1

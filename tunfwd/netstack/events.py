@@ -41,7 +41,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class ConnectFailed:
-    """connect() came to nothing."""
+    """connect() failed."""
 
     connection: Connection
     reason: Reason
@@ -50,7 +50,7 @@ class ConnectFailed:
 
 @dataclass(init=False, slots=True)
 class Readable:
-    """There is something to read; not told again before read() was called."""
+    """There is data to read; not repeated before read() was called."""
 
     connection: Connection
 
@@ -97,7 +97,7 @@ class Datagram:
     dont_fragment: bool
     """Whether Stack.too_big is the way to say that it cannot be carried; always true of IPv6."""
     packet: memoryview
-    """How the IP packet began that it came in, for errors to quote; empty where none is to answer it."""
+    """The beginning of its IP packet, for errors to quote; empty where no error may answer it."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class DatagramRefused:
 
 @dataclass(frozen=True, slots=True)
 class EchoRequest:
-    """Somebody pings a host that is online; Stack.answer_echo answers for it."""
+    """An echo request to a host that is online; Stack.answer_echo answers for it."""
 
     source: bytes
     destination: bytes
@@ -170,7 +170,7 @@ Event = (
 
 
 class EventQueue:
-    """What waits to be told, oldest first; told of connections by themselves (connection.Listener)."""
+    """Events that wait for the owner, oldest first; connections report their own (connection.Listener)."""
 
     __slots__ = ("_datagrams", "_events")
 
@@ -181,15 +181,15 @@ class EventQueue:
         )
 
     def append(self, event: Event) -> None:
-        """Have the owner told."""
+        """Queue an event for the owner."""
         self._events.append(event)
 
     def reserve(self, address: bytes) -> bool:
-        """Take a place for a datagram to a virtual address; False where too many wait."""
+        """Reserve a place for a datagram to a virtual address; False where too many wait."""
         return self._datagrams.take(address)
 
     def next(self) -> Event | None:
-        """Return what happened next; None if the owner knows all. Nothing is told of muted connections."""
+        """Return the next event, or None. Events of muted connections are left out."""
         while self._events:
             event = self._events.popleft()
             if isinstance(event, Readable):  # the usual one
@@ -214,7 +214,7 @@ class EventQueue:
         self._events.append(Connected(connection))
 
     def connect_failed(self, connection: Connection, reason: Reason) -> None:
-        """The connection never came to be."""
+        """The connection could not be established."""
         self._events.append(ConnectFailed(connection, reason))
 
     def readable(self, connection: Connection) -> None:

@@ -15,7 +15,7 @@ from tunfwd.wire import tcp
 CAPACITY: Final = 1 << 20  # bytes read in and not read out; also the largest window
 WINDOW_SCALE: Final = 8
 MAX_UNSCALED_WINDOW: Final = 65535  # bytes; all that a SYN, or a peer without window scaling, can be told
-UPDATE_STEP = CAPACITY // 4  # bytes; how far the window must have opened to be worth a segment of its own
+UPDATE_STEP: Final = CAPACITY // 4  # bytes by which the window must have opened to be worth a segment
 MAX_RANGES: Final = 256  # islands kept beyond a gap; what would make more is dropped, and sent again
 
 
@@ -24,7 +24,7 @@ class Arrival(enum.Enum):
 
     IN_ORDER = enum.auto()
     OUT_OF_ORDER = enum.auto()
-    """Beyond a gap, or there already: answered at once, so that the sender learns of the gap."""
+    """Beyond a gap, or received already: acknowledged at once, so that the sender learns of the gap."""
 
 
 class _Range:
@@ -136,7 +136,7 @@ class ReceiveBuffer:
             del ranges[index]
 
     def _fill(self, data: memoryview) -> None:
-        """Add data at `next`, and the islands that it reaches."""
+        """Append data at `next`, and the islands that it reaches."""
         start, end = self.next, self.next + len(data)
         while self._ranges and self._ranges[0].start <= end:
             island = self._ranges.pop(0)
@@ -149,7 +149,7 @@ class ReceiveBuffer:
             self.next = end
 
     def sack_blocks(self) -> list[tuple[int, int]]:
-        """Return the islands, the one touched last first (RFC 2018 4), as many as an option holds."""
+        """Return the islands, the one extended last first (RFC 2018 4), as many as an option holds."""
         if not self._ranges:
             return []
         latest = sorted(self._ranges, key=_touched, reverse=True)[: tcp.MAX_SACK_BLOCKS]
@@ -172,7 +172,7 @@ class ReceiveBuffer:
         return not self.finished and self._reachable() - self.edge >= step
 
     def advertise(self) -> int:
-        """Return the window field of a segment sent now; the peer may use what it says from now on."""
+        """Return the window field of a segment sent now, which the peer may use from now on."""
         field = max(self._reachable() - self.next, self.edge - self.next) >> self.window_scale
         field = max(0, min(field, MAX_UNSCALED_WINDOW))
         self.edge = max(self.edge, self.next + (field << self.window_scale))

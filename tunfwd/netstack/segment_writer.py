@@ -11,7 +11,7 @@ from tunfwd.wire import tcp
 
 
 class SegmentWriter:
-    """Knows what every segment of the connection has in common."""
+    """Writes segments; holds what all of a connection have in common."""
 
     __slots__ = ("_destination", "_path", "_receive", "_send", "_source", "sack_permitted")
 
@@ -51,7 +51,7 @@ class SegmentWriter:
         )
 
     def acknowledgment(self, *, probe: bool = False) -> Frame:
-        """Return an empty segment. A probe bears an acknowledged number, and so has to be answered."""
+        """Return an empty segment. A probe has an acknowledged sequence number, and so must be answered."""
         blocks = self._receive.sack_blocks() if self.sack_permitted else []
         return self._path.segment(
             self._source,
@@ -64,7 +64,7 @@ class SegmentWriter:
         )
 
     def reset(self) -> Frame:
-        """Return a reset of what is there."""
+        """Return a reset of the connection."""
         return self._path.segment(
             self._source,
             self._destination,

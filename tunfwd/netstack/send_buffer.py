@@ -1,7 +1,7 @@
 """The sending half of a connection: what may be sent now, and what has to be sent again.
 
 Filled by the owner, emptied by connection.py. Strict about the peer's window, for the peer is a kernel that
-drops what exceeds it; without congestion control, pacing or Nagle's algorithm, for the path is a queue in
+drops what exceeds it; without congestion control, pacing or Nagle's algorithm, as the path is a queue in
 this machine. Losses are repaired as NewReno does (RFC 6582), without the congestion window. Sequence numbers
 are unwrapped; SYN is not counted here, FIN is.
 """
@@ -14,13 +14,13 @@ from tunfwd.netstack.byte_queue import ByteQueue
 from tunfwd.wire.checksum import Buffer
 
 CAPACITY: Final = 1 << 20  # bytes unacknowledged and unsent together
-WRITABLE = CAPACITY // 4  # bytes of space that end a shortage
+WRITABLE: Final = CAPACITY // 4  # bytes of space that end a shortage
 DUPLICATE_THRESHOLD: Final = 3  # duplicate acknowledgments that tell of a loss; RFC 5681 3.2
 
 
 @dataclass(init=False, slots=True)
 class Piece:
-    """What one frame carries."""
+    """The payload of one frame."""
 
     sequence: int
     data: Buffer
@@ -89,7 +89,7 @@ class SendBuffer:
         return CAPACITY - self._flight_bytes - self._unsent.size
 
     def write(self, data: Buffer) -> int:
-        """Take as many bytes as there is space for, and say how many."""
+        """Take as many bytes as there is space for, and return how many."""
         accepted = min(len(data), CAPACITY - self._flight_bytes - self._unsent.size)
         if accepted < len(data):
             self._short = True
@@ -108,7 +108,7 @@ class SendBuffer:
     # What the peer says
 
     def plausible(self, acknowledgment: int) -> bool:
-        """Whether the peer can have sent this: neither of what is to come nor of long ago (RFC 5961 5.2)."""
+        """Whether the peer can have sent this number: neither too new nor too old (RFC 5961 5.2)."""
         return self.una - self._largest_window <= acknowledgment <= self.next
 
     def set_window(self, sequence: int, window: int) -> None:
@@ -131,7 +131,7 @@ class SendBuffer:
         return moved
 
     def acknowledge(self, acknowledgment: int) -> None:
-        """Forget what lies before `acknowledgment`, which is in una + 1..next."""
+        """Release the bytes before `acknowledgment`, which is in una + 1..next."""
         acknowledged = acknowledgment - self.una
         self.una = acknowledgment
         if self._fin_sent and acknowledgment == self.next:
@@ -149,7 +149,7 @@ class SendBuffer:
         self._repair = self.una < self._recover  # partial: what follows was lost as well
 
     def duplicate(self) -> bool:
-        """Count a duplicate acknowledgment; whether it calls for a retransmission at once.
+        """Count a duplicate acknowledgment; return whether it requires a retransmission at once.
 
         With fewer pieces in flight than could cause three, fewer suffice (RFC 5827 2.1).
         """
@@ -168,7 +168,7 @@ class SendBuffer:
         self._duplicates = 0
 
     def override(self) -> None:
-        """Use the window however small: no larger one came for a while (RFC 9293 3.8.6.2.1)."""
+        """Use the window, however small: no larger one came for a while (RFC 9293 3.8.6.2.1)."""
         self._override = True
 
     # What goes out
@@ -190,11 +190,11 @@ class SendBuffer:
 
     @property
     def fin_acknowledged(self) -> bool:
-        """Whether all is over in this direction."""
+        """Whether everything, FIN included, is acknowledged."""
         return self._fin_sent and self.una == self.next
 
     def next_piece(self) -> Piece | None:
-        """Return what to send now; None if there is nothing, or the window forbids it."""
+        """Return the payload to send now; None if there is none, or the window does not allow it."""
         if self._repair:
             self._repair = False
             piece = self._first_in_flight()

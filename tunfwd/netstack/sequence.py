@@ -1,7 +1,7 @@
 """Sequence numbers without wrap-around (RFC 9293 3.4).
 
 On the wire they are 32 bits and wrap every 4 GiB. Inside the stack they are plain integers that never do:
-`unwrap` converts at the door, headers cut them down again, and everything between compares with `<`.
+`unwrap` converts on arrival, headers cut them to 32 bits again, and everything between compares with `<`.
 """
 
 from typing import Final

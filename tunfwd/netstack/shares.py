@@ -1,4 +1,4 @@
-"""How many of a bounded number of places each of several owners may have, so that none is another's want.
+"""How many of a bounded number of places each of several owners may have, so that none starves another.
 
 A dynamic threshold (Choudhury and Hahne 1998): an owner may have as many as are free for all others to take.
 Alone it gets half of the places; whoever comes later gets half of the rest; and `least` places are there for

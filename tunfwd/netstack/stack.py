@@ -40,7 +40,7 @@ FRAMES_A_ROUND: Final = 256  # of TCP; how long sending may keep us from receivi
 class Stack:
     """All virtual hosts behind one TUN device.
 
-    After any call, what it gave rise to is in `next_event`, `packets_to_send` and `next_timeout`.
+    After any call, its consequences are in `next_event`, `packets_to_send` and `next_timeout`.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Stack:
     def receive(self, frames: Iterable[Buffer], now: float) -> None:
         """Process frames as read: virtio_net_hdr and one packet each. They must not change afterwards.
 
-        What is malformed, or for nobody, is dropped and counted.
+        What is malformed, or not for a virtual host, is dropped and counted.
         """
         for frame in frames:
             self._statistics.frames += 1
@@ -107,7 +107,7 @@ class Stack:
                 self._receive_frame(frame, now)
             except Malformed:
                 self._statistics.malformed += 1
-            except Exception as error:  # a mistake in here: this packet's loss, and nobody else's
+            except Exception as error:  # a bug of ours: it costs this packet, and no other
                 self._events.append(Fault(error, None))
 
     def _receive_frame(self, frame: Buffer, now: float) -> None:
@@ -134,7 +134,7 @@ class Stack:
             self._receive_other(payload, packet, header, first)
 
     def _is_answerable(self, packet: ip.Packet) -> bool:
-        """Whether the packet goes from one host to another, and not from one that we stand for."""
+        """Whether the packet goes from one host to another, and not from a virtual one."""
         match verdict := self._network.judge(packet.source, packet.destination):
             case Verdict.FINE:
                 return True
@@ -151,7 +151,7 @@ class Stack:
         return False
 
     def _is_sound(self, data: Buffer, packet: ip.Packet, header: vnet.Header) -> bool:
-        """Whether the transport checksum is right, or is none of ours to check."""
+        """Whether the transport checksum is right, or need not be verified."""
         if header.flags & (vnet.FLAG_NEEDS_CSUM | vnet.FLAG_DATA_VALID):
             return True
         initial = 0
@@ -202,7 +202,7 @@ class Stack:
         self._keep_time(connection)
 
     def _reset(self, packet: ip.Packet, segment: tcp.Segment) -> None:
-        """Answer a segment that no connection is for (RFC 9293 3.10.7.1)."""
+        """Answer a segment that belongs to no connection (RFC 9293 3.10.7.1)."""
         self._statistics.resets_sent += 1
         path = Path(packet.destination, packet.source, self._mtu)
         ports = segment.destination_port, segment.source_port
@@ -224,7 +224,7 @@ class Stack:
     def _receive_other(
         self, data: Buffer, packet: ip.Packet, header: vnet.Header, first: memoryview | None = None
     ) -> None:
-        """Process what is not TCP; `first` is the first fragment, of a packet that came in several."""
+        """Process UDP and ICMP; `first` is the first fragment of a packet that came in several."""
         original = memoryview(data)[packet.start : packet.end] if first is None else first
         if packet.protocol == ip.UDP:
             self._receive_udp(data, packet, header, original)
@@ -334,7 +334,7 @@ class Stack:
     # The owner's calls
 
     def next_event(self) -> Event | None:
-        """Return what happened next; None if the owner knows all."""
+        """Return the next event, or None."""
         return self._events.next()
 
     def connect(
@@ -427,7 +427,7 @@ class Stack:
         return None if deadline == NEVER else deadline
 
     def handle_timeout(self, now: float) -> None:
-        """Do what is due."""
+        """Act on every deadline that has passed."""
         self._reassembly.expire(now)
         for connection in self._timers.expire(now):
             try:
@@ -445,7 +445,7 @@ class Stack:
             self._timers.set(connection, deadline)
 
     def _give_up(self, connection: Connection, error: Exception) -> None:
-        """Reset a connection in whose serving a mistake of ours came to light, and tell the owner."""
+        """Reset a connection in whose processing a bug of ours came to light, and tell the owner."""
         handler = connection.handler
         self._events.append(Fault(error, connection))
         connection.timer.stop()
@@ -464,7 +464,7 @@ class Stack:
             self._senders.append(connection)
 
     def send_now(self, frame: Frame) -> None:
-        """Send a frame that is nobody's to ask for again."""
+        """Send a frame that is not retransmitted."""
         if len(self._frames) < MAX_FRAMES:
             self._frames.append(frame)
         else:
@@ -480,10 +480,10 @@ class Stack:
         )
 
     def decided(self, connection: Connection) -> None:
-        """Count one SYN less that waits for the owner."""
+        """Count a SYN as no longer waiting for the owner."""
         self._table.decided(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Free a connection's endpoints, and wake it no more."""
+        """Release a connection's endpoints, and its timer."""
         self._table.remove(connection)
         self._keep_time(connection)

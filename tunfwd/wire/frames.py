@@ -1,6 +1,6 @@
 """The bytes of a link packet: a header, then frames (LINK.md has the tables and vectors).
 
-The transport that gives these frames their meaning is ``tunfwd.link``. Decoding is strict and all or
+The transport that gives these frames their meaning is `tunfwd.link`. Decoding is strict and all or
 nothing: a packet with one bad frame is Malformed as a whole, so that it changes no state. Integers are
 little-endian.
 """
@@ -114,7 +114,7 @@ class Stream:
 
 
 class ResetStream(NamedTuple):
-    """The sender gives its half of the stream up, after `final_size` bytes."""
+    """The sender abandons its half of the stream, after `final_size` bytes."""
 
     id: int
     reason: int
@@ -122,7 +122,7 @@ class ResetStream(NamedTuple):
 
 
 class StopSending(NamedTuple):
-    """The receiver reads no further; the sender is to reset its half."""
+    """The receiver reads no further, and asks the sender to reset its half."""
 
     id: int
     reason: int
@@ -164,7 +164,7 @@ class Fragment(NamedTuple):
 
 
 class Close(NamedTuple):
-    """The link is over."""
+    """The sender closes the link."""
 
     reason: int
 
@@ -187,7 +187,7 @@ def expand_number(truncated: int, expected: int) -> int:
 def decode_frames(packet: bytes, position: int) -> list[Frame]:
     """Return all frames from `position` to the end of the packet.
 
-    Malformed if they are not there, whole and known.
+    Raises Malformed if there is none, or one is unknown or cut short.
     """
     end = len(packet)
     frames: list[Frame] = []

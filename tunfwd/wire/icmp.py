@@ -11,7 +11,7 @@ from tunfwd.wire.checksum import Buffer, checksum, pseudo_header_sum
 
 HEADER_LENGTH: Final = 8
 QUOTE_V4: Final = 576  # bytes an error packet may have at most; RFC 1812 4.3.2.3
-QUOTE_V6 = ip.MIN_MTU_V6  # bytes; RFC 4443 2.4 (c)
+QUOTE_V6: Final = ip.MIN_MTU_V6  # bytes; RFC 4443 2.4 (c)
 
 _HEADER: Final = struct.Struct(">BBHI")
 
@@ -39,7 +39,7 @@ _TYPES_V6 = {
 }
 _ERRORS_V4 = {types: error for error, types in _TYPES_V4.items()}
 _ERRORS_V6 = {types: error for error, types in _TYPES_V6.items()}
-_UNREACHABLE_V4, _UNREACHABLE_V6 = 3, 1  # other codes of these types are a host unreachable to us
+_UNREACHABLE_V4, _UNREACHABLE_V6 = 3, 1  # any other code of these types is read as host unreachable
 _ECHO_V4 = (8, 0)  # request, reply
 _ECHO_V6 = (128, 129)
 
@@ -71,7 +71,7 @@ class Quoted(NamedTuple):
 
 
 def parse(data: Buffer, packet: ip.Packet) -> Echo | Report | None:
-    """Return the message in `packet`; None if it is of a kind that does not concern us. Raises Malformed."""
+    """Return the message in `packet`; None if it is of a kind that we do not use. Raises Malformed."""
     if packet.end - packet.payload < HEADER_LENGTH:
         raise Malformed("ICMP header cut short")
     kind, code, _, rest = _HEADER.unpack_from(data, packet.payload)

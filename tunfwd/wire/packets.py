@@ -19,7 +19,7 @@ MAX_NAME: Final = 255  # bytes of UTF-8
 MAX_PORT: Final = 0xFFFF
 MAX_MSG_ID: Final = 0xFFFF_FFFF
 NODE_KEY: Final = 32  # bytes
-TOKEN: Final = 16  # bytes of the token of a ticket: random, and nobody guesses one
+TOKEN: Final = 16  # bytes of the token of a ticket; random, and long enough not to be guessed
 
 
 class Protocol(IntEnum):
@@ -86,7 +86,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The receiver of an Offer takes it."""
+    """The receiver of an Offer accepts it."""
 
     msg_id: int
 
@@ -139,7 +139,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """The sender of this takes up to `limit` bytes of stream in all on this flow (feature FLOW)."""
+    """Credit: the sender of this accepts up to `limit` bytes of stream in all on this flow (feature FLOW)."""
 
     msg_id: int
     limit: int
@@ -327,12 +327,12 @@ _READERS: dict[int, Callable[[bytes], Lossless]] = {
 
 
 def data_header(carrier: Carrier, msg_id: int) -> bytes:
-    """Return what stands before the payload of a lossless Data packet."""
+    """Return the header of a lossless Data packet; the payload follows."""
     return carrier.lossless + bytes((Type.DATA,)) + _ID.pack(msg_id)
 
 
 def datagram_header(carrier: Carrier, msg_id: int) -> bytes:
-    """Return what stands before the payload of a lossy Data packet."""
+    """Return the header of a lossy Data packet; the payload follows."""
     return carrier.lossy + _ID.pack(msg_id)
 
 

@@ -72,7 +72,7 @@ class Options(NamedTuple):
 
 
 def parse(data: Buffer, start: int, end: int) -> Segment:
-    """Return the segment in data[start:end]; raises Malformed. The checksum is not looked at."""
+    """Return the segment in data[start:end]; raises Malformed. The checksum is not verified."""
     if end - start < HEADER_LENGTH:
         raise Malformed("TCP header cut short")
     source_port, destination_port, sequence, acknowledgment, offset, flags, window, _, _ = (
@@ -95,7 +95,7 @@ def parse(data: Buffer, start: int, end: int) -> Segment:
 
 
 def parse_options(options: Buffer) -> Options:
-    """Return what the options say that we know; those of a wrong length are passed over, as others do."""
+    """Return the values of the options that we know; one of a wrong length is ignored, as others do."""
     mss: int | None = None
     window_scale: int | None = None
     sack_permitted = False

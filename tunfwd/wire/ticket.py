@@ -1,8 +1,8 @@
 """A ticket: one line of text that takes the place of an exchange of addresses and of two consents (SPEC.md).
 
-Whoever has made it is asked, by the token in it, for exactly what it names. Text comes from a person and goes
-to `tunfwd.control`; tokens also travel in the message of a friend request, and in a Claim. Decoding is
-strict: what is not exactly one ticket raises `Malformed`.
+Whoever joins by it asks its maker, by the token in it, for exactly what it names. Text comes from a person
+and goes to `tunfwd.control`; tokens also travel in the message of a friend request, and in a Claim. Decoding
+is strict: what is not exactly one ticket raises `Malformed`.
 """
 
 import struct
@@ -105,7 +105,7 @@ class Ticket:
 
 
 def encode(ticket: Ticket) -> str:
-    """Return a ticket as text. Raises ValueError where it is none."""
+    """Return a ticket as text. Raises ValueError if it breaks a limit."""
     data = bytearray((VERSION,))
     if (inviter := ticket.inviter) is not None:
         _add(data, _INVITER, inviter.address + inviter.token)
@@ -138,7 +138,7 @@ def _add(data: bytearray, kind: int, value: bytes) -> None:
 
 
 def decode(text: str) -> Ticket:
-    """Read a ticket. White space anywhere is passed over, as mail and terminals break lines.
+    """Read a ticket. White space is ignored anywhere, as mail and terminals break lines.
 
     Raises `Malformed`.
     """
@@ -262,7 +262,7 @@ def _read_time(value: bytes) -> int:
 
 
 def _read_text(fields: dict[int, bytes], kind: int, limit: int) -> str:
-    """Return a text, empty where there is none; one that is there has something in it."""
+    """Return the text of a field, "" if the field is absent. Raises Malformed for a field that is empty."""
     value = fields.get(kind)
     if value is None:
         return ""

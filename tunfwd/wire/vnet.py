@@ -1,7 +1,8 @@
 """virtio_net_hdr, the 10 bytes before every packet of a TUN with IFF_VNET_HDR (VIRTIO 1.2, 5.1.6).
 
 It lets one read or write carry up to 64 KB of one TCP stream (or a run of equal datagrams), and leaves their
-checksums to whoever needs them. Fields are little-endian: tun.Device asks for that (TUNSETVNETLE).
+checksums to whoever forwards them to a network. Fields are little-endian: tun.Device asks for that
+(TUNSETVNETLE).
 """
 
 import struct
@@ -52,7 +53,7 @@ class Header:
         self.checksum_offset = checksum_offset
 
 
-PLAIN = _HEADER.pack(0, GSO_NONE, 0, 0, 0, 0)  # a packet that is complete as it stands
+PLAIN = _HEADER.pack(0, GSO_NONE, 0, 0, 0, 0)  # a packet that needs neither checksum nor segmentation
 
 
 def parse(frame: Buffer) -> Header:
