@@ -27,6 +27,7 @@ from .lab import OFFLINE, OWN, OWN4, OWN6, UNKNOWN, flatten
 
 T = TypeVar("T")
 
+TIME = 30.0  # s at most
 ECHO, DISCARD, SOURCE = 7, 9, 19
 REFUSED, UNREACHABLE, IGNORED, ABORTING, STALLED = 101, 102, 103, 104, 105
 SMALL_PATH = 111  # UDP: too big for it, above 1000 bytes
@@ -115,9 +116,9 @@ class Machine:
         done: queue.SimpleQueue[T] = queue.SimpleQueue()
         self._calls.put(lambda: done.put(function()))
         os.eventfd_write(self._wake, 1)
-        return done.get(timeout=10)
+        return done.get(timeout=TIME)
 
-    def connect(self, local: Endpoint, remote: Endpoint, service: int, timeout: float = 10) -> Talk:
+    def connect(self, local: Endpoint, remote: Endpoint, service: int, timeout: float = TIME) -> Talk:
         """Connect from a virtual host, and serve the connection as if it had come to the port `service`."""
 
         def begin() -> Talk:
@@ -129,7 +130,7 @@ class Machine:
 
     def finished(self, port: int) -> Talk:
         """What became of a connection from a program's port, once it is over."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + TIME
         while port not in self._finished and time.monotonic() < deadline:
             time.sleep(0.01)
         return self._finished.pop(port)

@@ -32,6 +32,7 @@ from .kernel import (
     SMALL_PATH,
     SOURCE,
     STALLED,
+    TIME,
     UNREACHABLE,
     Machine,
     Weather,
@@ -56,14 +57,14 @@ def shared() -> Iterator[Machine]:
         yield made
 
 
-def client(host: str, port: int, timeout: float = 10) -> socket.socket:
+def client(host: str, port: int, timeout: float = TIME) -> socket.socket:
     return socket.create_connection((host, port), timeout=timeout)
 
 
 def listener(host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.create_server((str(ip_address(own(host))), 0), family=family)
-    made.settimeout(10)
+    made.settimeout(TIME)
     return made
 
 
@@ -170,7 +171,7 @@ def test_bad_weather(weather: Weather) -> None:
                 threading.Thread(target=lambda c=connection: (c.sendall(data), c.shutdown(1))).start()
                 assert read_all(connection) == expected
             with listener(host) as server:
-                talk = made.connect(local(host), remote(server, host), ECHO, timeout=30)
+                talk = made.connect(local(host), remote(server, host), ECHO, timeout=2 * TIME)
                 connection, _ = server.accept()
                 with connection:
                     connection.settimeout(60)
@@ -200,7 +201,7 @@ def test_offline(shared: Machine) -> None:
     started = time.monotonic()
     with pytest.raises(OSError, match="No route to host"):
         client(OFFLINE_HOST, 80)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < TIME / 3
 
 
 def test_ignored(shared: Machine) -> None:
@@ -212,7 +213,7 @@ def test_ignored(shared: Machine) -> None:
 
 def test_our_connections_are_refused(shared: Machine) -> None:
     talk = shared.connect(local("10.77.3.9"), Endpoint(own("10.77.3.9"), 1), ECHO)
-    assert talk.over.wait(5)
+    assert talk.over.wait(TIME)
     assert talk.log == ["REFUSED"]
 
 
@@ -221,7 +222,7 @@ def test_our_connections_are_rejected_by_a_firewall(shared: Machine) -> None:
     sysctl("net.ipv4.ip_forward", "1")
     subprocess.run(["ip", "route", "add", "unreachable", "192.0.2.0/24"], check=True, timeout=10)
     talk = shared.connect(local("10.77.3.9"), Endpoint(ip_address("192.0.2.1").packed, 80), ECHO)
-    assert talk.over.wait(5)
+    assert talk.over.wait(TIME)
     assert talk.log == ["UNREACHABLE"]
 
 
@@ -230,7 +231,7 @@ def test_our_connections_time_out(shared: Machine) -> None:
     talk = shared.connect(
         local("10.77.3.9"), Endpoint(ip_address("198.51.100.1").packed, 80), ECHO, timeout=0.7
     )
-    assert talk.over.wait(5)
+    assert talk.over.wait(TIME)
     assert talk.log == ["TIMED_OUT"]
 
 
@@ -284,7 +285,7 @@ def test_the_same_port_again_and_again(shared: Machine) -> None:
     for _ in range(30):
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            connection.settimeout(5)
+            connection.settimeout(TIME)
             connection.bind(("10.77.0.1", 45000))
             connection.connect(("10.77.3.9", SOURCE))
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -293,7 +294,7 @@ def test_the_same_port_again_and_again(shared: Machine) -> None:
             talk = shared.connect(local("10.77.3.9", 45001), remote(server, "10.77.3.9"), DISCARD)
             connection, _ = server.accept()
             connection.close()  # first, so that the kernel is in TIME_WAIT
-            assert talk.over.wait(5)
+            assert talk.over.wait(TIME)
             assert talk.log[-1] == "Closed"
             time.sleep(0.001)
 
@@ -307,7 +308,7 @@ def test_two_hundred_connections_at_once(shared: Machine) -> None:
         connection.connect_ex(("10.77.3.9", ECHO))
         connections.append(connection)
     for number, connection in enumerate(connections):
-        connection.settimeout(5)
+        connection.settimeout(TIME)
         while True:
             try:
                 connection.send(b"%d" % number)
@@ -315,7 +316,7 @@ def test_two_hundred_connections_at_once(shared: Machine) -> None:
             except BlockingIOError:
                 time.sleep(0.001)
         assert connection.recv(100) == b"%d" % number
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < TIME / 3
     for connection in connections:
         connection.close()
 
@@ -342,10 +343,10 @@ def test_a_service_that_does_not_read_stops_the_program(shared: Machine) -> None
             shared._read(talk)
 
         shared.call(resume)
-        connection.settimeout(10)
+        connection.settimeout(TIME)
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""
-    assert talk.over.wait(5)
+    assert talk.over.wait(TIME)
     whole = (MEGABYTE * 3)[:sent]
     assert talk.received == sent or talk.digest.hexdigest() == hashlib.sha256(whole).hexdigest()
 
@@ -353,7 +354,7 @@ def test_a_service_that_does_not_read_stops_the_program(shared: Machine) -> None
 def test_a_program_that_does_not_read_stops_the_service(shared: Machine) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)
-        connection.settimeout(20)
+        connection.settimeout(TIME)
         connection.connect(("10.77.3.9", SOURCE))
         time.sleep(2)  # zero window, and probes
         (talk,) = [talk for talk in shared.talks.values() if talk.port == SOURCE]
@@ -377,7 +378,7 @@ def test_a_program_that_does_not_read_stops_the_service(shared: Machine) -> None
 def test_datagrams_come_back(shared: Machine, host: str, size: int) -> None:
     payload = random.Random(size).randbytes(size)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.settimeout(5)
+        sender.settimeout(TIME)
         sender.connect((host, ECHO))
         sender.send(payload)
         assert sender.recv(70_000) == payload
@@ -388,7 +389,7 @@ UDP_SEGMENT = 103  # linux/udp.h
 
 def test_runs_of_datagrams(shared: Machine) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.settimeout(5)
+        sender.settimeout(TIME)
         sender.connect(("10.77.3.9", ECHO))
         sender.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1000)
         sender.send(MEGABYTE[:20_500])
@@ -405,7 +406,7 @@ def test_datagram_errors(shared: Machine, host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port, number in ((REFUSED, errno.ECONNREFUSED), (UNREACHABLE, errno.EHOSTUNREACH)):
         with socket.socket(family, socket.SOCK_DGRAM) as sender:
-            sender.settimeout(5)
+            sender.settimeout(TIME)
             if ":" in host:
                 sender.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
             else:
@@ -422,7 +423,7 @@ IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14  # linux/in.h
 def test_too_big_lowers_the_path_mtu(shared: Machine) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-        sender.settimeout(5)
+        sender.settimeout(TIME)
         sender.connect(("10.77.3.9", SMALL_PATH))
         sender.send(bytes(1200))
         with pytest.raises(OSError, match="Message too long"):
@@ -436,7 +437,7 @@ def test_our_datagrams_are_refused(shared: Machine, host: str) -> None:
     shared.refused.clear()
     for size in (10, 5000):
         shared.call(lambda s=size: shared.stack.send_datagram(source, destination, bytes(s)))  # type: ignore[misc]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + TIME
     while len(shared.refused) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [(event.source, event.destination) for event in shared.refused] == [(source, destination)] * 2
@@ -447,8 +448,8 @@ def test_our_datagrams_are_refused(shared: Machine, host: str) -> None:
 @pytest.mark.parametrize("size", [56, 3000])
 def test_ping(shared: Machine, host: str, size: int) -> None:
     done = subprocess.run(
-        ["/bin/ping", "-c", "3", "-i", "0.05", "-W", "2", "-s", str(size), host],
-        capture_output=True, text=True, timeout=10, check=False,
+        ["/bin/ping", "-c", "3", "-i", "0.05", "-W", "20", "-s", str(size), host],
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "3 received, 0% packet loss" in done.stdout, done
 
@@ -456,10 +457,10 @@ def test_ping(shared: Machine, host: str, size: int) -> None:
 @pytest.mark.skipif(shutil.which("ping", path="/bin:/usr/bin") is None, reason="needs ping")
 def test_ping_nobody(shared: Machine) -> None:
     done = subprocess.run(
-        ["/bin/ping", "-c", "1", "-W", "2", OFFLINE_HOST],
+        ["/bin/ping", "-c", "1", "-W", "20", OFFLINE_HOST],
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
         check=False,
     )
     assert "Destination Host Unreachable" in done.stdout
