@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -150,10 +149,6 @@ def neighbour(device: Device, request: pytest.FixtureRequest) -> Iterator[Neighb
 
 @pytest.fixture
 def service(device: Device) -> Iterator[socket.socket]:
-    for _ in range(200):  # the kernel adds the route to a new address of IPv6 when it has time
-        if "local" in ip("-6", "route", "get", "fd12:3456:789a::1"):
-            break
-        time.sleep(0.05)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as service:
         service.bind(("::", PORT))
         service.settimeout(20)
