@@ -380,7 +380,7 @@ class Bbr:
     def _check_probe_rtt(self, sample: Sample, now: float) -> None:
         if self.state is not State.PROBE_RTT and self._probe_rtt_expired and not self._idle_restart:
             self._save_cwnd()
-            limited = sample.app_limited or self.path.app_limited > 0  # where the cycle tells little of the path
+            limited = sample.app_limited or self.path.app_limited > 0  # then the cycle tells little
             if self.state in PROBING and self._bw_filter[1] > 0 and not limited:
                 # ours: a cycle that is longer than the interval ends here, or the rate of old stays for good
                 self._bw_filter = [self._bw_filter[1], 0.0]
