@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunfwd.netstack.path import Path
-from tunfwd.wire import udp, vnet
+from tunfwd.wire import ip, tcp, udp, vnet
+from tunfwd.wire.checksum import pseudo_header_sum
 
 ports = st.integers(0, 0xFFFF)
 numbers = st.integers(0, 1 << 40)
@@ -37,16 +38,18 @@ def test_plain_headers(
         mss=1440,
     )
     assert b"".join(payload) == bytes(size)
-    assert header == path._headers(
-        vnet.GSO_NONE,
-        0,
-        size,
+    network = path.network_length
+    length = tcp.HEADER_LENGTH + size
+    assert header == vnet.build(
+        vnet.GSO_NONE, network + tcp.HEADER_LENGTH, 0, network, tcp.CHECKSUM_OFFSET
+    ) + ip.build_header(*addresses, ip.TCP, length, dont_fragment=True) + tcp.build_header(
         source,
         destination,
         sequence=sequence,
         acknowledgment=acknowledgment,
         flags=flags,
         window=window,
+        checksum=pseudo_header_sum(*addresses, ip.TCP, length),
     )
 
 
@@ -58,4 +61,9 @@ def test_plain_datagrams(
     ((header, payload),) = path.datagrams(source, destination, [bytes(size)], identification)
     assert payload == bytes(size)
     length = udp.HEADER_LENGTH + size
-    assert header == path._datagram_headers(vnet.GSO_NONE, 0, source, destination, length, identification)
+    network = path.network_length
+    assert header == vnet.build(
+        vnet.GSO_NONE, network + udp.HEADER_LENGTH, 0, network, udp.CHECKSUM_OFFSET
+    ) + ip.build_header(*addresses, ip.UDP, length, identification=identification) + udp.build_header(
+        source, destination, size, pseudo_header_sum(*addresses, ip.UDP, length)
+    )

@@ -12,39 +12,42 @@ from tunfwd.netstack.types import Frame
 from tunfwd.wire import ip, tcp, udp, vnet
 from tunfwd.wire.checksum import Buffer, checksum, ones_complement_sum
 
-# All headers of a packet in which nothing is special: what comes before its length, that length; of IPv4 the
-# identification, what follows it, and the checksum, of IPv6 the rest up to the addresses; both addresses;
-# then the header of TCP without options, or of UDP.
-_TCP_V4: Final = struct.Struct(">12sHH4sH8s HHIIBBHHH")
-_TCP_V6: Final = struct.Struct(">14sH2s32s HHIIBBHHH")
-_UDP_V4: Final = struct.Struct(">12sHH4sH8s HHHH")
-_UDP_V6: Final = struct.Struct(">14sH2s32s HHHH")
-_TCP_OFFSET: Final = tcp.HEADER_LENGTH << 2
-_MASK: Final = 0xFFFFFFFF
+# What is before the header of TCP or UDP in a packet in which nothing is special: what comes before its
+# length, that length; of IPv4 the identification, what follows it, and the checksum, of IPv6 the rest; both
+# addresses.
+_V4: Final = struct.Struct(">12sHH4sH8s")
+_V6: Final = struct.Struct(">14sH2s32s")
 
 
 class _Plain:
-    """What all packets of one protocol on a path have in common, in which nothing is special."""
+    """What is before the transport's header in packets of one protocol in which nothing is special."""
 
-    __slots__ = ("first", "second", "total")
+    __slots__ = ("_addresses", "_first", "_is_v4", "_second", "_sum")
 
-    def __init__(self, headers: bytes, is_v4: bool, addresses_sum: int) -> None:
-        """`headers` are those of one such packet, without a payload."""
-        length_at = vnet.LENGTH + (2 if is_v4 else 4)
-        second_at = length_at + (4 if is_v4 else 2)
-        self.first = headers[:length_at]
-        """Up to the length of the packet."""
-        self.second = headers[second_at : second_at + (4 if is_v4 else 2)]
-        """From there on, less the identification of IPv4, up to its checksum, or the addresses."""
-        self.total = ones_complement_sum(self.first[vnet.LENGTH :] + self.second, addresses_sum)
-        """The sum of those parts of an IPv4 header."""
+    def __init__(self, front: bytes, addresses: bytes) -> None:
+        """`front` is that of one such packet, the virtio_net_hdr included."""
+        self._addresses = addresses
+        self._is_v4 = len(addresses) == 8
+        length_at = vnet.LENGTH + (2 if self._is_v4 else 4)
+        second_at = length_at + (4 if self._is_v4 else 2)
+        self._first = front[:length_at]
+        self._second = front[second_at : second_at + (4 if self._is_v4 else 2)]
+        self._sum = ones_complement_sum(self._first[vnet.LENGTH :] + self._second + addresses)
+
+    def front(self, length: int, identification: int) -> bytes:
+        """Return that of a packet with `length` bytes of transport, its header included, in one step."""
+        if not self._is_v4:
+            return _V6.pack(self._first, length, self._second, self._addresses)
+        total = ip.HEADER_LENGTH_V4 + length
+        identification &= 0xFFFF
+        checksum = 0xFFFF ^ ((self._sum + total + identification) % 0xFFFF or 0xFFFF)
+        return _V4.pack(self._first, total, identification, self._second, checksum, self._addresses)
 
 
 class Path:
     """Two addresses of one family, packed, and the MTU (bytes) between them."""
 
     __slots__ = (
-        "_addresses",
         "_addresses_sum",
         "_plain_tcp",
         "_plain_udp",
@@ -59,8 +62,7 @@ class Path:
         self.destination = destination
         self.mtu = mtu
         self.network_length = ip.HEADER_LENGTH_V4 if len(source) == 4 else ip.HEADER_LENGTH_V6
-        self._addresses = source + destination
-        self._addresses_sum = ones_complement_sum(self._addresses)
+        self._addresses_sum = ones_complement_sum(source + destination)
         self._plain_tcp: _Plain | None = None
         self._plain_udp: _Plain | None = None
 
@@ -93,128 +95,40 @@ class Path:
         mss: int = 0,
     ) -> Frame:
         """Return a TCP segment; with a payload above `mss` (bytes), a super-segment for the kernel to cut."""
-        size = len(payload)
-        if options or size > mss:
+        transport_length = tcp.HEADER_LENGTH + len(options)
+        length = transport_length + len(payload)
+        if options or len(payload) > mss:
             gso_type, gso_size = vnet.GSO_NONE, 0
-            if size > mss:
+            if len(payload) > mss:
                 gso_type = vnet.GSO_TCPV4 if len(self.source) == 4 else vnet.GSO_TCPV6
                 gso_size = mss
-            header = self._headers(
-                gso_type,
-                gso_size,
-                size,
-                source_port,
-                destination_port,
-                sequence=sequence,
-                acknowledgment=acknowledgment,
-                flags=flags,
-                window=window,
-                options=options,
-            )
+            front = self._tcp_front(gso_type, gso_size, transport_length, length)
         else:
-            header = self._plain_headers(
-                source_port,
-                destination_port,
-                sequence,
-                acknowledgment,
-                flags,
-                window,
-                tcp.HEADER_LENGTH + size,
-            )
-        return [header, payload] if size else [header]
-
-    def _headers(
-        self,
-        gso_type: int,
-        gso_size: int,
-        size: int,
-        source_port: int,
-        destination_port: int,
-        *,
-        sequence: int,
-        acknowledgment: int,
-        flags: int,
-        window: int,
-        options: bytes = b"",
-    ) -> bytes:
-        """Return all headers of a segment with `size` bytes of payload."""
-        transport_length = tcp.HEADER_LENGTH + len(options)
-        length = transport_length + size
-        return (
-            vnet.build(
-                gso_type,
-                self.network_length + transport_length,
-                gso_size,
-                self.network_length,
-                tcp.CHECKSUM_OFFSET,
-            )
-            + ip.build_header(self.source, self.destination, ip.TCP, length, dont_fragment=True)
-            + tcp.build_header(
-                source_port,
-                destination_port,
-                sequence=sequence,
-                acknowledgment=acknowledgment,
-                flags=flags,
-                window=window,
-                checksum=self._pseudo_header_sum(ip.TCP, length),
-                options=options,
-            )
-        )
-
-    def _plain_headers(
-        self,
-        source_port: int,
-        destination_port: int,
-        sequence: int,
-        acknowledgment: int,
-        flags: int,
-        window: int,
-        length: int,
-    ) -> bytes:
-        """Return the same as `_headers` in one step, where nothing is special; `length` is TCP's part."""
-        plain = self._plain_tcp
-        if plain is None:
-            headers = self._headers(
-                vnet.GSO_NONE, 0, 0, 0, 0, sequence=0, acknowledgment=0, flags=0, window=0
-            )
-            plain = self._plain_tcp = _Plain(headers, len(self.source) == 4, self._addresses_sum)
-        transport_sum = self._pseudo_header_sum(ip.TCP, length)
-        sequence &= _MASK
-        acknowledgment &= _MASK
-        if len(self.source) == 16:
-            return _TCP_V6.pack(
-                plain.first,
-                length,
-                plain.second,
-                self._addresses,
-                source_port,
-                destination_port,
-                sequence,
-                acknowledgment,
-                _TCP_OFFSET,
-                flags,
-                window,
-                transport_sum,
-                0,
-            )
-        total = ip.HEADER_LENGTH_V4 + length
-        return _TCP_V4.pack(
-            plain.first,
-            total,
-            0,
-            plain.second,
-            0xFFFF ^ ((plain.total + total) % 0xFFFF or 0xFFFF),
-            self._addresses,
+            if self._plain_tcp is None:
+                plain = self._tcp_front(vnet.GSO_NONE, 0, tcp.HEADER_LENGTH, tcp.HEADER_LENGTH)
+                self._plain_tcp = _Plain(plain, self.source + self.destination)
+            front = self._plain_tcp.front(length, 0)
+        header = front + tcp.build_header(
             source_port,
             destination_port,
-            sequence,
-            acknowledgment,
-            _TCP_OFFSET,
-            flags,
-            window,
-            transport_sum,
-            0,
+            sequence=sequence,
+            acknowledgment=acknowledgment,
+            flags=flags,
+            window=window,
+            checksum=self._pseudo_header_sum(ip.TCP, length),
+            options=options,
         )
+        return [header, payload] if payload else [header]
+
+    def _tcp_front(self, gso_type: int, gso_size: int, header_length: int, length: int) -> bytes:
+        """Return what is before the TCP header; `length` is of that and the payload, in bytes."""
+        return vnet.build(
+            gso_type,
+            self.network_length + header_length,
+            gso_size,
+            self.network_length,
+            tcp.CHECKSUM_OFFSET,
+        ) + ip.build_header(self.source, self.destination, ip.TCP, length, dont_fragment=True)
 
     def datagrams(
         self, source_port: int, destination_port: int, payloads: list[bytes], identification: int
@@ -230,75 +144,30 @@ class Path:
             summed = checksum(message, self._pseudo_header_sum(ip.UDP, length)) or 0xFFFF
             message = b"%b%b%b" % (message[:6], summed.to_bytes(2, "big"), message[8:])
             return self.fragments(ip.UDP, message, identification)
-        if len(payloads) == 1:
-            header = self._plain_datagram_headers(source_port, destination_port, length, identification)
+        if len(payloads) > 1:
+            front = self._udp_front(vnet.GSO_UDP_L4, size, length, identification)
         else:
-            header = self._datagram_headers(
-                vnet.GSO_UDP_L4, size, source_port, destination_port, length, identification
-            )
-        return [[header, *payloads]]
-
-    def _datagram_headers(
-        self,
-        gso_type: int,
-        gso_size: int,
-        source_port: int,
-        destination_port: int,
-        length: int,
-        identification: int,
-    ) -> bytes:
-        """Return all headers of datagrams that are `length` bytes together, one header of UDP included."""
-        return (
-            vnet.build(
-                gso_type,
-                self.network_length + udp.HEADER_LENGTH,
-                gso_size,
-                self.network_length,
-                udp.CHECKSUM_OFFSET,
-            )
-            + ip.build_header(self.source, self.destination, ip.UDP, length, identification=identification)
-            + udp.build_header(
-                source_port,
-                destination_port,
-                length - udp.HEADER_LENGTH,
-                self._pseudo_header_sum(ip.UDP, length),
-            )
-        )
-
-    def _plain_datagram_headers(
-        self, source_port: int, destination_port: int, length: int, identification: int
-    ) -> bytes:
-        """Return the same as `_datagram_headers` in one step, for one datagram."""
-        plain = self._plain_udp
-        if plain is None:
-            headers = self._datagram_headers(vnet.GSO_NONE, 0, 0, 0, udp.HEADER_LENGTH, 0)
-            plain = self._plain_udp = _Plain(headers, len(self.source) == 4, self._addresses_sum)
-        transport_sum = self._pseudo_header_sum(ip.UDP, length)
-        if len(self.source) == 16:
-            return _UDP_V6.pack(
-                plain.first,
-                length,
-                plain.second,
-                self._addresses,
-                source_port,
-                destination_port,
-                length,
-                transport_sum,
-            )
-        total = ip.HEADER_LENGTH_V4 + length
-        identification &= 0xFFFF
-        return _UDP_V4.pack(
-            plain.first,
-            total,
-            identification,
-            plain.second,
-            0xFFFF ^ ((plain.total + total + identification) % 0xFFFF or 0xFFFF),
-            self._addresses,
+            if self._plain_udp is None:
+                plain = self._udp_front(vnet.GSO_NONE, 0, udp.HEADER_LENGTH, 0)
+                self._plain_udp = _Plain(plain, self.source + self.destination)
+            front = self._plain_udp.front(length, identification)
+        header = front + udp.build_header(
             source_port,
             destination_port,
-            length,
-            transport_sum,
+            length - udp.HEADER_LENGTH,
+            self._pseudo_header_sum(ip.UDP, length),
         )
+        return [[header, *payloads]]
+
+    def _udp_front(self, gso_type: int, gso_size: int, length: int, identification: int) -> bytes:
+        """Return what is before the UDP header; `length` is of that and the payloads, in bytes."""
+        return vnet.build(
+            gso_type,
+            self.network_length + udp.HEADER_LENGTH,
+            gso_size,
+            self.network_length,
+            udp.CHECKSUM_OFFSET,
+        ) + ip.build_header(self.source, self.destination, ip.UDP, length, identification=identification)
 
     def fragments(self, protocol: int, message: bytes, identification: int) -> list[Frame]:
         """Return a message whose checksum is complete, in as many packets as the MTU asks for."""
